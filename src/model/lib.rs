@@ -5,6 +5,7 @@
 
 pub mod batch;
 pub mod error;
+pub mod failpoint;
 pub mod histogram;
 pub mod ids;
 pub mod labels;
