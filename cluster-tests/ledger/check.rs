@@ -1,0 +1,232 @@
+//! Reads a ledger's samples back over HTTP and compares them with what the writers know.
+
+use super::{Ledger, METRIC, Outcome};
+use crate::harness::http::Client;
+use serde::Deserialize;
+use std::collections::HashMap;
+use std::fmt;
+
+/// Batches read by one query, so that answers stay small.
+const BATCHES_PER_QUERY: usize = 64;
+/// Examples kept of each kind of finding.
+const EXAMPLES: usize = 5;
+
+/// What can be wrong with a stored sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finding {
+    /// Acknowledged and not there.
+    Lost,
+    /// There more than once.
+    Double,
+    /// There though never sent, or with a value never sent.
+    Phantom,
+}
+
+/// All that was found wrong, with examples.
+#[derive(Debug, Clone, Default)]
+pub struct Findings {
+    /// Acknowledged samples that are missing.
+    pub lost: u64,
+    /// Samples that are there twice.
+    pub double: u64,
+    /// Samples nobody sent.
+    pub phantom: u64,
+    /// Samples found right.
+    pub right: u64,
+    /// Samples of unknown fate that turned out to be stored.
+    pub kept_unknown: u64,
+    examples: Vec<String>,
+}
+
+impl Findings {
+    /// Whether nothing is wrong.
+    pub fn is_clean(&self) -> bool {
+        self.lost == 0 && self.double == 0 && self.phantom == 0
+    }
+
+    fn add(&mut self, finding: Finding, example: impl FnOnce() -> String) {
+        let count = match finding {
+            Finding::Lost => &mut self.lost,
+            Finding::Double => &mut self.double,
+            Finding::Phantom => &mut self.phantom,
+        };
+        *count += 1;
+        if *count <= EXAMPLES as u64 {
+            self.examples.push(format!("{finding:?} {}", example()));
+        }
+    }
+}
+
+impl fmt::Display for Findings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { lost, double, phantom, right, kept_unknown, examples } = self;
+        write!(f, "{lost} lost, {double} double, {phantom} phantom, {right} right, ")?;
+        write!(f, "{kept_unknown} of unknown fate stored {examples:#?}")
+    }
+}
+
+/// Compares what the server holds with `ledgers`, sample by sample.
+///
+/// `sent` are the same writers at a later moment, or the same moment: what was sent after `ledgers` were taken
+/// may be there or not. Reads a margin of one query before the first and after the last batch as well.
+///
+/// # Panics
+/// When a query fails: an unreadable server proves nothing.
+#[track_caller]
+pub fn check(client: &Client, ledgers: &[Ledger], sent: &[Ledger]) -> Findings {
+    let mut findings = Findings::default();
+    check_series(client, sent, &mut findings);
+    for (ledger, sent) in ledgers.iter().zip(sent) {
+        let margin = BATCHES_PER_QUERY as i64;
+        let mut first = -margin;
+        while first < sent.outcomes.len() as i64 + margin {
+            check_batches(client, ledger, sent, first..first + margin, &mut findings);
+            first += margin;
+        }
+    }
+    findings
+}
+
+/// No series may exist that no writer has.
+#[track_caller]
+fn check_series(client: &Client, sent: &[Ledger], findings: &mut Findings) {
+    let first = sent.iter().map(|l| l.stream.ts_ms(0)).min().unwrap_or(0) - 3_600_000;
+    let last = sent.iter().map(|l| l.stream.ts_ms(l.outcomes.len())).max().unwrap_or(0) + 3_600_000;
+    let (start, end) = (seconds(first), seconds(last));
+    let found = client.api("/api/v1/series", &[("match[]", METRIC), ("start", &start), ("end", &end)]);
+    for labels in found.as_array().map_or(&[][..], Vec::as_slice) {
+        let number = |name: &str| labels[name].as_str().and_then(|text| text.parse::<usize>().ok());
+        let known = number("writer").and_then(|w| sent.iter().find(|l| l.stream.writer == w));
+        let is_sent = known.is_some_and(|l| number("series").is_some_and(|s| s < l.stream.series));
+        if !is_sent {
+            findings.add(Finding::Phantom, || format!("series {labels}"));
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Reply<'a> {
+    #[serde(borrow)]
+    data: Data<'a>,
+}
+
+#[derive(Deserialize)]
+struct Data<'a> {
+    #[serde(borrow)]
+    result: Vec<Row<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Row<'a> {
+    metric: HashMap<String, String>,
+    #[serde(borrow, default)]
+    values: Vec<(f64, &'a str)>,
+}
+
+#[track_caller]
+fn check_batches(
+    client: &Client,
+    ledger: &Ledger,
+    sent: &Ledger,
+    batches: std::ops::Range<i64>,
+    findings: &mut Findings,
+) {
+    let stream = &ledger.stream;
+    let last_ms = stream.base_ms + (batches.end - 1) * stream.step_ms;
+    // Open on the left: half a step more takes the first batch in and leaves the one before it out.
+    let range_ms = (batches.end - 1 - batches.start) * stream.step_ms + stream.step_ms / 2;
+    let query = format!("{METRIC}{{writer=\"{}\"}}[{range_ms}ms]", stream.writer);
+    let answer = client.post_form("/api/v1/query", &[("query", &query), ("time", &seconds(last_ms))]);
+    let answer = answer.unwrap_or_else(|e| panic!("{query}: {}", e.0));
+    assert_eq!(answer.status, 200, "{query}: {}", answer.text());
+    let reply: Reply<'_> =
+        serde_json::from_slice(&answer.body).unwrap_or_else(|e| panic!("{query}: {e}: {}", answer.text()));
+    let mut rows: HashMap<usize, Vec<(f64, &str)>> = HashMap::new();
+    for row in reply.data.result {
+        match row.metric.get("series").and_then(|text| text.parse().ok()) {
+            Some(series) => rows.entry(series).or_default().extend(row.values),
+            None => findings.add(Finding::Phantom, || format!("series {:?}", row.metric)),
+        }
+    }
+    let nothing = Vec::new();
+    for series in 0..stream.series {
+        let row = rows.get(&series).unwrap_or(&nothing);
+        check_row(ledger, sent, series, &batches, row, findings);
+    }
+}
+
+fn check_row(
+    ledger: &Ledger,
+    sent: &Ledger,
+    series: usize,
+    batches: &std::ops::Range<i64>,
+    row: &[(f64, &str)],
+    findings: &mut Findings,
+) {
+    let stream = &ledger.stream;
+    let mut seen = vec![0u32; (batches.end - batches.start) as usize];
+    for (time, text) in row {
+        let ts_ms = (time * 1000.0).round() as i64;
+        let offset_ms = ts_ms - stream.base_ms;
+        let batch = offset_ms.div_euclid(stream.step_ms);
+        let is_sent = offset_ms.rem_euclid(stream.step_ms) == 0
+            && batches.contains(&batch)
+            && (0..sent.outcomes.len() as i64).contains(&batch)
+            && text.parse() == Ok(stream.value(series, batch as usize));
+        if is_sent {
+            seen[(batch - batches.start) as usize] += 1;
+        } else {
+            findings.add(Finding::Phantom, || format!("{series}: {text} at {ts_ms} ms"));
+        }
+    }
+    for (seen, batch) in seen.into_iter().zip(batches.clone()) {
+        let outcome = usize::try_from(batch).ok().and_then(|at| ledger.outcomes.get(at));
+        let place = || format!("writer {} series {series} batch {batch}", stream.writer);
+        match (seen, outcome) {
+            (0, Some(Outcome::Acknowledged)) => findings.add(Finding::Lost, place),
+            (0, _) => {}
+            (1, Some(Outcome::Acknowledged)) => findings.right += 1,
+            (1, _) => findings.kept_unknown += 1,
+            _ => findings.add(Finding::Double, place),
+        }
+    }
+}
+
+fn seconds(ms: i64) -> String {
+    format!("{}{}.{:03}", if ms < 0 { "-" } else { "" }, ms.abs() / 1000, ms.abs() % 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Stream;
+    use super::*;
+
+    fn ledger(outcomes: &[Outcome]) -> Ledger {
+        let stream = Stream { writer: 1, series: 1, base_ms: 10_000, step_ms: 1_000 };
+        Ledger { stream, outcomes: outcomes.to_vec() }
+    }
+
+    #[track_caller]
+    fn check_found(row: &[(f64, f64)], expected: (u64, u64, u64, u64)) {
+        let ledger = ledger(&[Outcome::Acknowledged, Outcome::Unknown, Outcome::Acknowledged]);
+        let texts: Vec<(f64, String)> = row.iter().map(|(t, v)| (*t, v.to_string())).collect();
+        let row: Vec<(f64, &str)> = texts.iter().map(|(t, v)| (*t, v.as_str())).collect();
+        let mut findings = Findings::default();
+        check_row(&ledger, &ledger, 0, &(-2..5), &row, &mut findings);
+        let Findings { lost, double, phantom, right, .. } = findings;
+        assert_eq!((lost, double, phantom, right), expected, "{findings}");
+    }
+
+    #[test]
+    fn each_kind_of_damage_is_told_apart() {
+        let value = |batch| ledger(&[]).stream.value(0, batch);
+        let whole = [(10.0, value(0)), (11.0, value(1)), (12.0, value(2))];
+        check_found(&whole, (0, 0, 0, 2));
+        check_found(&[whole[0], whole[2]], (0, 0, 0, 2));
+        check_found(&[whole[0], whole[1]], (1, 0, 0, 1));
+        check_found(&[whole[0], whole[0], whole[2]], (0, 1, 0, 1));
+        check_found(&[whole[0], (11.0, 7.5), whole[2]], (0, 0, 1, 2));
+        check_found(&[whole[0], (11.5, value(1)), whole[2]], (0, 0, 1, 2));
+        check_found(&[whole[0], whole[2], (13.0, value(3))], (0, 0, 1, 2));
+    }
+}

@@ -1,0 +1,208 @@
+//! The writers of a ledger: threads that send batch after batch, and know the fate of each.
+
+use super::{Ledger, Outcome, Stream};
+use crate::harness::http::Client;
+use crate::harness::pause;
+use crate::remote_write::{Protocol, RequestBuilder};
+use quorate_model::{Clock, SystemClock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Keeps writers from hammering a server that is known to be down.
+#[derive(Debug, Default)]
+pub struct Gate {
+    open: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Gate {
+    /// Lets writers through.
+    pub fn open(&self) {
+        *lock(&self.open) = true;
+        self.changed.notify_all();
+    }
+
+    /// Holds writers before their next request.
+    pub fn close(&self) {
+        *lock(&self.open) = false;
+    }
+
+    fn wait(&self, stop: &AtomicBool) {
+        let mut open = lock(&self.open);
+        while !*open && !stop.load(Ordering::Relaxed) {
+            let waited = self.changed.wait_timeout(open, Duration::from_millis(50));
+            open = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// Writers at work on one server.
+#[derive(Debug)]
+pub struct Team {
+    gate: Arc<Gate>,
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    stop: AtomicBool,
+    acknowledged: AtomicU64,
+    ledgers: Vec<Mutex<Ledger>>,
+    refusals: Mutex<Vec<String>>,
+}
+
+impl Team {
+    /// Starts one writer for each stream: odd ones speak remote write 2.0, the others 1.0. Together they
+    /// send at most `samples_per_second`. The gate is closed at first.
+    pub fn start(client: &Client, streams: Vec<Stream>, samples_per_second: u64) -> Self {
+        let gate = Arc::new(Gate::default());
+        let series: usize = streams.iter().map(|s| s.series).sum();
+        let interval = Duration::from_secs_f64(series as f64 / samples_per_second as f64);
+        let ledgers = streams.into_iter().map(|stream| Ledger { stream, outcomes: Vec::new() });
+        let shared = Arc::new(Shared {
+            stop: AtomicBool::new(false),
+            acknowledged: AtomicU64::new(0),
+            ledgers: ledgers.map(Mutex::new).collect(),
+            refusals: Mutex::new(Vec::new()),
+        });
+        let threads = (0..shared.ledgers.len()).map(|at| {
+            let (gate, shared, client) = (Arc::clone(&gate), Arc::clone(&shared), client.clone());
+            std::thread::spawn(move || Writer::new(at, &shared, client).run(&gate, &shared, interval))
+        });
+        let threads = threads.collect();
+        Self { gate, shared, threads }
+    }
+
+    /// The gate of all writers.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// Samples acknowledged so far.
+    pub fn acknowledged(&self) -> u64 {
+        self.shared.acknowledged.load(Ordering::Acquire)
+    }
+
+    /// What all writers know now. A batch in flight counts as unknown.
+    pub fn ledgers(&self) -> Vec<Ledger> {
+        self.shared.ledgers.iter().map(|ledger| lock(ledger).clone()).collect()
+    }
+
+    /// Fails when the server refused a batch that is right, which it never may.
+    ///
+    /// # Panics
+    /// With the first refusals.
+    #[track_caller]
+    pub fn assert_nothing_refused(&self) {
+        let refusals = lock(&self.shared.refusals);
+        assert!(refusals.is_empty(), "{} right requests were refused: {:?}", refusals.len(), &refusals[..1]);
+    }
+
+    /// Stops the writers and returns what they know in the end.
+    ///
+    /// # Panics
+    /// When a writer panicked or a right request was refused.
+    #[track_caller]
+    pub fn finish(mut self) -> Vec<Ledger> {
+        self.halt();
+        for thread in std::mem::take(&mut self.threads) {
+            thread.join().expect("a writer does not panic");
+        }
+        self.assert_nothing_refused();
+        self.ledgers()
+    }
+
+    fn halt(&self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.gate.changed.notify_all();
+    }
+}
+
+impl Drop for Team {
+    fn drop(&mut self) {
+        self.halt();
+    }
+}
+
+struct Writer {
+    at: usize,
+    stream: Stream,
+    client: Client,
+    protocol: Protocol,
+    labels: Vec<quorate_model::Labels>,
+    request: RequestBuilder,
+}
+
+impl Writer {
+    fn new(at: usize, shared: &Shared, client: Client) -> Self {
+        let stream = lock(&shared.ledgers[at]).stream.clone();
+        let protocol = if at % 2 == 0 { Protocol::V1 } else { Protocol::V2 };
+        let labels = (0..stream.series).map(|series| stream.labels(series)).collect();
+        Self { at, stream, client, protocol, labels, request: RequestBuilder::new(protocol) }
+    }
+
+    fn run(mut self, gate: &Gate, shared: &Shared, interval: Duration) {
+        let mut due = SystemClock.instant();
+        for batch in 0.. {
+            let body = self.body(batch);
+            // Every third batch of unknown fate is left at that; the others are sent again, as Prometheus does.
+            let gives_up = batch % 3 == 0;
+            lock(&shared.ledgers[self.at]).outcomes.push(Outcome::Unknown);
+            loop {
+                gate.wait(&shared.stop);
+                wait_until(&mut due, interval);
+                if shared.stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                if self.send(&body, batch, shared) || gives_up {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn body(&mut self, batch: usize) -> Vec<u8> {
+        for (series, labels) in self.labels.iter().enumerate() {
+            self.request.add(labels, &[(self.stream.ts_ms(batch), self.stream.value(series, batch))]);
+        }
+        self.request.finish()
+    }
+
+    /// Sends a batch; whether its fate is settled.
+    fn send(&self, body: &[u8], batch: usize, shared: &Shared) -> bool {
+        let answer = self.client.post("/api/v1/push", &self.protocol.headers(), body);
+        match answer {
+            Ok(answer) if answer.is_success() => {
+                lock(&shared.ledgers[self.at]).outcomes[batch] = Outcome::Acknowledged;
+                shared.acknowledged.fetch_add(self.stream.series as u64, Ordering::Release);
+                true
+            }
+            Ok(answer) if answer.status < 500 => {
+                let text =
+                    format!("batch {batch} of writer {}: {} {}", self.at, answer.status, answer.text());
+                lock(&shared.refusals).push(text);
+                true
+            }
+            Ok(_) | Err(_) => {
+                pause(Duration::from_millis(5));
+                false
+            }
+        }
+    }
+}
+
+/// Waits until `due` and moves it on; a writer that fell behind does not catch up in a burst.
+fn wait_until(due: &mut Instant, interval: Duration) {
+    let now = SystemClock.instant();
+    if let Some(early) = due.checked_duration_since(now) {
+        pause(early);
+    }
+    *due = (*due).max(now) + interval;
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

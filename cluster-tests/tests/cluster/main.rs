@@ -1,0 +1,3 @@
+//! Scenarios against the real binary, and the checks of the tree itself.
+
+mod tidy;

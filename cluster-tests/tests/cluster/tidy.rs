@@ -1,0 +1,224 @@
+//! The tree keeps its shape: crate edges, one owner for each large dependency, module headers, file lengths,
+//! and a map whose names exist. Reads text files only.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What each crate may import, lowest first. An edge outside this table fails the build.
+const EDGES: &[(&str, &[&str])] = &[
+    ("model", &[]),
+    ("chunk", &["model"]),
+    ("kv", &["model"]),
+    ("wire", &["model"]),
+    ("promql", &["model", "chunk"]),
+    ("raft", &["model", "kv", "wire"]),
+    ("tsdb", &["model", "chunk", "kv"]),
+    ("commitlog", &["model", "wire", "raft"]),
+    ("cluster", &["model", "wire", "raft"]),
+    ("ingest", &["model", "wire", "cluster", "commitlog", "raft", "tsdb"]),
+    ("query", &["model", "wire", "cluster", "commitlog", "chunk", "promql", "tsdb"]),
+    (
+        "server",
+        &[
+            "model",
+            "chunk",
+            "kv",
+            "wire",
+            "promql",
+            "raft",
+            "tsdb",
+            "commitlog",
+            "cluster",
+            "ingest",
+            "query",
+        ],
+    ),
+];
+
+/// Large dependencies and the one crate that may name each.
+const OWNERS: &[(&str, &str)] = &[
+    ("rocksdb", "kv"),
+    ("openraft", "raft"),
+    ("prost", "wire"),
+    ("tonic", "wire"),
+    ("rdkafka", "commitlog"),
+    ("hashring", "cluster"),
+    ("pco", "chunk"),
+    ("axum", "server"),
+];
+
+/// Crates that are pure and synchronous.
+const WITHOUT_TOKIO: &[&str] = &["model", "chunk", "promql", "kv", "tsdb"];
+
+/// A file longer than this needs splitting, or its place in the list below with a reason.
+const LONGEST_FILE: usize = 800;
+
+/// Files that may be longer, and why.
+const LONG_FILES: &[(&str, &str)] = &[];
+
+#[test]
+fn crates_import_only_what_the_table_allows() {
+    let mut problems = Vec::new();
+    for (name, allowed) in EDGES {
+        for dependency in dependencies(&format!("src/{name}/Cargo.toml")) {
+            let Some(import) = dependency.strip_prefix("quorate-") else { continue };
+            if !allowed.contains(&import) {
+                problems.push(format!("{name} imports {import}"));
+            }
+        }
+    }
+    assert_eq!(problems, Vec::<String>::new());
+}
+
+#[test]
+fn the_table_knows_every_crate() {
+    let mut crates: Vec<String> = fs::read_dir(root().join("src"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.join("Cargo.toml").is_file())
+        .map(|path| path.file_name().unwrap().to_string_lossy().into_owned())
+        .collect();
+    crates.sort_unstable();
+    let mut known: Vec<String> = EDGES.iter().map(|(name, _)| (*name).to_owned()).collect();
+    known.sort_unstable();
+    assert_eq!(crates, known);
+}
+
+#[test]
+fn large_dependencies_have_one_owner() {
+    let mut problems = Vec::new();
+    for (name, _) in EDGES {
+        for dependency in dependencies(&format!("src/{name}/Cargo.toml")) {
+            let owner = OWNERS.iter().find(|(d, _)| *d == dependency).map(|(_, owner)| owner);
+            if owner.is_some_and(|owner| owner != name) {
+                problems.push(format!("{name} names {dependency}"));
+            }
+            if dependency == "tokio" && WITHOUT_TOKIO.contains(name) {
+                problems.push(format!("{name} must stay synchronous"));
+            }
+        }
+    }
+    assert_eq!(problems, Vec::<String>::new());
+}
+
+#[test]
+fn every_module_says_what_it_is() {
+    let bare: Vec<String> =
+        rust_files().filter(|(_, text)| !text.starts_with("//!")).map(|(p, _)| p).collect();
+    assert_eq!(bare, Vec::<String>::new(), "these files lack a module header");
+}
+
+#[test]
+fn files_stay_short_enough_for_one_sitting() {
+    let is_listed = |path: &str| LONG_FILES.iter().any(|(listed, _)| *listed == path);
+    let long: Vec<String> = rust_files()
+        .filter(|(path, text)| text.lines().count() > LONGEST_FILE && !is_listed(path))
+        .map(|(path, text)| format!("{path}: {} lines", text.lines().count()))
+        .collect();
+    assert_eq!(long, Vec::<String>::new());
+}
+
+/// A name in the map is `path` or `path::item`, in backticks; the item is a function, type or trait.
+#[test]
+fn every_name_in_the_architecture_map_exists() {
+    let mut problems = Vec::new();
+    let mut checked = 0;
+    let map = read("docs/architecture.md");
+    for name in code_spans(&map).filter(|name| is_path(name)) {
+        checked += 1;
+        let (path, item) = name.split_once("::").map_or((name, None), |(path, item)| (path, Some(item)));
+        if !root().join(path).exists() {
+            problems.push(format!("{path} does not exist"));
+        } else if let Some(item) = item
+            && !defines(&read(path), item)
+        {
+            problems.push(format!("{path} has no {item}"));
+        }
+    }
+    assert_eq!(problems, Vec::<String>::new());
+    assert!(checked > 20, "the map names only {checked} places");
+}
+
+#[test]
+fn the_readme_names_commands_that_exist() {
+    let (readme, makefile) = (read("README.md"), read("Makefile"));
+    let commands: Vec<&str> =
+        readme.split("make ").skip(1).filter_map(|rest| rest.split([' ', '`', '\n']).next()).collect();
+    assert!(commands.contains(&"run") && commands.contains(&"test"));
+    for command in commands.iter().filter(|c| !c.is_empty()) {
+        assert!(makefile.contains(&format!("\n{command}:")), "README names `make {command}`");
+    }
+}
+
+#[test]
+fn a_definition_is_told_from_a_mention() {
+    assert!(defines("pub(crate) fn write(&self) {", "write"));
+    assert!(defines("pub struct Head<'a> {", "Head"));
+    assert!(!defines("self.write(); // fn writer", "write"));
+    assert!(!defines("fn rewrite() {}", "write"));
+}
+
+fn defines(text: &str, item: &str) -> bool {
+    ["fn ", "struct ", "enum ", "trait ", "const ", "mod ", "type "].iter().any(|keyword| {
+        let wanted = format!("{keyword}{item}");
+        let mut found = text.match_indices(&wanted);
+        found.any(|(at, _)| {
+            let before = text[..at].chars().next_back();
+            let after = text[at + wanted.len()..].chars().next();
+            let is_part = |c: char| c.is_alphanumeric() || c == '_';
+            !before.is_some_and(is_part) && !after.is_some_and(is_part)
+        })
+    })
+}
+
+fn is_path(name: &str) -> bool {
+    let folders = ["src/", "cluster-tests/", "benches/", "docs/", "deploy/", "proto/", ".ci/"];
+    folders.iter().any(|folder| name.starts_with(folder)) && !name.contains(['*', ' ', '{'])
+}
+
+fn code_spans(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().flat_map(|line| line.split('`').skip(1).step_by(2))
+}
+
+/// Names under `[dependencies]` and `[dev-dependencies]` of a manifest.
+fn dependencies(manifest: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut is_inside = false;
+    for line in read(manifest).lines() {
+        if line.starts_with('[') {
+            is_inside = line.ends_with("dependencies]");
+        } else if is_inside && line.starts_with(|c: char| c.is_ascii_lowercase()) {
+            let end = line.find(['.', ' ', '=']).unwrap_or(line.len());
+            names.push(line[..end].to_owned());
+        }
+    }
+    names
+}
+
+/// Every Rust file of the project: its path from the root, and its text.
+fn rust_files() -> impl Iterator<Item = (String, String)> {
+    let mut folders: Vec<PathBuf> =
+        ["src", "cluster-tests", "benches", "tests"].map(|f| root().join(f)).to_vec();
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let name = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
+                files.push((name, fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    assert!(files.len() > 20, "the tree was not found");
+    files.into_iter()
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
