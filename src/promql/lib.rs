@@ -4,8 +4,20 @@
 //! one trait. Pure and synchronous. Path: `query` -> **here** -> `source`.
 
 pub mod ast;
+pub mod durations;
+pub mod error;
 pub mod features;
+pub mod format;
 pub mod functions;
+mod go_fmt;
+mod lexer;
+pub mod parse_json;
+pub mod parser;
+mod typecheck;
 
 pub use ast::Expr;
+pub use error::ParseError;
 pub use features::Features;
+pub use format::format;
+pub use parse_json::parse_json;
+pub use parser::{parse, parse_selector};
