@@ -1,1 +1,9 @@
-//! Placeholder header, replaced with the crate.
+//! The project's own load: seeded series that look like node_exporter's and a Kubernetes cluster's, made into
+//! remote write bodies before any clock starts, and sent over any number of connections.
+//!
+//! Knows remote write senders and real series. Does not know Quorate: peers are driven by the same code.
+
+pub mod bodies;
+pub mod sender;
+pub mod templates;
+pub mod universe;

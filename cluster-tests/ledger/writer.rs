@@ -139,7 +139,7 @@ struct Writer {
 impl Writer {
     fn new(at: usize, shared: &Shared, client: Client) -> Self {
         let stream = lock(&shared.ledgers[at]).stream.clone();
-        let protocol = if at % 2 == 0 { Protocol::V1 } else { Protocol::V2 };
+        let protocol = if at.is_multiple_of(2) { Protocol::V1 } else { Protocol::V2 };
         let labels = (0..stream.series).map(|series| stream.labels(series)).collect();
         Self { at, stream, client, protocol, labels, request: RequestBuilder::new(protocol) }
     }
@@ -149,7 +149,7 @@ impl Writer {
         for batch in 0.. {
             let body = self.body(batch);
             // Every third batch of unknown fate is left at that; the others are sent again, as Prometheus does.
-            let gives_up = batch % 3 == 0;
+            let gives_up = batch.is_multiple_of(3);
             lock(&shared.ledgers[self.at]).outcomes.push(Outcome::Unknown);
             loop {
                 gate.wait(&shared.stop);

@@ -1,0 +1,265 @@
+//! `peers`: Quorate, Prometheus and VictoriaMetrics under the same load, one after the other, one core each.
+//!
+//! Every contender gets the same bodies, built before any clock starts, from a driver on another core. Two
+//! parts: many series for a short time (CPU, memory, latency, crash) and few for long (disk, queries).
+
+mod contender;
+mod gauge;
+mod queries;
+
+use clap::Parser;
+use contender::{Contender, Kind, Running};
+use queries::Answers;
+use quorate_benches::bodies::{Body, Plan, build};
+use quorate_benches::sender::{Destination, Report, send};
+use quorate_benches::universe::Universe;
+use quorate_cluster_tests::harness::now_ms;
+use quorate_cluster_tests::remote_write::Protocol;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+const STEP_MS: i64 = 15_000;
+
+/// Compares Quorate with Prometheus and VictoriaMetrics on this machine and prints a table.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Series of the first part.
+    #[arg(long, default_value_t = 50_000)]
+    series: usize,
+    /// Scrapes of the first part after the one that creates the series.
+    #[arg(long, default_value_t = 60)]
+    scrapes: usize,
+    /// Series of the second part.
+    #[arg(long, default_value_t = 2_000)]
+    stored_series: usize,
+    /// Hours of data in the second part.
+    #[arg(long, default_value_t = 12)]
+    stored_hours: usize,
+    /// Connections.
+    #[arg(long, default_value_t = 4)]
+    connections: usize,
+    /// Seed of labels and values.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// Bodies of one protocol, built once for all contenders.
+struct Load {
+    protocol: Protocol,
+    create: Vec<Vec<Body>>,
+    steady: Vec<Vec<Body>>,
+    stored: Vec<Vec<Body>>,
+}
+
+/// One row of the table.
+struct Row {
+    name: &'static str,
+    cpu_per_sample: f64,
+    create: f64,
+    report: Report,
+    rss_per_series: f64,
+    ready: Duration,
+    kept: f64,
+    bytes_per_sample: f64,
+    answers: Answers,
+}
+
+fn main() -> std::process::ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(table) => {
+            let told = writeln!(std::io::stdout(), "{table}");
+            if told.is_ok() { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE }
+        }
+        Err(error) => {
+            note(&format!("peers: {error}"));
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<String, String> {
+    let end_ms = now_ms() / STEP_MS * STEP_MS - STEP_MS;
+    note("building the bodies");
+    let loads = [Protocol::V1, Protocol::V2].map(|protocol| build_load(arguments, protocol, end_ms));
+    let contenders = [
+        Contender { kind: Kind::Prometheus, protocol: Protocol::V1 },
+        Contender { kind: Kind::VictoriaMetrics, protocol: Protocol::V1 },
+        Contender { kind: Kind::Quorate, protocol: Protocol::V1 },
+        Contender { kind: Kind::Quorate, protocol: Protocol::V2 },
+    ];
+    let scratch = tempfile::Builder::new().prefix("quorate-peers-").tempdir().map_err(|e| e.to_string())?;
+    let mut rows = Vec::new();
+    for (number, contender) in contenders.into_iter().enumerate() {
+        if contender.program().is_none() {
+            note(&format!("SKIPPED: {} is not installed", contender.name()));
+            continue;
+        }
+        note(&format!("{}: {}", contender.name(), contender.version()));
+        let load = &loads[usize::from(contender.protocol == Protocol::V2)];
+        let folder = scratch.path().join(number.to_string());
+        rows.push(measure(contender, load, &folder, arguments, end_ms)?);
+        std::fs::remove_dir_all(&folder).map_err(|e| e.to_string())?;
+    }
+    table(arguments, &rows)
+}
+
+fn build_load(arguments: &Arguments, protocol: Protocol, end_ms: i64) -> Load {
+    let plan = |scrapes: usize, end_ms: i64| Plan {
+        protocol,
+        connections: arguments.connections,
+        scrapes,
+        samples_per_request: 2_000,
+        start_ms: end_ms - (scrapes as i64 - 1) * STEP_MS,
+        step_ms: STEP_MS,
+    };
+    let mut many = Universe::new(arguments.series, arguments.seed);
+    let created_ms = end_ms - arguments.scrapes as i64 * STEP_MS;
+    let create = build(&mut many, &plan(1, created_ms));
+    let steady = build(&mut many, &plan(arguments.scrapes, end_ms));
+    let mut few = Universe::new(arguments.stored_series, arguments.seed);
+    let stored = build(&mut few, &plan(arguments.stored_hours * 240, end_ms));
+    Load { protocol, create, steady, stored }
+}
+
+fn measure(
+    contender: Contender,
+    load: &Load,
+    folder: &Path,
+    arguments: &Arguments,
+    end_ms: i64,
+) -> Result<Row, String> {
+    let (running, _) = Running::start(contender, &folder.join("steady"))?;
+    let to = |running: &Running| Destination {
+        base: running.client.base().to_owned(),
+        path: contender.write_path().to_owned(),
+        protocol: load.protocol,
+        headers: Vec::new(),
+    };
+    let (create, _) = cpu_of(&running, || send(&to(&running), &load.create, 0))?;
+    let (cpu, report) = cpu_of(&running, || send(&to(&running), &load.steady, 0))?;
+    note(&format!("  {report}"));
+    let rss = gauge::resident(&running.process)?;
+    let (mut running, ready) = running.crash_and_restart()?;
+    let kept = kept(&running, load, end_ms);
+    running.process.kill9();
+
+    let (mut running, _) = Running::start(contender, &folder.join("stored"))?;
+    let stored = send(&to(&running), &load.stored, 0)?;
+    gauge::settle(&running.process)?;
+    let answers = queries::ask_all(&running, contender.query_extras(), query_time(arguments, end_ms));
+    let ended = running.process.terminate(Duration::from_secs(120));
+    if !ended.success() {
+        note(&format!("  {} ended with {ended}", contender.name()));
+    }
+    let bytes = gauge::folder_size(&running.data())?;
+    Ok(Row {
+        name: contender.name(),
+        cpu_per_sample: cpu.as_secs_f64() * 1e6 / report.samples as f64,
+        create: create.as_secs_f64() * 1e6 / arguments.series as f64,
+        rss_per_series: rss as f64 / arguments.series as f64,
+        report,
+        ready,
+        kept,
+        bytes_per_sample: bytes as f64 / stored.samples as f64,
+        answers,
+    })
+}
+
+/// CPU time of the process for `work`, background work that follows included.
+fn cpu_of(
+    running: &Running,
+    work: impl FnOnce() -> Result<Report, String>,
+) -> Result<(Duration, Report), String> {
+    gauge::settle(&running.process)?;
+    let before = gauge::cpu(&running.process)?;
+    let report = work()?;
+    gauge::settle(&running.process)?;
+    Ok((gauge::cpu(&running.process)? - before, report))
+}
+
+/// Share of the acknowledged `up` samples that a restart after `kill -9` still finds.
+fn kept(running: &Running, load: &Load, end_ms: i64) -> f64 {
+    let scrapes = load.steady.iter().flatten().map(|b| b.samples).sum::<usize>() as f64
+        / load.create.iter().flatten().map(|b| b.samples).sum::<usize>() as f64;
+    let query = "sum(count_over_time(up[1d])) / count(count_over_time(up[1d]))";
+    let time = (end_ms / 1000 + 60).to_string();
+    let data = running.client.api("/api/v1/query", &[("query", query), ("time", &time)]);
+    let found = data["result"][0]["value"][1].as_str().and_then(|text| text.parse::<f64>().ok());
+    found.unwrap_or(0.0) / (scrapes + 1.0)
+}
+
+/// An evaluation time at which no window edge falls on a sample: Prometheus 2.x counts a sample at the left
+/// edge of a range, 3.x and Quorate do not.
+fn query_time(arguments: &Arguments, end_ms: i64) -> i64 {
+    let universe = Universe::new(arguments.stored_series, arguments.seed);
+    let targets = universe.target(universe.len() - 1) as i64;
+    let is_free = |shift: &i64| (0..=targets).all(|t| (t * 7_919 - shift).rem_euclid(STEP_MS) > 2);
+    end_ms - (0..STEP_MS).find(|shift| is_free(&-shift)).unwrap_or(0)
+}
+
+fn table(arguments: &Arguments, rows: &[Row]) -> Result<String, String> {
+    let reference = rows.iter().find(|row| row.name == "Prometheus");
+    let mut out = String::new();
+    let commit = std::env::var("QUORATE_COMMIT").unwrap_or_else(|_| "unknown".into());
+    write_table(&mut out, arguments, rows, reference, &commit).map_err(|e| e.to_string())?;
+    Ok(out)
+}
+
+fn write_table(
+    out: &mut String,
+    arguments: &Arguments,
+    rows: &[Row],
+    reference: Option<&Row>,
+    commit: &str,
+) -> std::fmt::Result {
+    let Arguments { series, scrapes, stored_series, stored_hours, .. } = arguments;
+    writeln!(out, "Commit {commit}; {}; one core for each database, the driver on another.", machine())?;
+    writeln!(
+        out,
+        "Write: {series} series, {scrapes} scrapes. Disk and queries: {stored_series} series, {stored_hours} h at 15 s.\n"
+    )?;
+    writeln!(
+        out,
+        "| | CPU µs/sample | CPU µs/new series | samples/s | write p50 ms | write p99 ms | RSS KB/series | ready after kill -9, s | kept after kill -9 | bytes/sample on disk | query p50 ms | answers equal to Prometheus' |"
+    )?;
+    writeln!(out, "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|")?;
+    let ms = |d: Duration| d.as_secs_f64() * 1e3;
+    let mut differences = String::new();
+    for row in rows {
+        let agreement = reference.map(|reference| row.answers.agreement(&reference.answers));
+        let (equal, first) = agreement.unwrap_or((0, None));
+        write!(
+            out,
+            "| {} | {:.2} | {:.1} | {:.0} ",
+            row.name,
+            row.cpu_per_sample,
+            row.create,
+            row.report.rate()
+        )?;
+        write!(out, "| {:.1} | {:.1} ", ms(row.report.quantile(0.5)), ms(row.report.quantile(0.99)))?;
+        write!(out, "| {:.2} | {:.2} ", row.rss_per_series / 1024.0, row.ready.as_secs_f64())?;
+        write!(out, "| {:.1} % | {:.2} ", row.kept * 100.0, row.bytes_per_sample)?;
+        writeln!(out, "| {:.2} | {equal} of {} |", ms(row.answers.median()), row.answers.latencies.len())?;
+        if let Some(first) = first {
+            writeln!(differences, "{}: first difference in {first}", row.name)?;
+        }
+    }
+    write!(out, "\n{differences}")
+}
+
+/// The machine in one line.
+fn machine() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let field = |name: &str| info.lines().find(|l| l.starts_with(name)).and_then(|l| l.split_once(": "));
+    let model = field("model name").map_or("unknown processor", |(_, model)| model);
+    let cores = info.lines().filter(|line| line.starts_with("processor")).count();
+    format!("{cores} cores of {model}")
+}
+
+fn note(text: &str) {
+    // Progress only; the table is the result.
+    let _nobody_listens = writeln!(std::io::stderr(), "{text}");
+}

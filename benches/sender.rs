@@ -1,0 +1,129 @@
+//! Sends ready bodies over N connections and measures.
+
+use crate::bodies::Body;
+use quorate_cluster_tests::harness::http::Client;
+use quorate_cluster_tests::harness::pause;
+use quorate_cluster_tests::remote_write::Protocol;
+use quorate_model::{Clock, SystemClock};
+use std::fmt;
+use std::time::Duration;
+
+/// A request that stays unanswered or gets 5xx or 429 is sent again for this long.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a run measured.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Samples acknowledged.
+    pub samples: usize,
+    /// Compressed bytes sent.
+    pub bytes: usize,
+    /// From the first request to the last answer.
+    pub elapsed: Duration,
+    /// Requests sent again.
+    pub retries: usize,
+    /// Time of each request from its first attempt to its acknowledgement, sorted.
+    latencies: Vec<Duration>,
+}
+
+impl Report {
+    /// Samples acknowledged per second.
+    pub fn rate(&self) -> f64 {
+        self.samples as f64 / self.elapsed.as_secs_f64()
+    }
+
+    /// The latency that `share` of the requests did not exceed.
+    pub fn quantile(&self, share: f64) -> Duration {
+        let at = (share * self.latencies.len() as f64) as usize;
+        self.latencies.get(at.min(self.latencies.len().saturating_sub(1))).copied().unwrap_or_default()
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.samples += other.samples;
+        self.bytes += other.bytes;
+        self.retries += other.retries;
+        self.latencies.extend(other.latencies);
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = |d: Duration| d.as_secs_f64() * 1e3;
+        write!(f, "{} samples in {:.2} s: ", self.samples, self.elapsed.as_secs_f64())?;
+        write!(f, "{:.0} samples/s, {:.1} B/sample, ", self.rate(), self.bytes as f64 / self.samples as f64)?;
+        write!(f, "requests {} ({} again), ", self.latencies.len(), self.retries)?;
+        write!(f, "p50 {:.2} ms, p99 {:.2} ms", ms(self.quantile(0.5)), ms(self.quantile(0.99)))
+    }
+}
+
+/// Where to send.
+#[derive(Debug, Clone)]
+pub struct Destination {
+    /// Base URL.
+    pub base: String,
+    /// Path of the write endpoint.
+    pub path: String,
+    /// Version of remote write.
+    pub protocol: Protocol,
+    /// Further headers.
+    pub headers: Vec<(String, String)>,
+}
+
+/// Sends the bodies of each connection in order, all connections at once. `rate` samples per second are not
+/// exceeded; 0 means as fast as they are taken.
+///
+/// # Errors
+/// The first refusal, or the first request that stayed unanswered for a minute.
+pub fn send(to: &Destination, connections: &[Vec<Body>], rate: u64) -> Result<Report, String> {
+    let share = rate as f64 / connections.len() as f64;
+    let start = SystemClock.instant();
+    let reports: Vec<Result<Report, String>> = std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            connections.iter().map(|bodies| scope.spawn(move || send_one(to, bodies, share))).collect();
+        let join = |t: std::thread::ScopedJoinHandle<'_, _>| t.join().expect("a sender does not panic");
+        threads.into_iter().map(join).collect()
+    });
+    let mut total = Report { elapsed: start.elapsed(), ..Report::default() };
+    for report in reports {
+        total.merge(report?);
+    }
+    total.latencies.sort_unstable();
+    Ok(total)
+}
+
+fn send_one(to: &Destination, bodies: &[Body], rate: f64) -> Result<Report, String> {
+    let mut client = Client::new(&to.base, PATIENCE);
+    for (name, value) in &to.headers {
+        client = client.with_header(name, value);
+    }
+    let mut report = Report::default();
+    let start = SystemClock.instant();
+    for body in bodies {
+        if rate > 0.0 {
+            let due = start + Duration::from_secs_f64(report.samples as f64 / rate);
+            pause(due.saturating_duration_since(SystemClock.instant()));
+        }
+        let began = SystemClock.instant();
+        while !attempt(&client, to, body)? {
+            report.retries += 1;
+            if began.elapsed() > PATIENCE {
+                return Err(format!("{} does not take the request", to.base));
+            }
+            pause(Duration::from_millis(20));
+        }
+        report.latencies.push(began.elapsed());
+        report.samples += body.samples;
+        report.bytes += body.bytes.len();
+    }
+    Ok(report)
+}
+
+/// Whether the request was acknowledged; an error when it was refused for good.
+fn attempt(client: &Client, to: &Destination, body: &Body) -> Result<bool, String> {
+    match client.post(&to.path, &to.protocol.headers(), &body.bytes) {
+        Ok(answer) if answer.is_success() => Ok(true),
+        Ok(answer) if answer.status >= 500 || answer.status == 429 => Ok(false),
+        Ok(answer) => Err(format!("refused with {}: {}", answer.status, answer.text())),
+        Err(_) => Ok(false),
+    }
+}
