@@ -151,7 +151,7 @@ fn target_labels(target: usize, is_machine: bool) -> Vec<(&'static str, String)>
     let machine = format!("ip-10-{}-{}.eu-central-1.compute.internal", target / 256 % 256, target % 256);
     let zone = format!("eu-central-1{}", ["a", "b", "c"][target % 3]);
     let app = ["checkout", "catalogue", "payments", "search", "gateway"][target % 5];
-    let pod = format!("{app}-{:08x}-{:05x}", target as u32 / 40 * 2_654_435_761 % 0xffff_ffff, target);
+    let pod = format!("{app}-{:08x}-{:05x}", (target as u32 / 40).wrapping_mul(2_654_435_761), target);
     let (job, port) = if is_machine { ("node-exporter".to_owned(), 9100) } else { (app.to_owned(), 8080) };
     vec![
         ("cluster", format!("production-{}", target % 2)),
