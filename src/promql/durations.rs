@@ -1,6 +1,7 @@
 //! The value of duration expressions such as `[step() * 2]`, once the step and the range of the query are known.
 
 use crate::ast::{DurationArg, DurationExpr, DurationKind, DurationOp, Span};
+use crate::functions::math::{max_of, min_of};
 
 /// What `step()` and `range()` mean in a query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,16 +81,6 @@ fn seconds(expr: &DurationExpr, context: DurationContext) -> Result<f64, Duratio
         DurationOp::MinOf => min_of(left, right),
         DurationOp::MaxOf => max_of(left, right),
     })
-}
-
-/// The smaller number; NaN if one is NaN.
-pub(crate) fn min_of(a: f64, b: f64) -> f64 {
-    if a.is_nan() || b.is_nan() { f64::NAN } else { a.min(b) }
-}
-
-/// The larger number; NaN if one is NaN.
-pub(crate) fn max_of(a: f64, b: f64) -> f64 {
-    if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
 }
 
 #[cfg(test)]

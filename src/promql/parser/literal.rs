@@ -83,8 +83,15 @@ pub(crate) fn parse_duration_ms(text: &str) -> Result<i64, String> {
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
         let letters = rest[digits..].bytes().take_while(u8::is_ascii_alphabetic).count();
         let unit = &rest[digits..digits + letters];
-        let at = UNITS.iter().position(|(name, _)| *name == unit).filter(|at| digits > 0 && *at >= next_unit);
-        let Some(at) = at else { return Err(invalid()) };
+        if digits == 0 || letters == 0 {
+            return Err(invalid());
+        }
+        let Some(at) = UNITS.iter().position(|(name, _)| *name == unit) else {
+            return Err(format!("unknown unit {} in duration {}", quote(unit), quote(text)));
+        };
+        if at < next_unit {
+            return Err(invalid());
+        }
         let count = rest[..digits].parse::<i64>().ok();
         let length = count.and_then(|count| count.checked_mul(UNITS[at].1));
         total = total.zip(length).and_then(|(total, length)| total.checked_add(length));

@@ -61,6 +61,7 @@ fn numbers_are_read_in_all_forms() {
     );
     check_error("1..2", r#"1:1: parse error: bad number or duration syntax: "1..""#);
     check_error("1s1h", r#"1:1: parse error: not a valid duration string: "1s1h""#);
+    check_error("5y1hs", r#"1:1: parse error: unknown unit "hs" in duration "5y1hs""#);
     check_error("300y", "1:1: parse error: duration out of range");
 }
 
