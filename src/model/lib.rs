@@ -6,6 +6,7 @@
 pub mod batch;
 pub mod error;
 pub mod failpoint;
+mod go_regex;
 pub mod histogram;
 pub mod ids;
 pub mod labels;

@@ -1,5 +1,6 @@
 //! Label matchers: one `name op value` test of a selector.
 
+use crate::go_regex;
 use regex::{Regex, RegexBuilder};
 use std::fmt;
 
@@ -131,12 +132,33 @@ fn compile(expression: &str) -> Result<Regex, MatcherError> {
     RegexBuilder::new(&anchored(expression))
         .size_limit(MAX_REGEX_PROGRAM)
         .build()
-        .map_err(|e| MatcherError::Syntax(e.to_string()))
+        .map_err(|e| MatcherError::Syntax(format!("{}: `{expression}`", reason(&e))))
 }
 
-/// The expression as PromQL means it: the whole value must match and the dot matches every character.
+/// Go's words for what is wrong, where it has the same reason.
+fn reason(error: &regex::Error) -> String {
+    let text = error.to_string();
+    let reason = text.rsplit("error: ").next().unwrap_or_default().trim();
+    match reason {
+        "unclosed character class" => "missing closing ]",
+        "unclosed group" => "missing closing )",
+        "unopened group" => "unexpected )",
+        "repetition operator missing expression" => "missing argument to repetition operator",
+        "unrecognized escape sequence" | "backreferences are not supported" => "invalid escape sequence",
+        "incomplete escape sequence, reached end of pattern prematurely" => {
+            "trailing backslash at end of expression"
+        }
+        _ if reason.starts_with("invalid character class range") => "invalid character class range",
+        _ if text.starts_with("Compiled regex exceeds size limit") => "expression too large",
+        other => other,
+    }
+    .to_owned()
+}
+
+/// The expression as PromQL means it, for the `regex` crate: written in Go's syntax, the whole value must match
+/// and the dot matches every character.
 pub fn anchored(expression: &str) -> String {
-    format!("^(?s:{expression})$")
+    format!("^(?s:{})$", go_regex::translate(expression))
 }
 
 #[cfg(test)]
@@ -157,6 +179,17 @@ mod tests {
         check(MatchOp::NotRegex, "a|b", "ab", true);
         check(MatchOp::Regex, "", "", true);
         check(MatchOp::Regex, ".+", "", false);
+    }
+
+    #[test]
+    fn syntax_errors_are_one_line_in_go_s_words() {
+        let check = |pattern: &str, expected: &str| {
+            assert_eq!(Matcher::new("l", MatchOp::Regex, pattern).unwrap_err().to_string(), expected);
+        };
+        check("a[b", "error parsing regexp: missing closing ]: `a[b`");
+        check("*", "error parsing regexp: missing argument to repetition operator: `*`");
+        check("a)", "error parsing regexp: unexpected ): `a)`");
+        check("(a", "error parsing regexp: missing closing ): `(a`");
     }
 
     #[test]
