@@ -76,14 +76,11 @@ impl PowerDisk {
         &self.mount.folder
     }
 
-    /// Stops the drive: from now on nothing more reaches the image, and every sync hangs.
-    pub fn freeze(&self) {
+    /// Stops the drive until the guard is dropped: nothing more reaches the image, and every sync hangs.
+    #[must_use]
+    pub fn freeze(&self) -> Frozen<'_> {
         self.nbdkit.signal(Signal::STOP);
-    }
-
-    /// Lets the drive go on.
-    pub fn thaw(&self) {
-        self.nbdkit.signal(Signal::CONT);
+        Frozen(self)
     }
 
     /// Copies what a power loss now would leave into `image`.
@@ -98,9 +95,18 @@ impl PowerDisk {
 
 impl Drop for PowerDisk {
     fn drop(&mut self) {
-        self.thaw();
         self.mount.release();
         tell(try_run("fusermount3", &["-u".as_ref(), self.fuse.as_ref()]));
+    }
+}
+
+/// The drive stands still. A panic thaws it too, or the killed server could never be collected.
+#[derive(Debug)]
+pub struct Frozen<'a>(&'a PowerDisk);
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        self.0.nbdkit.signal(Signal::CONT);
     }
 }
 

@@ -37,9 +37,17 @@ pub struct Options {
     pub binary: Option<PathBuf>,
     /// A data folder that outlives the server; else a temporary one.
     pub data_dir: Option<PathBuf>,
+    /// Content of the configuration file; without it there is none.
+    pub config: Option<String>,
 }
 
 impl Options {
+    /// With `config` as the content of the configuration file.
+    pub fn config(mut self, config: &str) -> Self {
+        self.config = Some(config.to_owned());
+        self
+    }
+
     /// Adds arguments.
     pub fn args(mut self, args: &[&str]) -> Self {
         self.args.extend(args.iter().map(|a| (*a).to_owned()));
@@ -75,6 +83,9 @@ impl Server {
     pub fn prepare(options: Options) -> Self {
         let scratch = tempfile::Builder::new().prefix("quorate-test-").tempdir();
         let scratch = scratch.expect("a temporary folder can be made");
+        if let Some(config) = &options.config {
+            std::fs::write(scratch.path().join("quorate.yaml"), config).expect("a file can be written");
+        }
         let data_dir = options.data_dir.clone().unwrap_or_else(|| scratch.path().join("data"));
         Self { options, http_port: free_port(), grpc_port: free_port(), data_dir, process: None, scratch }
     }
@@ -95,6 +106,9 @@ impl Server {
         command.arg("serve").arg("--data-dir").arg(&self.data_dir);
         command.args(["--http-listen", &format!("127.0.0.1:{}", self.http_port)]);
         command.args(["--grpc-listen", &format!("127.0.0.1:{}", self.grpc_port)]);
+        if self.options.config.is_some() {
+            command.arg("--config").arg(self.scratch.path().join("quorate.yaml"));
+        }
         command.args(&self.options.args);
         command.envs(self.options.env.iter().map(|(n, v)| (n, v)));
         command

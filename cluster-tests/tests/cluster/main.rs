@@ -1,3 +1,4 @@
 //! Scenarios against the real binary, and the checks of the tree itself.
 
+mod scenarios;
 mod tidy;
