@@ -5,14 +5,20 @@
 
 pub mod ast;
 pub mod durations;
+pub mod engine;
 pub mod error;
+mod eval;
 pub mod features;
 pub mod format;
 pub mod functions;
 mod go_fmt;
+mod histogram;
+mod kernels;
 mod lexer;
 pub mod parse_json;
 pub mod parser;
+mod plan;
+pub mod source;
 mod typecheck;
 
 pub use ast::Expr;

@@ -1,0 +1,186 @@
+//! `sum`, `avg`, `count`, `min`, `max`, `group`, `stddev` and `stdvar`.
+
+use super::histograms::HistogramTotals;
+use super::{Grouping, without_empty};
+use crate::ast::AggregateOp;
+use crate::engine::QueryError;
+use crate::eval::Evaluator;
+use crate::eval::column::{Column, Columns};
+use crate::eval::notes::Notes;
+use crate::eval::points::{Points, StepSet};
+use crate::kernels::kahan::{Kahan, Mean};
+use crate::plan::{Aggregate, TimeGrid};
+use quorate_model::Labels;
+
+impl<'q> Evaluator<'q> {
+    pub(super) fn fold(
+        &mut self,
+        aggregate: &'q Aggregate,
+        grid: TimeGrid,
+    ) -> Result<Columns<'q>, QueryError> {
+        let mut grouping = Grouping::new(aggregate);
+        let mut groups: Vec<Group> = Vec::new();
+        let mut out = Columns::new(self.guard);
+        self.stream(&aggregate.input, grid, &mut |ev, column| {
+            let (number, new) = grouping.number(&column.labels);
+            if let Some(labels) = new {
+                out.reserve(Group::bytes(aggregate.op, grid.steps))?;
+                groups.push(Group::new(aggregate.op, labels, grid.steps));
+            }
+            groups[number].add(aggregate, column, &mut ev.notes);
+            Ok(())
+        })?;
+        for group in groups {
+            out.add(group.finish(aggregate, &mut self.notes));
+        }
+        Ok(without_empty(out))
+    }
+}
+
+/// The state of one group at all steps.
+struct Group {
+    labels: Labels,
+    drop_name: bool,
+    /// Steps at which a float was seen; for `count` and `group` any sample.
+    seen: StepSet,
+    state: State,
+    histograms: Option<Box<HistogramTotals>>,
+}
+
+enum State {
+    Sum(Vec<Kahan>),
+    Avg(Vec<Option<Mean>>),
+    /// One value a step: the count, the minimum, the maximum or 1.
+    Single(Vec<f64>),
+    /// Number, mean and sum of squared distances.
+    Variance(Vec<(f64, f64, f64)>),
+}
+
+impl Group {
+    fn bytes(op: AggregateOp, steps: usize) -> u64 {
+        let per_step = match op {
+            AggregateOp::Sum => size_of::<Kahan>(),
+            AggregateOp::Avg => size_of::<Option<Mean>>(),
+            AggregateOp::Stddev | AggregateOp::Stdvar => size_of::<(f64, f64, f64)>(),
+            _ => size_of::<f64>(),
+        };
+        Points::bytes(steps) + (steps * per_step) as u64
+    }
+
+    fn new(op: AggregateOp, labels: Labels, steps: usize) -> Self {
+        let state = match op {
+            AggregateOp::Sum => State::Sum(vec![Kahan::default(); steps]),
+            AggregateOp::Avg => State::Avg(vec![None; steps]),
+            AggregateOp::Stddev | AggregateOp::Stdvar => State::Variance(vec![(0.0, 0.0, 0.0); steps]),
+            _ => State::Single(vec![0.0; steps]),
+        };
+        Self { labels, drop_name: false, seen: StepSet::new(steps), state, histograms: None }
+    }
+
+    fn add(&mut self, aggregate: &Aggregate, column: &Column, notes: &mut Notes) {
+        self.drop_name |= column.drop_name;
+        let points = &column.points;
+        for step in points.float_steps() {
+            if let Some(value) = points.float(step) {
+                let first = self.seen.insert(step);
+                self.state.add(aggregate.op, step, value, first);
+            }
+        }
+        if points.has_histograms() {
+            self.add_histograms(aggregate, column, notes);
+        }
+    }
+
+    fn add_histograms(&mut self, aggregate: &Aggregate, column: &Column, notes: &mut Notes) {
+        let name = match aggregate.op {
+            AggregateOp::Sum | AggregateOp::Avg => {
+                let steps = column.points.steps();
+                let average = aggregate.op == AggregateOp::Avg;
+                let totals = self.histograms.get_or_insert_with(|| HistogramTotals::boxed(average, steps));
+                return totals.add(column, aggregate.input_span, notes);
+            }
+            AggregateOp::Count | AggregateOp::Group => {
+                for (step, _) in column.points.histogram_steps() {
+                    let first = self.seen.insert(step);
+                    self.state.add(aggregate.op, step, 1.0, first);
+                }
+                return;
+            }
+            AggregateOp::Min => "min",
+            AggregateOp::Max => "max",
+            AggregateOp::Stddev => "stddev",
+            _ => "stdvar",
+        };
+        notes.histogram_ignored_in_aggregation(name, aggregate.input_span);
+    }
+
+    fn finish(self, aggregate: &Aggregate, notes: &mut Notes) -> Column {
+        let Self { labels, drop_name, seen, state, histograms } = self;
+        let mut points = Points::new(state.steps());
+        for step in seen.iter() {
+            points.set(step, state.value(aggregate.op, step));
+        }
+        if let Some(totals) = histograms {
+            totals.finish(&mut points, aggregate.input_span, notes);
+        }
+        Column { labels, drop_name, points }
+    }
+}
+
+impl State {
+    fn steps(&self) -> usize {
+        match self {
+            Self::Sum(steps) => steps.len(),
+            Self::Avg(steps) => steps.len(),
+            Self::Single(steps) => steps.len(),
+            Self::Variance(steps) => steps.len(),
+        }
+    }
+
+    #[inline]
+    fn add(&mut self, op: AggregateOp, step: usize, value: f64, first: bool) {
+        match self {
+            Self::Sum(steps) if first => steps[step] = Kahan::new(value),
+            Self::Sum(steps) => steps[step].add(value),
+            Self::Avg(steps) => match &mut steps[step] {
+                Some(mean) => mean.add(value),
+                none => *none = Some(Mean::new(value)),
+            },
+            Self::Single(steps) => add_single(op, &mut steps[step], value, first),
+            Self::Variance(steps) if first => {
+                steps[step] = (1.0, value, if value.is_finite() { 0.0 } else { f64::NAN });
+            }
+            Self::Variance(steps) => {
+                let (n, mean, squares) = &mut steps[step];
+                *n += 1.0;
+                let delta = value - *mean;
+                *mean += delta / *n;
+                *squares += delta * (value - *mean);
+            }
+        }
+    }
+
+    fn value(&self, op: AggregateOp, step: usize) -> f64 {
+        match self {
+            Self::Sum(steps) => steps[step].value(),
+            Self::Avg(steps) => steps[step].map_or(f64::NAN, |mean| mean.value()),
+            Self::Single(steps) => steps[step],
+            Self::Variance(steps) => {
+                let (n, _, squares) = steps[step];
+                if op == AggregateOp::Stddev { (squares / n).sqrt() } else { squares / n }
+            }
+        }
+    }
+}
+
+#[inline]
+fn add_single(op: AggregateOp, state: &mut f64, value: f64, first: bool) {
+    *state = match op {
+        AggregateOp::Count => *state + 1.0,
+        AggregateOp::Group => 1.0,
+        _ if first => value,
+        AggregateOp::Min if *state > value || state.is_nan() => value,
+        AggregateOp::Max if *state < value || state.is_nan() => value,
+        _ => *state,
+    };
+}

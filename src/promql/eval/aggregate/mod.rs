@@ -1,0 +1,84 @@
+//! Aggregations: each input series is folded into its group as it comes.
+//!
+//! Knows groups and the parameter. Does not know where series come from. Source: Prometheus 3.14, `aggregation` and
+//! `aggregationK`, for the order of operations and the texts.
+
+mod count_values;
+mod fold;
+mod histograms;
+mod quantile;
+mod ranking;
+
+use super::column::Columns;
+use super::labels::group;
+use super::{Evaluator, Sink};
+use crate::ast::AggregateOp;
+use crate::engine::QueryError;
+use crate::plan::{Aggregate, TimeGrid};
+use quorate_model::Labels;
+use std::collections::HashMap;
+
+impl<'q> Evaluator<'q> {
+    /// Hands on the series of an aggregation.
+    pub(super) fn stream_aggregate(
+        &mut self,
+        aggregate: &'q Aggregate,
+        grid: TimeGrid,
+        sink: Sink<'_, 'q>,
+    ) -> Result<(), QueryError> {
+        let before = self.held;
+        let result = match aggregate.op {
+            AggregateOp::CountValues => self.count_values(aggregate, grid)?,
+            AggregateOp::Topk | AggregateOp::Bottomk | AggregateOp::Limitk | AggregateOp::LimitRatio => {
+                let params = self.parameter(aggregate, grid)?;
+                self.rank(aggregate, &params, grid)?
+            }
+            AggregateOp::Quantile => {
+                let params = self.parameter(aggregate, grid)?;
+                self.quantiles(aggregate, &params, grid)?
+            }
+            _ => self.fold(aggregate, grid)?,
+        };
+        self.held = before;
+        self.hold(result.weight())?;
+        self.replay(result, sink)
+    }
+
+    fn parameter(&mut self, aggregate: &'q Aggregate, grid: TimeGrid) -> Result<Vec<f64>, QueryError> {
+        match &aggregate.param {
+            Some(param) => self.scalar(param, grid),
+            None => Err(QueryError::Execution("the aggregation lacks its parameter".into())),
+        }
+    }
+}
+
+/// Numbers the groups of an aggregation in the order in which they are first seen.
+struct Grouping<'a> {
+    aggregate: &'a Aggregate,
+    numbers: HashMap<Labels, usize>,
+}
+
+impl<'a> Grouping<'a> {
+    fn new(aggregate: &'a Aggregate) -> Self {
+        Self { aggregate, numbers: HashMap::new() }
+    }
+
+    /// The number of the group of a series, and its labels if it is new.
+    fn number(&mut self, labels: &Labels) -> (usize, Option<Labels>) {
+        let next = self.numbers.len();
+        let labels = group(labels, &self.aggregate.grouping, self.aggregate.without);
+        match self.numbers.get(&labels) {
+            Some(number) => (*number, None),
+            None => {
+                self.numbers.insert(labels.clone(), next);
+                (next, Some(labels))
+            }
+        }
+    }
+}
+
+/// Removes series without samples.
+fn without_empty<'q>(mut columns: Columns<'q>) -> Columns<'q> {
+    columns.list_mut().retain(|column| !column.points.is_empty());
+    columns
+}

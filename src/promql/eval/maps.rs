@@ -1,0 +1,172 @@
+//! Functions that change each series on its own, and what happens to the names of their results.
+
+use super::column::{Column, Columns};
+use super::{Evaluator, Sink};
+use crate::engine::QueryError;
+use crate::functions::{FunctionId, math};
+use crate::histogram::FloatHistogram;
+use crate::plan::{Call, Node, TimeGrid};
+use quorate_model::{METRIC_NAME, MatchOp};
+
+/// Hands the series of some input on.
+type Input<'a, 'q> = &'a mut dyn FnMut(&mut Evaluator<'q>, Sink<'_, 'q>) -> Result<(), QueryError>;
+
+/// Changes a series; whether it is to be handed on.
+type Change<'a, 'q> = &'a mut dyn FnMut(&mut Evaluator<'q>, &mut Column) -> bool;
+
+impl<'q> Evaluator<'q> {
+    /// Whether no two series of a node become the same when their metric names go.
+    pub(super) fn keeps_series_apart(&self, node: &Node) -> bool {
+        if self.delays_names() {
+            return true;
+        }
+        match node {
+            Node::Selector(selector) => selector
+                .matchers
+                .iter()
+                .any(|m| m.name() == METRIC_NAME && m.op() == MatchOp::Equal && !m.value().is_empty()),
+            Node::Aggregate(aggregate) => {
+                aggregate.without || !aggregate.grouping.iter().any(|name| super::labels::is_metadata(name))
+            }
+            Node::Call(call) => call.args.iter().any(|arg| matches!(arg, Node::Window(_))),
+            Node::Once(inner) | Node::Negate(inner) => self.keeps_series_apart(inner),
+            _ => false,
+        }
+    }
+
+    /// Hands on the changed series of an input without their metric names. Where names keep series of `node` apart,
+    /// those that become the same are put together.
+    pub(super) fn dropping_names(
+        &mut self,
+        node: &'q Node,
+        input: Input<'_, 'q>,
+        change: Change<'_, 'q>,
+        sink: Sink<'_, 'q>,
+    ) -> Result<(), QueryError> {
+        if self.keeps_series_apart(node) {
+            return input(self, &mut |ev, column| {
+                if !change(ev, column) {
+                    return Ok(());
+                }
+                ev.drop_name(column);
+                sink(ev, column)
+            });
+        }
+        let mut columns = Columns::new(self.guard);
+        input(self, &mut |ev, column| {
+            if !change(ev, column) {
+                return Ok(());
+            }
+            ev.drop_name(column);
+            columns.push(column)
+        })?;
+        columns.merge_same_labels()?;
+        self.replay(columns, sink)
+    }
+
+    /// Hands on the series of a node, changed and without their metric names.
+    pub(super) fn map_series(
+        &mut self,
+        node: &'q Node,
+        grid: TimeGrid,
+        sink: Sink<'_, 'q>,
+        change: &mut dyn FnMut(&mut Self, &mut Column),
+    ) -> Result<(), QueryError> {
+        self.dropping_names(
+            node,
+            &mut |ev, sink| ev.stream(node, grid, sink),
+            &mut |ev, column| {
+                change(ev, column);
+                !column.points.is_empty()
+            },
+            sink,
+        )
+    }
+
+    /// Hands on a function of floats; histograms are left out.
+    pub(super) fn stream_float_map(
+        &mut self,
+        call: &'q Call,
+        grid: TimeGrid,
+        sink: Sink<'_, 'q>,
+    ) -> Result<(), QueryError> {
+        let mut scalars = Vec::new();
+        for arg in call.args.iter().skip(1) {
+            scalars.push(self.scalar(arg, grid)?);
+        }
+        if let Some(f) = math::of_one(call.function) {
+            let Some(input) = call.args.first() else { return self.stream_of_time(f, grid, sink) };
+            return self.map_series(input, grid, sink, &mut |_, column| {
+                column.points.drop_histograms();
+                column.points.map_floats(f);
+            });
+        }
+        let bounds = |step: usize| match call.function {
+            FunctionId::Clamp => (scalars[0][step], scalars[1][step]),
+            FunctionId::ClampMin => (scalars[0][step], f64::INFINITY),
+            _ => (f64::NEG_INFINITY, scalars[0][step]),
+        };
+        let function = call.function;
+        let one = vec![1.0; grid.steps];
+        let nearest = scalars.first().unwrap_or(&one);
+        let apply = |step: usize, value: f64| match function {
+            FunctionId::Round => Some(math::round(value, nearest[step])),
+            _ => {
+                let (min, max) = bounds(step);
+                math::clamp(value, min, max)
+            }
+        };
+        if !matches!(
+            function,
+            FunctionId::Round | FunctionId::Clamp | FunctionId::ClampMin | FunctionId::ClampMax
+        ) {
+            return Err(QueryError::Execution(format!("unknown function {}()", call.name)));
+        }
+        self.map_series(&call.args[0], grid, sink, &mut |_, column| {
+            column.points.drop_histograms();
+            for step in 0..grid.steps {
+                let Some(value) = column.points.float(step) else { continue };
+                match apply(step, value) {
+                    Some(value) => column.points.set(step, value),
+                    None => column.points.remove(step),
+                }
+            }
+        })
+    }
+
+    /// Hands on a calendar function of the evaluation time.
+    fn stream_of_time(
+        &mut self,
+        f: fn(f64) -> f64,
+        grid: TimeGrid,
+        sink: Sink<'_, 'q>,
+    ) -> Result<(), QueryError> {
+        let mut column = Column::new(grid.steps);
+        for step in 0..grid.steps {
+            column.points.set(step, f(grid.at(step).div_euclid(1000) as f64));
+        }
+        self.hold(column.points.weight())?;
+        sink(self, &mut column)
+    }
+
+    /// Hands on a number of each histogram; floats are left out.
+    pub(super) fn stream_histogram_map(
+        &mut self,
+        call: &'q Call,
+        grid: TimeGrid,
+        sink: Sink<'_, 'q>,
+    ) -> Result<(), QueryError> {
+        let f = |h: &FloatHistogram| match call.function {
+            FunctionId::HistogramCount => h.count,
+            FunctionId::HistogramSum => h.sum,
+            FunctionId::HistogramAvg => h.sum / h.count,
+            FunctionId::HistogramStddev => h.variance().sqrt(),
+            _ => h.variance(),
+        };
+        self.map_series(&call.args[0], grid, sink, &mut |_, column| {
+            let numbers: Vec<_> = column.points.histogram_steps().map(|(step, h)| (step, f(h))).collect();
+            column.points.reset(grid.steps);
+            numbers.into_iter().for_each(|(step, value)| column.points.set(step, value));
+        })
+    }
+}

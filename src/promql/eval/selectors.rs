@@ -1,0 +1,213 @@
+//! Instant selectors: at each step the newest sample within the lookback delta, unless it is a stale marker.
+
+use super::column::Column;
+use super::labels::metric_name;
+use super::points::Points;
+use super::windows::load;
+use super::{Evaluator, Sink};
+use crate::ast::RangeMode;
+use crate::engine::QueryError;
+use crate::histogram::FloatHistogram;
+use crate::kernels::extended;
+use crate::kernels::window::{CallSite, Samples, Windows};
+use crate::plan::{Selector, TimeGrid};
+use quorate_model::{SeriesBuffer, is_stale};
+use std::sync::Arc;
+
+/// What is taken from the sample that a step sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Take {
+    /// Its value.
+    Value,
+    /// Its time in seconds.
+    Time,
+    /// Its start timestamp in seconds.
+    Start,
+}
+
+impl<'q> Evaluator<'q> {
+    /// Hands on the values of an instant selector.
+    pub(super) fn stream_selector(
+        &mut self,
+        selector: &'q Selector,
+        grid: TimeGrid,
+        sink: Sink<'_, 'q>,
+    ) -> Result<(), QueryError> {
+        if selector.mode == RangeMode::Smoothed {
+            return self.stream_smoothed(selector, grid, sink);
+        }
+        self.stream_lookups(Take::Value, selector, grid, sink)
+    }
+
+    /// Hands on values, times or start timestamps of what an instant selector sees.
+    pub(super) fn stream_lookups(
+        &mut self,
+        take: Take,
+        selector: &'q Selector,
+        grid: TimeGrid,
+        sink: Sink<'_, 'q>,
+    ) -> Result<(), QueryError> {
+        let selection = self.selection(selector.select)?;
+        let mut memory = self.charge(Points::bytes(grid.steps))?;
+        let mut buffer = SeriesBuffer::default();
+        let mut column = Column::new(grid.steps);
+        for index in 0..selection.len() {
+            self.guard.check()?;
+            selection.read(index, &mut buffer)?;
+            self.stats.samples_read += buffer.len() as u64;
+            memory.at_least(Points::bytes(grid.steps) + buffer_bytes(&buffer))?;
+            column.points.reset(grid.steps);
+            self.look_up(take, &buffer, selector, grid, &mut column.points);
+            if column.points.is_empty() {
+                continue;
+            }
+            column.labels = selection.labels(index).clone();
+            column.drop_name = false;
+            self.hold(column.points.weight())?;
+            sink(self, &mut column)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn look_up(
+        &mut self,
+        take: Take,
+        buffer: &SeriesBuffer,
+        selector: &Selector,
+        grid: TimeGrid,
+        out: &mut Points,
+    ) {
+        let lookback = self.options.lookback_delta_ms;
+        let mut floats = Lane::default();
+        let mut hists = Lane::default();
+        let mut converted: Option<(usize, Arc<FloatHistogram>)> = None;
+        for step in 0..grid.steps {
+            let time = selector.at.unwrap_or_else(|| grid.at(step)) - selector.offset;
+            let float = floats.newest(&buffer.ts_ms, time, lookback);
+            let hist = hists.newest(&buffer.histogram_ts_ms, time, lookback);
+            let weight = match (float, hist) {
+                (None, None) => continue,
+                (Some(f), h) if h.is_none_or(|h| buffer.ts_ms[f] >= buffer.histogram_ts_ms[h]) => {
+                    if is_stale(buffer.values[f]) {
+                        continue;
+                    }
+                    let seconds = |ms: Option<&i64>| ms.copied().unwrap_or(0) as f64 / 1000.0;
+                    out.set(
+                        step,
+                        match take {
+                            Take::Value => buffer.values[f],
+                            Take::Time => seconds(buffer.ts_ms.get(f)),
+                            Take::Start => seconds(buffer.start_ms.get(f)),
+                        },
+                    );
+                    1
+                }
+                (_, Some(h)) => {
+                    if buffer.histograms[h].is_stale() {
+                        continue;
+                    }
+                    take_histogram(take, buffer, h, step, &mut converted, out)
+                }
+                (Some(_), None) => continue,
+            };
+            self.saw(grid, step, weight);
+        }
+    }
+
+    /// Hands on the values of a `smoothed` instant selector.
+    fn stream_smoothed(
+        &mut self,
+        selector: &'q Selector,
+        grid: TimeGrid,
+        sink: Sink<'_, 'q>,
+    ) -> Result<(), QueryError> {
+        let selection = self.selection(selector.select)?;
+        let lookback = self.options.lookback_delta_ms;
+        let windows = Windows {
+            eval_start: grid.start,
+            step: grid.step,
+            steps: grid.steps,
+            offset: selector.offset - lookback,
+            at: selector.at,
+            range: 2 * lookback,
+            mode: RangeMode::Plain,
+            lookback,
+        };
+        let mut memory = self.charge(Points::bytes(grid.steps))?;
+        let (mut buffer, mut samples) = (SeriesBuffer::default(), Samples::default());
+        let mut column = Column::new(grid.steps);
+        for index in 0..selection.len() {
+            self.guard.check()?;
+            selection.read(index, &mut buffer)?;
+            self.stats.samples_read += buffer.len() as u64;
+            load(&buffer, false, &mut samples);
+            memory.at_least(Points::bytes(grid.steps) + buffer_bytes(&buffer) + samples.allocated())?;
+            column.points.reset(grid.steps);
+            column.labels = selection.labels(index).clone();
+            column.drop_name = false;
+            let site = CallSite { metric: metric_name(selection.labels(index)), arg: selector.span };
+            extended::run_instant(&samples, &windows, site, &mut self.notes, &mut column.points);
+            if !column.points.is_empty() {
+                self.hold(column.points.weight())?;
+                sink(self, &mut column)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn take_histogram(
+    take: Take,
+    buffer: &SeriesBuffer,
+    at: usize,
+    step: usize,
+    converted: &mut Option<(usize, Arc<FloatHistogram>)>,
+    out: &mut Points,
+) -> u64 {
+    match take {
+        Take::Time => out.set(step, buffer.histogram_ts_ms[at] as f64 / 1000.0),
+        Take::Start => {
+            out.set(step, buffer.histogram_start_ms.get(at).copied().unwrap_or(0) as f64 / 1000.0);
+        }
+        Take::Value => {
+            let h = match converted {
+                Some((done, h)) if *done == at => Arc::clone(h),
+                _ => Arc::new(FloatHistogram::from_model(&buffer.histograms[at])),
+            };
+            *converted = Some((at, Arc::clone(&h)));
+            let weight = h.weight();
+            out.set_histogram(step, h);
+            return weight;
+        }
+    }
+    1
+}
+
+/// Bytes that a buffer holds, without the histograms behind its pointers.
+pub(super) fn buffer_bytes(buffer: &SeriesBuffer) -> u64 {
+    let words = buffer.ts_ms.capacity()
+        + buffer.values.capacity()
+        + buffer.histogram_ts_ms.capacity()
+        + buffer.histograms.capacity()
+        + buffer.start_ms.capacity()
+        + buffer.histogram_start_ms.capacity();
+    words as u64 * 8
+}
+
+/// An index into a lane that only moves forward.
+#[derive(Debug, Default)]
+struct Lane {
+    next: usize,
+}
+
+impl Lane {
+    /// The newest sample at or before `time` that is less than a lookback away from it.
+    #[inline]
+    fn newest(&mut self, times: &[i64], time: i64, lookback: i64) -> Option<usize> {
+        while self.next < times.len() && times[self.next] <= time {
+            self.next += 1;
+        }
+        let at = self.next.checked_sub(1)?;
+        (times[at] > time - lookback).then_some(at)
+    }
+}
