@@ -1,0 +1,204 @@
+//! Configuration: one closed tree of documented keys, read from a file, the environment and flags.
+//!
+//! Knows keys, defaults and what makes a value wrong. Does not know how the parts that take it work.
+//! `load` reads it, `keys` documents it, `reload` replaces the part that may change while running.
+//! No setting is read from anywhere else.
+
+pub mod keys;
+pub mod load;
+pub mod reload;
+pub mod sections;
+
+pub use quorate_cluster::human::{HumanDuration, HumanSize};
+pub use sections::{HttpConfig, QueryConfig, StorageConfig};
+
+use quorate_cluster::limits::Limits;
+use quorate_promql::Features;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Most partitions a node may have; each has a log group and a head of its own.
+const MAX_PARTITIONS: u32 = 1_024;
+
+/// Everything that can be set, with the defaults of a node that is tried on a laptop.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Folder of everything the node stores.
+    pub data_dir: PathBuf,
+    /// Address of the HTTP API.
+    pub http_listen: SocketAddr,
+    /// Address of the gRPC listener; it answers the standard health service.
+    pub grpc_listen: SocketAddr,
+    /// Number of this node.
+    pub node_id: u64,
+    /// Partitions of a new data dir; an existing one keeps its own.
+    pub partitions: u32,
+    /// How long samples are kept; 0 keeps them for ever.
+    pub retention: HumanDuration,
+    /// Whether requests name their tenant.
+    pub multitenancy: Multitenancy,
+    /// PromQL features by Prometheus' names, or `all`.
+    pub enable_feature: Vec<String>,
+    /// Form of log lines.
+    pub log_format: LogFormat,
+    /// Which log lines are written, as in `info` or `info,quorate_tsdb=debug`.
+    pub log_level: String,
+    /// Whether the node writes its own metrics into itself.
+    pub self_monitor: bool,
+    /// Distance between two of the node's own samples.
+    pub self_monitor_interval: HumanDuration,
+    /// Tenant that gets the node's own metrics.
+    pub self_monitor_tenant: String,
+    /// How often the file is looked at for changed limits; 0 never.
+    pub reload_interval: HumanDuration,
+    /// The HTTP listener.
+    pub http: HttpConfig,
+    /// Queries.
+    pub query: QueryConfig,
+    /// Heads, blocks and logs.
+    pub storage: StorageConfig,
+    /// Limits of every tenant that `overrides` does not name.
+    pub limits: Limits,
+    /// Limits by tenant; a key that a tenant does not name has the value in `limits`.
+    pub overrides: BTreeMap<String, Limits>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("./data"),
+            http_listen: SocketAddr::from(([127, 0, 0, 1], 9009)),
+            grpc_listen: SocketAddr::from(([127, 0, 0, 1], 9095)),
+            node_id: 1,
+            partitions: 4,
+            retention: HumanDuration::from_secs(15 * 86_400),
+            multitenancy: Multitenancy::Optional,
+            enable_feature: Vec::new(),
+            log_format: LogFormat::Logfmt,
+            log_level: "info".to_owned(),
+            self_monitor: true,
+            self_monitor_interval: HumanDuration::from_secs(15),
+            self_monitor_tenant: crate::tenant::ANONYMOUS.to_owned(),
+            reload_interval: HumanDuration::from_secs(10),
+            http: HttpConfig::default(),
+            query: QueryConfig::default(),
+            storage: StorageConfig::default(),
+            limits: Limits::default(),
+            overrides: BTreeMap::new(),
+        }
+    }
+}
+
+/// Whether requests name their tenant in `X-Scope-OrgID`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Multitenancy {
+    /// The header is not looked at; everything belongs to `anonymous`.
+    Off,
+    /// A request without the header belongs to `anonymous`.
+    Optional,
+    /// A request without the header is refused.
+    Required,
+}
+
+/// Form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// `key=value` pairs.
+    Logfmt,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Config {
+    /// Every problem of this configuration, each naming its key. Changes nothing.
+    pub fn check(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.data_dir.as_os_str().is_empty() {
+            problems.push("data_dir must not be empty".to_owned());
+        }
+        if self.http_listen == self.grpc_listen && self.http_listen.port() != 0 {
+            problems.push(format!("grpc_listen must differ from http_listen ({})", self.http_listen));
+        }
+        if self.node_id == 0 || self.node_id > u64::from(u32::MAX) {
+            problems.push(format!("node_id must be 1 to {}, it is {}", u32::MAX, self.node_id));
+        }
+        if self.partitions == 0 || self.partitions > MAX_PARTITIONS {
+            problems.push(format!("partitions must be 1 to {MAX_PARTITIONS}, it is {}", self.partitions));
+        }
+        if let Err(error) = self.features() {
+            problems.push(format!("enable_feature: {error}"));
+        }
+        if let Err(error) = crate::telemetry::log::parse_level(&self.log_level) {
+            problems.push(format!("log_level: {error}"));
+        }
+        if self.self_monitor && self.self_monitor_interval.ms() < 1_000 {
+            problems.push("self_monitor_interval must be at least 1s".to_owned());
+        }
+        if let Err(error) = crate::tenant::check_name(&self.self_monitor_tenant) {
+            problems.push(format!("self_monitor_tenant: {error}"));
+        }
+        self.http.check(&mut problems);
+        self.query.check(&mut problems);
+        self.storage.check(&mut problems);
+        reload::check_limits(self, &mut problems);
+        problems
+    }
+
+    /// The PromQL features that are switched on.
+    ///
+    /// # Errors
+    /// The first name that is unknown.
+    pub fn features(&self) -> Result<Features, String> {
+        Features::parse(&self.enable_feature.join(",")).map_err(|error| error.to_string())
+    }
+
+    /// The whole tree as YAML, as `/api/v1/status/config` shows it.
+    ///
+    /// # Errors
+    /// The reason, if a value cannot be written.
+    pub fn to_yaml(&self) -> Result<String, serde_yaml_ng::Error> {
+        serde_yaml_ng::to_string(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_problem(change: impl FnOnce(&mut Config), key: &str) {
+        let mut config = Config::default();
+        change(&mut config);
+        let problems = config.check();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].starts_with(key), "{problems:?} should start with {key}");
+    }
+
+    #[test]
+    fn the_defaults_have_no_problem() {
+        assert_eq!(Config::default().check(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_problem_names_its_key() {
+        check_problem(|c| c.partitions = 0, "partitions");
+        check_problem(|c| c.node_id = 0, "node_id");
+        check_problem(|c| c.grpc_listen = c.http_listen, "grpc_listen");
+        check_problem(|c| c.enable_feature = vec!["nonsense".into()], "enable_feature");
+        check_problem(|c| c.self_monitor_tenant = "a/b".into(), "self_monitor_tenant");
+        check_problem(|c| c.log_level = "quorate=loud".into(), "log_level");
+        check_problem(|c| c.query.timeout = HumanDuration::from_ms(0), "query.timeout");
+        check_problem(|c| c.http.max_header = HumanSize::from_bytes(1), "http.max_header");
+    }
+
+    #[test]
+    fn all_problems_are_listed_at_once() {
+        let config = Config { partitions: 0, node_id: 0, ..Config::default() };
+        assert_eq!(config.check().len(), 2);
+    }
+}

@@ -1,0 +1,159 @@
+//! The sections of the configuration below its first level.
+//!
+//! Knows keys, defaults and bounds. Each section adds its problems with their keys and changes nothing.
+
+use super::{HumanDuration, HumanSize};
+use serde::{Deserialize, Serialize};
+
+/// The HTTP listener: bounds on what a client may send, and how long it may take.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpConfig {
+    /// Largest remote-write body, as sent and as it declares itself after decompression.
+    pub max_write_body: HumanSize,
+    /// Largest form body and largest query text.
+    pub max_form_body: HumanSize,
+    /// All headers of a request together.
+    pub max_header: HumanSize,
+    /// Number of headers of a request.
+    pub max_header_count: usize,
+    /// Time for the headers of a request to arrive.
+    pub header_timeout: HumanDuration,
+    /// Time for the body of a request to arrive.
+    pub body_timeout: HumanDuration,
+    /// Connections served at once; further ones wait.
+    pub max_connections: usize,
+    /// Time that open requests get to finish after SIGTERM.
+    pub drain_timeout: HumanDuration,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            max_write_body: HumanSize::from_mib(32),
+            max_form_body: HumanSize::from_bytes(1 << 20),
+            max_header: HumanSize::from_bytes(64 << 10),
+            max_header_count: 100,
+            header_timeout: HumanDuration::from_secs(10),
+            body_timeout: HumanDuration::from_secs(30),
+            max_connections: 8_192,
+            drain_timeout: HumanDuration::from_secs(30),
+        }
+    }
+}
+
+impl HttpConfig {
+    /// Adds every problem found, each naming its key. Changes nothing.
+    pub fn check(&self, problems: &mut Vec<String>) {
+        if self.max_header.bytes() < 8 << 10 || self.max_header.bytes() > 16 << 20 {
+            problems.push(format!("http.max_header must be 8KiB to 16MiB, it is {}", self.max_header));
+        }
+        if self.max_header_count < 16 || self.max_header_count > 32_768 {
+            problems.push(format!(
+                "http.max_header_count must be 16 to 32768, it is {}",
+                self.max_header_count
+            ));
+        }
+        if self.max_write_body.bytes() < 1 << 10 || self.max_write_body.bytes() > 1 << 30 {
+            problems.push(format!("http.max_write_body must be 1KiB to 1GiB, it is {}", self.max_write_body));
+        }
+        if self.max_form_body.bytes() < 1 << 10 || self.max_form_body.bytes() > 1 << 30 {
+            problems.push(format!("http.max_form_body must be 1KiB to 1GiB, it is {}", self.max_form_body));
+        }
+        if self.max_connections == 0 {
+            problems.push("http.max_connections must be at least 1".to_owned());
+        }
+        for (key, value) in [("header_timeout", self.header_timeout), ("body_timeout", self.body_timeout)] {
+            if value.is_zero() {
+                problems.push(format!("http.{key} must be more than 0"));
+            }
+        }
+    }
+}
+
+/// Queries: how long, how many at once and how much memory. The defaults are Prometheus'.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QueryConfig {
+    /// Longest run of one query; a request may ask for less.
+    pub timeout: HumanDuration,
+    /// Queries that run at once; further ones wait within their timeout.
+    pub max_concurrency: usize,
+    /// Samples one query may hold at once.
+    pub max_samples: u64,
+    /// How far an instant selector looks back; a request may set another.
+    pub lookback_delta: HumanDuration,
+    /// Memory of all queries and heads together; 0 is 70 % of the cgroup's or machine's. One query gets a
+    /// quarter of it.
+    pub memory: HumanSize,
+}
+
+impl Default for QueryConfig {
+    fn default() -> Self {
+        Self {
+            timeout: HumanDuration::from_secs(120),
+            max_concurrency: 20,
+            max_samples: 50_000_000,
+            lookback_delta: HumanDuration::from_secs(300),
+            memory: HumanSize::from_bytes(0),
+        }
+    }
+}
+
+impl QueryConfig {
+    /// Adds every problem found, each naming its key. Changes nothing.
+    pub fn check(&self, problems: &mut Vec<String>) {
+        let durations = [("timeout", self.timeout), ("lookback_delta", self.lookback_delta)];
+        for (key, value) in durations {
+            if value.is_zero() {
+                problems.push(format!("query.{key} must be more than 0"));
+            }
+        }
+        if self.max_concurrency == 0 {
+            problems.push("query.max_concurrency must be at least 1".to_owned());
+        }
+        if self.max_samples == 0 {
+            problems.push("query.max_samples must be at least 1".to_owned());
+        }
+    }
+}
+
+/// Storage: the caches, and when heads are written out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StorageConfig {
+    /// RocksDB's block cache, shared by all partitions.
+    pub block_cache: HumanSize,
+    /// How often closed windows are looked for, written out, merged and dropped.
+    pub maintenance_interval: HumanDuration,
+    /// Distance between two images of a head; an image bounds the replay after a restart.
+    pub image_interval: HumanDuration,
+}
+
+impl Default for StorageConfig {
+    fn default() -> Self {
+        Self {
+            block_cache: HumanSize::from_mib(256),
+            maintenance_interval: HumanDuration::from_secs(10),
+            image_interval: HumanDuration::from_secs(300),
+        }
+    }
+}
+
+impl StorageConfig {
+    /// Adds every problem found, each naming its key. Changes nothing.
+    pub fn check(&self, problems: &mut Vec<String>) {
+        if self.block_cache.bytes() < 1 << 20 {
+            problems.push(format!("storage.block_cache must be at least 1MiB, it is {}", self.block_cache));
+        }
+        let durations = [
+            ("maintenance_interval", self.maintenance_interval),
+            ("image_interval", self.image_interval),
+        ];
+        for (key, value) in durations {
+            if value.is_zero() {
+                problems.push(format!("storage.{key} must be more than 0"));
+            }
+        }
+    }
+}

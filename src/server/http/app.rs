@@ -1,0 +1,160 @@
+//! What handlers share: the configuration, readiness, and the node's services once they run.
+//!
+//! Knows the services of a node. H1: the listener answers while partitions still replay; until then what
+//! needs data is refused as unavailable, and readiness says so.
+
+use super::reply::ApiError;
+use crate::config::reload::Reloader;
+use crate::config::{Config, Multitenancy};
+use crate::node::figures;
+use crate::node::services::Services;
+use crate::telemetry::exposition::Exposition;
+use crate::telemetry::metrics;
+use metrics_exporter_prometheus::PrometheusHandle;
+use quorate_cluster::limits::LimitsProvider;
+use quorate_model::{Clock, ErrorCode, TenantId};
+use quorate_promql::Features;
+use quorate_query::{QueryLimits, QueryService};
+use std::sync::{Arc, OnceLock};
+use tokio::sync::watch;
+
+/// What is known before the node's services run.
+pub struct AppParts {
+    /// The configuration, and how it is read again.
+    pub reloader: Arc<Reloader>,
+    /// Limits in force.
+    pub limits: Arc<LimitsProvider>,
+    /// PromQL features that are on.
+    pub features: Features,
+    /// The metrics recorder.
+    pub recorder: PrometheusHandle,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// State of the HTTP API.
+pub struct App {
+    /// The configuration, and how it is read again.
+    pub reloader: Arc<Reloader>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// When the process started, milliseconds.
+    pub started_ms: i64,
+    limits: Arc<LimitsProvider>,
+    features: Features,
+    recorder: PrometheusHandle,
+    services: OnceLock<Arc<Services>>,
+    ready: watch::Sender<bool>,
+}
+
+impl App {
+    /// An API without services yet.
+    pub fn new(parts: AppParts) -> Arc<Self> {
+        let AppParts { reloader, limits, features, recorder, clock } = parts;
+        let started_ms = clock.now_ms();
+        Arc::new(Self {
+            reloader,
+            clock,
+            started_ms,
+            limits,
+            features,
+            recorder,
+            services: OnceLock::new(),
+            ready: watch::Sender::new(false),
+        })
+    }
+
+    /// Every partition has replayed: requests for data are served from now on.
+    pub fn set_ready(&self, services: Arc<Services>) {
+        if self.services.set(services).is_ok() {
+            self.ready.send_replace(true);
+        }
+    }
+
+    /// The node ends: readiness is taken back, open and late requests are still answered.
+    pub fn set_draining(&self) {
+        self.ready.send_replace(false);
+    }
+
+    /// Whether the node takes requests for data.
+    pub fn is_ready(&self) -> bool {
+        *self.ready.borrow()
+    }
+
+    /// Follows readiness.
+    pub fn readiness(&self) -> watch::Receiver<bool> {
+        self.ready.subscribe()
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> Arc<Config> {
+        self.reloader.config()
+    }
+
+    /// Whether requests name their tenant.
+    pub fn multitenancy(&self) -> Multitenancy {
+        self.config().multitenancy
+    }
+
+    /// PromQL features that are on.
+    pub fn features(&self) -> Features {
+        self.features
+    }
+
+    /// The node's services.
+    ///
+    /// # Errors
+    /// 503 while partitions replay.
+    pub fn services(&self) -> Result<&Arc<Services>, ApiError> {
+        self.services
+            .get()
+            .ok_or_else(|| ApiError::new(ErrorCode::Unavailable, "the node is starting: its log is replayed"))
+    }
+
+    /// The query side.
+    ///
+    /// # Errors
+    /// 503 while partitions replay.
+    pub fn queries(&self) -> Result<&QueryService, ApiError> {
+        Ok(&self.services()?.queries)
+    }
+
+    /// Number of a tenant; `None` if it never wrote.
+    ///
+    /// # Errors
+    /// 503 while partitions replay.
+    pub fn tenant_id(&self, name: &str) -> Result<Option<TenantId>, ApiError> {
+        Ok(self.services()?.meta.tenant(name))
+    }
+
+    /// What one query of a tenant may read.
+    pub fn query_limits(&self, tenant: &str) -> QueryLimits {
+        let limits = self.limits.of(tenant);
+        QueryLimits {
+            max_series: limits.max_fetched_series_per_query,
+            max_length_ms: limits.max_total_query_length_ms(),
+        }
+    }
+
+    /// All metrics of the node as text.
+    pub fn metrics_page(&self) -> String {
+        let mut page = Exposition::after(self.recorder.render());
+        metrics::write_process_figures(&mut page);
+        let up = |yes: bool| if yes { 1.0 } else { 0.0 };
+        let (ready, reloaded) = (up(self.is_ready()), up(self.reloader.is_successful()));
+        for prefix in ["quorate", "prometheus"] {
+            page.gauge(&format!("{prefix}_ready"), "Whether every partition has replayed.", ready);
+            let name = format!("{prefix}_config_last_reload_successful");
+            page.gauge(&name, "Whether the last reading of the configuration was used.", reloaded);
+        }
+        page.gauge(
+            "prometheus_config_last_reload_success_timestamp_seconds",
+            "When a configuration was last put in force.",
+            self.reloader.changed_at_ms() as f64 / 1000.0,
+        );
+        if let Some(services) = self.services.get() {
+            figures::write(services, &mut page);
+        }
+        page.finish()
+    }
+}

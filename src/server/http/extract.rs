@@ -1,0 +1,121 @@
+//! What handlers take from a request: its tenant, its parameters, its body.
+//!
+//! Knows headers and bodies. B1: a body is read up to its bound and one byte more, then refused; it is
+//! never cut and used. B2: a body that takes too long is refused.
+
+use super::App;
+use super::params::Params;
+use super::reply::ApiError;
+use crate::tenant;
+use axum::body::Body;
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use quorate_model::ErrorCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Name of the request's tenant.
+#[derive(Debug, Clone)]
+pub struct Tenant(pub Arc<str>);
+
+impl FromRequestParts<Arc<App>> for Tenant {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        Ok(Self(tenant::resolve(&parts.headers, app.multitenancy())?))
+    }
+}
+
+/// The decoded parameters of a GET or of a POST form.
+#[derive(Debug)]
+pub struct Form(pub Params);
+
+impl FromRequest<Arc<App>> for Form {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, Response> {
+        let (parts, body) = request.into_parts();
+        let config = app.config();
+        let max = config.http.max_form_body.as_usize();
+        let query = parts.uri.query().unwrap_or_default();
+        let body = match is_form(&parts) {
+            true => read_body(&parts.headers, body, max, config.http.body_timeout.into())
+                .await
+                .map_err(BodyError::into_response)?,
+            false => Bytes::new(),
+        };
+        Params::decode(&body, query).map(Self).map_err(IntoResponse::into_response)
+    }
+}
+
+fn is_form(parts: &Parts) -> bool {
+    let kind = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    parts.method == Method::POST && kind.eq_ignore_ascii_case("application/x-www-form-urlencoded")
+}
+
+/// Why there is no body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BodyError {
+    /// Longer than its bound.
+    TooLarge(usize),
+    /// It took too long to arrive.
+    TooSlow,
+    /// The connection or its framing broke.
+    Broken(String),
+}
+
+impl BodyError {
+    /// The status and what the client reads.
+    pub fn describe(&self) -> (StatusCode, String) {
+        match self {
+            Self::TooLarge(max) => {
+                (StatusCode::PAYLOAD_TOO_LARGE, format!("the body is over the limit of {max} bytes"))
+            }
+            Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "the body took too long to arrive".to_owned()),
+            Self::Broken(reason) => {
+                (StatusCode::BAD_REQUEST, format!("the body could not be read: {reason}"))
+            }
+        }
+    }
+}
+
+impl IntoResponse for BodyError {
+    fn into_response(self) -> Response {
+        let (status, message) = self.describe();
+        let code = match self {
+            Self::TooLarge(_) => ErrorCode::TooLarge,
+            Self::TooSlow | Self::Broken(_) => ErrorCode::BadInput,
+        };
+        let mut response = ApiError::new(code, message).into_response();
+        *response.status_mut() = status;
+        response
+    }
+}
+
+/// Reads a whole body of at most `max` bytes within `timeout`.
+///
+/// # Errors
+/// [`BodyError`]; a declared length over the bound is refused before anything is read.
+pub async fn read_body(
+    headers: &HeaderMap,
+    body: Body,
+    max: usize,
+    timeout: Duration,
+) -> Result<Bytes, BodyError> {
+    let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if declared.is_some_and(|length| length > max as u64) {
+        return Err(BodyError::TooLarge(max));
+    }
+    let collected = tokio::time::timeout(timeout, Limited::new(body, max).collect()).await;
+    match collected {
+        Err(_) => Err(BodyError::TooSlow),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(BodyError::TooLarge(max)),
+        Ok(Err(error)) => Err(BodyError::Broken(error.to_string())),
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+    }
+}

@@ -1,0 +1,86 @@
+//! The HTTP API: routes, what handlers share, and what is done around every request.
+//!
+//! Knows the node's services. `listener` accepts connections, `extract` reads requests, `reply` and
+//! `render` write answers; the other files hold the handlers.
+//! R1: every API route exists under `/api/v1` and under `/prometheus/api/v1`.
+
+pub mod buckets;
+pub mod catalog;
+pub mod extract;
+pub mod float;
+pub mod info;
+pub mod json;
+pub mod listener;
+pub mod observe;
+pub mod params;
+pub mod query;
+pub mod render;
+pub mod reply;
+pub mod time;
+pub mod write;
+
+mod app;
+
+pub use app::{App, AppParts};
+
+use axum::Router;
+use axum::middleware;
+use axum::routing::{get, post};
+use reply::ApiError;
+use std::sync::Arc;
+use tower_http::compression::CompressionLayer;
+
+/// All routes over `app`.
+pub fn router(app: Arc<App>) -> Router {
+    let api = api_routes();
+    Router::new()
+        .nest("/api/v1", api.clone())
+        .nest("/prometheus/api/v1", api)
+        .route("/-/healthy", get(info::healthy))
+        .route("/-/ready", get(info::ready))
+        .route("/ready", get(info::ready))
+        .route("/-/reload", post(info::reload).put(info::reload))
+        .route("/metrics", get(info::metrics))
+        .fallback(not_found)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(CompressionLayer::new())
+        .layer(middleware::from_fn(observe::guard))
+        .layer(middleware::from_fn(observe::observe))
+        .with_state(app)
+}
+
+fn api_routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/query", get(query::instant).post(query::instant))
+        .route("/query_range", get(query::range).post(query::range))
+        .route("/query_exemplars", get(info::query_exemplars).post(info::query_exemplars))
+        .route("/format_query", get(query::format).post(query::format))
+        .route("/parse_query", get(query::tree).post(query::tree))
+        .route("/series", get(catalog::series).post(catalog::series))
+        .route("/labels", get(catalog::label_names).post(catalog::label_names))
+        .route("/label/{name}/values", get(catalog::label_values))
+        .route("/metadata", get(catalog::metadata))
+        .route("/status/buildinfo", get(info::buildinfo))
+        .route("/status/runtimeinfo", get(info::runtimeinfo))
+        .route("/status/flags", get(info::flags))
+        .route("/status/config", get(info::config))
+        .route("/status/tsdb", get(info::tsdb))
+        .route("/rules", get(info::rules))
+        .route("/alerts", get(info::alerts))
+        .route("/alertmanagers", get(info::alertmanagers))
+        .route("/targets", get(info::targets))
+        .route("/write", post(write::remote_write))
+        .route("/push", post(write::remote_write))
+        .route("/receive", post(write::remote_write))
+}
+
+async fn not_found() -> ApiError {
+    ApiError::new(quorate_model::ErrorCode::NotFound, "no such path")
+}
+
+async fn wrong_method() -> axum::response::Response {
+    use axum::response::IntoResponse;
+    let mut response = ApiError::bad("this method is not allowed here").into_response();
+    *response.status_mut() = axum::http::StatusCode::METHOD_NOT_ALLOWED;
+    response
+}

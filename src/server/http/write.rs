@@ -1,0 +1,215 @@
+//! Remote write 1.0 and 2.0 over HTTP: what the request says it is, how much of it is read, what is answered.
+//!
+//! Path: client -> **here** -> `ingest::Distributor` -> the log. The body stays compressed until `ingest`.
+//! Source: Prometheus remote write specifications 1.0 and 2.0; docs/operations.md has the code table.
+
+use super::App;
+use super::extract::{Tenant, read_body};
+use crate::status;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use quorate_ingest::{Protocol, WriteOutcome, WriteRequest};
+use quorate_model::ErrorCode;
+use std::sync::Arc;
+
+const SAMPLES_WRITTEN: HeaderName = HeaderName::from_static("x-prometheus-remote-write-samples-written");
+const HISTOGRAMS_WRITTEN: HeaderName = HeaderName::from_static("x-prometheus-remote-write-histograms-written");
+const EXEMPLARS_WRITTEN: HeaderName = HeaderName::from_static("x-prometheus-remote-write-exemplars-written");
+const RETRY_ATTEMPT: HeaderName = HeaderName::from_static("retry-attempt");
+
+/// What was written of a request, for the headers of remote write 2.0.
+#[derive(Debug, Clone, Copy, Default)]
+struct Written {
+    samples: u64,
+    histograms: u64,
+    exemplars: u64,
+}
+
+/// Why a request was not written, or not in full.
+#[derive(Debug)]
+struct Refusal {
+    status: StatusCode,
+    message: String,
+    retry_after: Option<u64>,
+    written: Written,
+}
+
+impl Refusal {
+    fn plain(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, message: message.into(), retry_after: None, written: Written::default() }
+    }
+
+    fn coded(code: ErrorCode, message: impl Into<String>, attempt: u32) -> Self {
+        let retry_after = status::retry_after_seconds(code, attempt);
+        Self { retry_after, ..Self::plain(status::http_status(code), message) }
+    }
+}
+
+/// Takes a remote-write request of either version.
+pub async fn remote_write(
+    State(app): State<Arc<App>>,
+    tenant: Result<Tenant, super::reply::ApiError>,
+    request: Request,
+) -> Response {
+    let (parts, body) = request.into_parts();
+    let protocol = match protocol(&parts.headers) {
+        Ok(protocol) => protocol,
+        Err(refusal) => return answer(None, Err(refusal)),
+    };
+    let outcome = match tenant {
+        Ok(Tenant(tenant)) => take(&app, tenant, protocol, &parts.headers, body).await,
+        Err(error) => Err(Refusal::coded(error.code, error.message, 0)),
+    };
+    answer(Some(protocol), outcome)
+}
+
+async fn take(
+    app: &App,
+    tenant_name: Arc<str>,
+    protocol: Protocol,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Written, Refusal> {
+    let attempt = headers.get(RETRY_ATTEMPT).and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0);
+    let config = app.config();
+    let max = config.http.max_write_body.as_usize();
+    let body = read_body(headers, body, max, config.http.body_timeout.into()).await.map_err(|error| {
+        let (status, message) = error.describe();
+        Refusal::plain(status, message)
+    })?;
+    let services = app.services().map_err(|e| Refusal::coded(e.code, e.message, attempt))?;
+    let tenant = services
+        .meta
+        .intern_tenant(&tenant_name)
+        .await
+        .map_err(|error| Refusal::coded(ErrorCode::Unavailable, error.to_string(), attempt))?;
+    let request = WriteRequest { tenant, tenant_name, protocol, body };
+    match services.distributor.write(request).await {
+        Ok(outcome) => partial(&outcome),
+        Err(error) => {
+            if matches!(error.code(), ErrorCode::Internal | ErrorCode::Corrupt) {
+                tracing::error!(%error, "a write failed");
+            }
+            Err(Refusal::coded(error.code(), error.to_string(), attempt))
+        }
+    }
+}
+
+/// All of a request was written, or the refused part is told.
+fn partial(outcome: &WriteOutcome) -> Result<Written, Refusal> {
+    let written = Written {
+        samples: outcome.samples,
+        histograms: outcome.histograms,
+        exemplars: outcome.exemplars,
+    };
+    if outcome.refused() == 0 {
+        return Ok(written);
+    }
+    let mut message = format!(
+        "{} of the request were refused, {} samples and {} histograms were written",
+        outcome.refused(),
+        written.samples,
+        written.histograms
+    );
+    for refusal in &outcome.refusals {
+        message.push_str("\n");
+        message.push_str(&refusal.to_string());
+    }
+    Err(Refusal { written, ..Refusal::plain(StatusCode::BAD_REQUEST, message) })
+}
+
+fn answer(protocol: Option<Protocol>, outcome: Result<Written, Refusal>) -> Response {
+    let (mut response, written) = match outcome {
+        Ok(written) => (StatusCode::NO_CONTENT.into_response(), written),
+        Err(refusal) => {
+            let mut response = (refusal.status, format!("{}\n", refusal.message)).into_response();
+            if let Some(seconds) = refusal.retry_after {
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            }
+            (response, refusal.written)
+        }
+    };
+    if protocol == Some(Protocol::RemoteWrite2) {
+        let headers = response.headers_mut();
+        headers.insert(SAMPLES_WRITTEN, HeaderValue::from(written.samples));
+        headers.insert(HISTOGRAMS_WRITTEN, HeaderValue::from(written.histograms));
+        headers.insert(EXEMPLARS_WRITTEN, HeaderValue::from(written.exemplars));
+    }
+    response
+}
+
+/// Which message the headers announce. Without a type it is 1.0, as early senders do.
+fn protocol(headers: &HeaderMap) -> Result<Protocol, Refusal> {
+    let unsupported = |message: String| Refusal::plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, message);
+    let text = |name| match headers.get(name).map(HeaderValue::to_str) {
+        None => Ok(""),
+        Some(Ok(text)) => Ok(text),
+        Some(Err(_)) => Err(unsupported(format!("the header {name} is not text"))),
+    };
+    let (kind, encoding) = (text(header::CONTENT_TYPE)?, text(header::CONTENT_ENCODING)?);
+    if !encoding.is_empty() && !encoding.eq_ignore_ascii_case("snappy") {
+        return Err(unsupported(format!("{encoding:?} encoding (compression) is not accepted, only snappy is")));
+    }
+    let mut parts = kind.split(';').map(str::trim);
+    let media = parts.next().unwrap_or_default();
+    if !media.is_empty() && !media.eq_ignore_ascii_case("application/x-protobuf") {
+        return Err(unsupported(format!("expected application/x-protobuf as the content type, got {kind:?}")));
+    }
+    let message = parts.find_map(|part| part.strip_prefix("proto=")).map(|name| name.trim_matches('"'));
+    match message {
+        None | Some("prometheus.WriteRequest") => Ok(Protocol::RemoteWrite1),
+        Some("io.prometheus.write.v2.Request") => Ok(Protocol::RemoteWrite2),
+        Some(other) => Err(unsupported(format!("{other:?} is not a known remote write message"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(kind: &str, encoding: &str, expected: Option<Protocol>) {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [(header::CONTENT_TYPE, kind), (header::CONTENT_ENCODING, encoding)] {
+            if !value.is_empty() {
+                headers.insert(name, HeaderValue::from_str(value).unwrap());
+            }
+        }
+        let got = protocol(&headers);
+        assert_eq!(got.as_ref().ok().copied(), expected, "{kind:?} {encoding:?}");
+        if let Err(refusal) = got {
+            assert_eq!(refusal.status, 415);
+        }
+    }
+
+    #[test]
+    fn the_content_type_decides_the_version() {
+        let one = Some(Protocol::RemoteWrite1);
+        check("application/x-protobuf", "snappy", one);
+        check("application/x-protobuf;proto=prometheus.WriteRequest", "snappy", one);
+        check("Application/X-Protobuf; proto=io.prometheus.write.v2.Request", "Snappy", Some(Protocol::RemoteWrite2));
+        check("", "", one);
+        check("application/x-protobuf;proto=io.prometheus.write.v3.Request", "snappy", None);
+        check("application/json", "snappy", None);
+        check("image/png", "", None);
+        for encoding in ["gzip", "br", "deflate", "zstd", "gzip, snappy"] {
+            check("application/x-protobuf", encoding, None);
+        }
+    }
+
+    #[test]
+    fn counts_are_told_on_success_and_on_failure_of_version_two_only() {
+        let written = Written { samples: 7, histograms: 1, exemplars: 0 };
+        let refusal = Refusal { written, ..Refusal::coded(ErrorCode::RateLimited, "slow down", 2) };
+        let response = answer(Some(Protocol::RemoteWrite2), Err(refusal));
+        assert_eq!(response.status(), 429);
+        assert_eq!(response.headers()["retry-after"], "4");
+        assert_eq!(response.headers()[SAMPLES_WRITTEN], "7");
+        assert_eq!(response.headers()[EXEMPLARS_WRITTEN], "0");
+        let response = answer(Some(Protocol::RemoteWrite2), Ok(written));
+        assert_eq!((response.status().as_u16(), &response.headers()[HISTOGRAMS_WRITTEN]), (204, &HeaderValue::from(1)));
+        assert!(!answer(Some(Protocol::RemoteWrite1), Ok(written)).headers().contains_key(SAMPLES_WRITTEN));
+    }
+}

@@ -1,0 +1,231 @@
+//! A process from its arguments to its exit code.
+//!
+//! Knows the order of start and end: lock the data dir, listen, replay, get ready; on SIGTERM stop being
+//! ready, finish open requests, stop the node. Exit code 0 after a signal, 1 when something failed.
+
+use crate::cli::{self, Action};
+use crate::config::load::Source;
+use crate::config::reload::Reloader;
+use crate::config::{Config, HumanDuration, Multitenancy, keys};
+use crate::datadir::DataDir;
+use crate::http::{App, AppParts, listener, router};
+use crate::node::Node;
+use crate::{grpc, self_monitor, telemetry};
+use quorate_cluster::limits::LimitsProvider;
+use quorate_model::{Clock, SystemClock};
+use std::fmt::Display;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Why the process ends with code 1, for standard error.
+type Failure = String;
+
+/// Runs the process.
+pub fn main() -> ExitCode {
+    let action = match cli::parse(std::env::args_os(), |name| std::env::var(name).ok()) {
+        Ok(action) => action,
+        Err(usage) => {
+            // Also how --help and --version end; a closed standard output changes nothing about the code.
+            drop(usage.print());
+            return ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(1));
+        }
+    };
+    let done = match action {
+        Action::PrintDefaults => keys::defaults_as_yaml().map_err(text).and_then(|yaml| print(&yaml)),
+        Action::CheckConfig(source) => {
+            source.load().map_err(text).and_then(|_| print("the configuration is good\n"))
+        }
+        Action::Serve(source) => start(source),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            drop(writeln!(std::io::stderr(), "quorate: {failure}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn text(error: impl Display) -> Failure {
+    error.to_string()
+}
+
+fn print(what: &str) -> Result<(), Failure> {
+    std::io::stdout().write_all(what.as_bytes()).map_err(text)
+}
+
+fn start(source: Source) -> Result<(), Failure> {
+    let config = Arc::new(source.load().map_err(text)?);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    telemetry::log::install(config.log_format, &config.log_level, clock.clone())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(text)?;
+    let done = runtime.block_on(serve(source, config, clock));
+    // Queries that are still running see their cancel flag; nothing of theirs has to be waited for.
+    runtime.shutdown_background();
+    done
+}
+
+/// Both listeners, and the addresses they got: HTTP, then gRPC.
+struct Listeners {
+    http: TcpListener,
+    grpc: TcpListener,
+    addresses: (SocketAddr, SocketAddr),
+}
+
+impl Listeners {
+    async fn bind(config: &Config) -> Result<Self, Failure> {
+        let bind = async |key: &str, address: SocketAddr| {
+            let listener = TcpListener::bind(address).await.map_err(|e| format!("{key} {address}: {e}"))?;
+            let address = listener.local_addr().map_err(text)?;
+            Ok::<_, Failure>((listener, address))
+        };
+        let (http, http_address) = bind("http_listen", config.http_listen).await?;
+        let (grpc, grpc_address) = bind("grpc_listen", config.grpc_listen).await?;
+        Ok(Self { http, grpc, addresses: (http_address, grpc_address) })
+    }
+
+    /// Answers on both until `stop`, then until open requests have their answers.
+    fn serve(
+        self,
+        app: &Arc<App>,
+        config: &Arc<Config>,
+        stop: &CancellationToken,
+    ) -> JoinHandle<std::io::Result<()>> {
+        let grpc = grpc::serve(self.grpc, app.readiness(), stop.clone().cancelled_owned());
+        let (router, config, stop) = (router(app.clone()), config.clone(), stop.clone());
+        let http = async move {
+            listener::serve(self.http, router, &config.http, stop.cancelled_owned()).await
+        };
+        tokio::spawn(async move { tokio::try_join!(http, grpc).map(drop) })
+    }
+}
+
+async fn serve(source: Source, config: Arc<Config>, clock: Arc<dyn Clock>) -> Result<(), Failure> {
+    let dir = DataDir::open(&config.data_dir, config.node_id, config.partitions).map_err(text)?;
+    let listeners = Listeners::bind(&config).await?;
+    let mut signals = Signals::new().map_err(text)?;
+    let limits = Arc::new(LimitsProvider::new(config.limits.clone(), config.overrides.clone()));
+    let app = App::new(AppParts {
+        reloader: Arc::new(Reloader::new(source, config.clone(), limits.clone(), clock.clone())),
+        limits: limits.clone(),
+        features: config.features()?,
+        recorder: telemetry::metrics::install()?,
+        clock: clock.clone(),
+    });
+    let stop = CancellationToken::new();
+    let addresses = listeners.addresses;
+    let serving = listeners.serve(&app, &config, &stop);
+    let node = tokio::select! {
+        node = Node::start(&config, dir, limits, clock) => Some(node.map_err(text)?),
+        () = signals.end() => None,
+    };
+    let ended = match &node {
+        Some(node) => until_end(&app, &config, node, addresses, &mut signals).await,
+        None => Ok(()),
+    };
+    app.set_draining();
+    stop.cancel();
+    serving.await.map_err(text)?.map_err(text)?;
+    if let Some(node) = node {
+        node.stop().await.map_err(text)?;
+    }
+    tracing::info!("stopped");
+    ended
+}
+
+/// Runs a ready node until a signal ends it or a partition fails.
+async fn until_end(
+    app: &Arc<App>,
+    config: &Config,
+    node: &Node,
+    (http, grpc): (SocketAddr, SocketAddr),
+    signals: &mut Signals,
+) -> Result<(), Failure> {
+    app.set_ready(node.services().clone());
+    tracing::info!(%http, %grpc, data_dir = %config.data_dir.display(), "ready");
+    print(&welcome(http, config))?;
+    let own_metrics = async {
+        match config.self_monitor {
+            true => {
+                let tenant = Arc::from(config.self_monitor_tenant.as_str());
+                let interval = config.self_monitor_interval.into();
+                self_monitor::run(app.clone(), tenant, http.to_string(), interval).await;
+            }
+            false => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = signals.end() => Ok(()),
+        () = follow_configuration(app, config.reload_interval) => Ok(()),
+        () = own_metrics => Ok(()),
+        failure = node.failed() => Err(failure),
+    }
+}
+
+/// Reads the configuration again on SIGHUP and when the file has changed. Never ends.
+async fn follow_configuration(app: &App, interval: HumanDuration) {
+    let mut hangups = signal(SignalKind::hangup()).ok();
+    let period = if interval.is_zero() { HumanDuration::from_secs(86_400) } else { interval };
+    let mut turns = tokio::time::interval(period.into());
+    loop {
+        let hangup = async {
+            match &mut hangups {
+                Some(hangups) => drop(hangups.recv().await),
+                None => std::future::pending().await,
+            }
+        };
+        // The reloader logs and remembers how it went.
+        tokio::select! {
+            () = hangup => drop(app.reloader.reload()),
+            _ = turns.tick(), if !interval.is_zero() => drop(app.reloader.poll()),
+        }
+    }
+}
+
+/// What a person reads who has just started the node.
+fn welcome(http: SocketAddr, config: &Config) -> String {
+    let tenant = match config.multitenancy {
+        Multitenancy::Required => format!(" -H 'X-Scope-OrgID: {}'", config.self_monitor_tenant),
+        Multitenancy::Off | Multitenancy::Optional => String::new(),
+    };
+    let query = |promql: &str| format!("  curl{tenant} http://{http}/api/v1/query -d 'query={promql}'\n");
+    format!(
+        "\nQuorate {} is ready.\n\n\
+         Remote write:        http://{http}/api/v1/write\n\
+         Grafana data source: http://{http}\n\
+         Own metrics:         http://{http}/metrics\n\n\
+         Queries to try:\n{}{}{}\n",
+        crate::VERSION,
+        query("up"),
+        query("prometheus_tsdb_head_series"),
+        query("rate(process_cpu_seconds_total[1m])"),
+    )
+}
+
+/// The signals that end the process.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => tracing::info!("SIGTERM: draining"),
+            _ = self.interrupt.recv() => tracing::info!("SIGINT: draining"),
+        }
+    }
+}

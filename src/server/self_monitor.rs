@@ -1,0 +1,140 @@
+//! The node's own metrics, written into itself: the first query after the start has data to show.
+//!
+//! Path: `http::App::metrics_page` -> **here** -> `ingest::Distributor`, as a remote-write 1.0 body like any
+//! sender's, so limits, the log and the head treat them alike. A failure is counted and tried again at the
+//! next turn; it never stops the node.
+
+use crate::http::App;
+use crate::telemetry::exposition::read_page;
+use bytes::Bytes;
+use metrics::counter;
+use quorate_ingest::{Protocol, WriteRequest};
+use quorate_model::LabelsBuilder;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Value of the label `job` of the node's own series.
+const JOB: &str = "quorate";
+
+/// Writes the node's metrics every `interval` into `tenant`, for as long as it is polled.
+pub async fn run(app: Arc<App>, tenant: Arc<str>, instance: String, interval: Duration) {
+    let mut turns = tokio::time::interval(interval);
+    turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        turns.tick().await;
+        if let Err(error) = write_once(&app, &tenant, &instance).await {
+            counter!("quorate_self_monitor_failures_total").increment(1);
+            tracing::warn!(%error, "the node's own metrics were not written");
+        }
+    }
+}
+
+async fn write_once(app: &App, tenant: &Arc<str>, instance: &str) -> Result<(), String> {
+    let services = app.services().map_err(|error| error.message)?;
+    let body = encode(&app.metrics_page(), instance, app.clock.now_ms())?;
+    let number = services.meta.intern_tenant(tenant).await.map_err(|error| error.to_string())?;
+    let request = WriteRequest {
+        tenant: number,
+        tenant_name: tenant.clone(),
+        protocol: Protocol::RemoteWrite1,
+        body,
+    };
+    let outcome = services.distributor.write(request).await.map_err(|error| error.to_string())?;
+    match outcome.refusals.first() {
+        None => Ok(()),
+        Some(refusal) => Err(refusal.to_string()),
+    }
+}
+
+/// A page of metrics as a compressed remote-write 1.0 body, with `up`, `job` and `instance`.
+fn encode(page: &str, instance: &str, now_ms: i64) -> Result<Bytes, String> {
+    let mut message = Vec::with_capacity(page.len() * 2);
+    let mut scratch = (Vec::new(), Vec::new());
+    let mut push = |labels: quorate_model::Labels, value| {
+        let mut labels = LabelsBuilder::new(&labels);
+        labels.set("job", JOB).set("instance", instance);
+        push_series(&mut message, &labels.build(), now_ms, value, &mut scratch);
+    };
+    push(quorate_model::Labels::from_pairs([(quorate_model::METRIC_NAME, "up")]), 1.0);
+    let refused = read_page(page, push);
+    if refused > 0 {
+        return Err(format!("{refused} lines of the metrics page are not well formed"));
+    }
+    snap::raw::Encoder::new().compress_vec(&message).map(Bytes::from).map_err(|error| error.to_string())
+}
+
+/// Appends field 1 of `prometheus.WriteRequest`: a series with one sample.
+fn push_series(
+    out: &mut Vec<u8>,
+    labels: &quorate_model::Labels,
+    ts_ms: i64,
+    value: f64,
+    (series, label): &mut (Vec<u8>, Vec<u8>),
+) {
+    series.clear();
+    for (name, text) in labels {
+        label.clear();
+        push_field(label, 0x0a, name.as_bytes());
+        push_field(label, 0x12, text.as_bytes());
+        push_field(series, 0x0a, label);
+    }
+    label.clear();
+    label.push(0x09);
+    label.extend_from_slice(&value.to_le_bytes());
+    label.push(0x10);
+    push_varint(label, ts_ms as u64);
+    push_field(series, 0x12, label);
+    push_field(out, 0x0a, series);
+}
+
+fn push_field(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
+    out.push(tag);
+    push_varint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+fn push_varint(out: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        out.push((number & 0x7f) as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_becomes_a_remote_write_body() {
+        let body = encode("# HELP a A.\na{b=\"c\"} 1.5\n", "h:1", 300).unwrap();
+        let message = snap::raw::Decoder::new().decompress_vec(&body).unwrap();
+        let mut expected = Vec::new();
+        let label = |name: &str, value: &str| {
+            let mut label = Vec::new();
+            push_field(&mut label, 0x0a, name.as_bytes());
+            push_field(&mut label, 0x12, value.as_bytes());
+            let mut field = Vec::new();
+            push_field(&mut field, 0x0a, &label);
+            field
+        };
+        for (name, extra, value) in [("up", None, 1.0f64), ("a", Some(("b", "c")), 1.5)] {
+            let mut series = label("__name__", name);
+            if let Some((n, v)) = extra {
+                series.extend(label(n, v));
+            }
+            series.extend(label("instance", "h:1"));
+            series.extend(label("job", "quorate"));
+            series.extend([0x12, 12, 0x09]);
+            series.extend(value.to_le_bytes());
+            series.extend([0x10, 0xac, 0x02]);
+            push_field(&mut expected, 0x0a, &series);
+        }
+        assert_eq!(message, expected);
+    }
+
+    #[test]
+    fn a_damaged_page_is_an_error() {
+        assert!(encode("a{b= 1\n", "h:1", 0).is_err());
+    }
+}

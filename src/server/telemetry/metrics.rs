@@ -1,0 +1,59 @@
+//! The metrics recorder: what the crates count through the `metrics` facade, rendered as Prometheus text.
+//!
+//! Knows the facade and the exporter. Figures that are read rather than counted (the process, heads) are
+//! written behind it at each rendering, with their right types.
+
+use super::exposition::Exposition;
+use super::process;
+use metrics::{describe_counter, describe_gauge, describe_histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use std::sync::OnceLock;
+
+/// Upper bounds of request and query durations, seconds: those of Prometheus' own HTTP histogram.
+const DURATION_BUCKETS: [f64; 12] = [0.001, 0.005, 0.02, 0.1, 0.2, 0.4, 1.0, 3.0, 8.0, 20.0, 60.0, 120.0];
+
+static RECORDER: OnceLock<Result<PrometheusHandle, String>> = OnceLock::new();
+
+/// Installs the process-wide recorder at the first call and returns it.
+///
+/// # Errors
+/// The reason, if another recorder was installed before.
+pub fn install() -> Result<PrometheusHandle, String> {
+    RECORDER
+        .get_or_init(|| {
+            let builder = PrometheusBuilder::new()
+                .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &DURATION_BUCKETS)
+                .map_err(|error| error.to_string())?;
+            let handle = builder.install_recorder().map_err(|error| error.to_string())?;
+            describe();
+            Ok(handle)
+        })
+        .clone()
+}
+
+/// Writes the `process_*` figures and the build's.
+pub fn write_process_figures(page: &mut Exposition) {
+    let info = [("version", crate::VERSION), ("revision", crate::REVISION)];
+    page.family("quorate_build_info", "gauge", "1, with the version of this build.");
+    page.sample("quorate_build_info", &info, 1.0);
+    page.family("prometheus_build_info", "gauge", "1, with the version of the API that is served.");
+    page.sample("prometheus_build_info", &[("version", crate::API_VERSION)], 1.0);
+    let Some(figures) = process::read() else { return };
+    page.counter("process_cpu_seconds_total", "CPU time of all threads.", figures.cpu_seconds);
+    page.gauge("process_resident_memory_bytes", "Memory in RAM.", figures.resident_bytes);
+    page.gauge("process_virtual_memory_bytes", "Address space.", figures.virtual_bytes);
+    page.gauge("process_start_time_seconds", "Start since the Unix epoch.", figures.start_seconds);
+    page.gauge("process_threads", "Threads.", figures.threads);
+    page.gauge("process_open_fds", "Open file descriptors.", figures.open_fds);
+    page.gauge("process_max_fds", "Most file descriptors it may open.", figures.max_fds);
+}
+
+fn describe() {
+    describe_counter!("prometheus_http_requests_total", "HTTP requests by handler and status.");
+    describe_histogram!("prometheus_http_request_duration_seconds", "Time to answer by handler.");
+    describe_gauge!("quorate_http_connections", "Open HTTP connections.");
+    describe_counter!(
+        "quorate_self_monitor_failures_total",
+        "Times the node's own metrics could not be written."
+    );
+}
