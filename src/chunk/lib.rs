@@ -218,15 +218,48 @@ impl ChunkRef<'_> {
     /// # Errors
     /// [`ChunkError`] if the bytes are not those of a chunk of `count` samples.
     pub fn read(&self, range: TimeRange, out: &mut SeriesBuffer) -> Result<(), ChunkError> {
-        let result = match self.lane {
+        match self.lane {
             Lane::Float => self.read_floats(range, out),
             Lane::Histogram => self.read_histograms(range, out),
-        };
-        if result.is_err() {
-            let floats = out.ts_ms.len().min(out.values.len());
-            out.ts_ms.truncate(floats);
         }
-        result
+    }
+
+    /// As [`ChunkRef::read`], with the times already decoded: `ts_ms` is what [`times::decode`] gives for
+    /// the column of times, which chunks of a page share.
+    ///
+    /// # Errors
+    /// As [`ChunkRef::read`].
+    pub fn read_at(&self, ts_ms: &[i64], range: TimeRange, out: &mut SeriesBuffer) -> Result<(), ChunkError> {
+        if ts_ms.len() != self.count as usize {
+            return Err(ChunkError::Length { found: ts_ms.len(), limit: self.count as usize });
+        }
+        let first = ts_ms.partition_point(|t| *t < range.start_ms);
+        let end = ts_ms.partition_point(|t| *t <= range.end_ms).max(first);
+        match self.lane {
+            Lane::Float => {
+                let before = out.ts_ms.len();
+                values::decode(self.values, self.count, &mut out.values)
+                    .and_then(|()| self.read_starts_at(before, &mut out.start_ms))
+                    .inspect_err(|_| out.values.truncate(before))?;
+                out.ts_ms.extend_from_slice(&ts_ms[first..end]);
+                cut(&mut out.values, before, &(before + first..before + end));
+                cut(&mut out.start_ms, before, &(before + first..before + end));
+            }
+            Lane::Histogram => {
+                let before = out.histogram_ts_ms.len();
+                histogram::decode(self.values, self.count, &mut out.histograms)
+                    .and_then(|()| self.read_starts_at(before, &mut out.histogram_start_ms))
+                    .inspect_err(|_| out.histograms.truncate(before))?;
+                out.histogram_ts_ms.extend_from_slice(&ts_ms[first..end]);
+                cut(&mut out.histograms, before, &(before + first..before + end));
+                cut(&mut out.histogram_start_ms, before, &(before + first..before + end));
+            }
+        }
+        Ok(())
+    }
+
+    fn read_starts_at(&self, before: usize, column: &mut Vec<i64>) -> Result<(), ChunkError> {
+        read_starts(self.starts, self.count, before, before + self.count as usize, column)
     }
 
     fn read_floats(&self, range: TimeRange, out: &mut SeriesBuffer) -> Result<(), ChunkError> {

@@ -163,6 +163,11 @@ proptest! {
         let range = TimeRange::new(start, start + length);
         let mut out = SeriesBuffer::default();
         chunk.read(range, &mut out).unwrap();
+        let mut shared = SeriesBuffer::default();
+        chunk.as_ref().read_at(&ts_ms, range, &mut shared).unwrap();
+        prop_assert_eq!(&shared.ts_ms, &out.ts_ms);
+        prop_assert_eq!(&shared.start_ms, &out.start_ms);
+        prop_assert_eq!(shared.values.iter().map(|v| v.to_bits()).collect::<Vec<_>>(), out.values.iter().map(|v| v.to_bits()).collect::<Vec<_>>());
         let kept: Vec<usize> = (0..ts_ms.len()).filter(|i| range.contains(ts_ms[*i])).collect();
         prop_assert_eq!(out.ts_ms, kept.iter().map(|i| ts_ms[*i]).collect::<Vec<_>>());
         let bits: Vec<u64> = out.values.iter().map(|v| v.to_bits()).collect();
