@@ -108,8 +108,10 @@ pub struct NumberLiteral {
 /// A string, unquoted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StringLiteral {
-    /// Its value.
+    /// Its value, with replacement characters for what is not UTF-8.
     pub value: String,
+    /// If its escapes give bytes that are not UTF-8: the value quoted, with those bytes escaped.
+    pub not_utf8: Option<Box<str>>,
     /// Place in the query, the quotes included.
     pub span: Span,
 }

@@ -21,7 +21,10 @@ impl fmt::Display for Expr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Number(number) => f.write_str(&number_text(number)),
-            Self::String(string) => f.write_str(&quote(&string.value)),
+            Self::String(string) => match &string.not_utf8 {
+                Some(quoted) => f.write_str(quoted),
+                None => f.write_str(&quote(&string.value)),
+            },
             Self::Vector(selector) => vector(f, selector),
             Self::Matrix(matrix) => matrix_selector(f, matrix),
             Self::Subquery(subquery) => write!(f, "{}{}", subquery.expr, subquery_suffix(subquery)),

@@ -11,6 +11,19 @@ pub(crate) fn quote(text: &str) -> String {
     out
 }
 
+/// The same for bytes, those that are not UTF-8 as `\xff`.
+pub(crate) fn quote_bytes(bytes: &[u8]) -> String {
+    let mut out = String::from("\"");
+    for chunk in bytes.utf8_chunks() {
+        chunk.valid().chars().for_each(|c| push_escaped(&mut out, c, '"'));
+        chunk.invalid().iter().for_each(|byte| {
+            let _ = write!(out, "\\x{byte:02x}");
+        });
+    }
+    out.push('"');
+    out
+}
+
 /// `strconv.QuoteRune`; `None` is the end of the input.
 pub(crate) fn quote_rune(c: Option<char>) -> String {
     let mut out = String::from("'");
@@ -119,6 +132,7 @@ mod tests {
             quote("a\"b\\c\n\t\u{1}é\u{a0}\u{200b}\u{e000}"),
             r#""a\"b\\c\n\t\x01é\u00a0\u200b\ue000""#
         );
+        assert_eq!(quote_bytes(b"a\xc5z\""), r#""a\xc5z\"""#);
         assert_eq!(quote_rune(Some('\'')), r"'\''");
         assert_eq!(quote_rune(None), "'\u{fffd}'");
         assert_eq!(unicode('q'), "U+0071 'q'");

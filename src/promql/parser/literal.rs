@@ -2,7 +2,7 @@
 
 use super::Parser;
 use crate::ast::{NumberLiteral, StringLiteral};
-use crate::go_fmt::quote;
+use crate::go_fmt::{quote, quote_bytes};
 use crate::lexer::{Token, TokenKind};
 
 impl Parser<'_> {
@@ -22,15 +22,26 @@ impl Parser<'_> {
     }
 
     pub(super) fn string_literal(&mut self, token: Token) -> StringLiteral {
-        StringLiteral { value: self.unquote(token), span: token.span }
+        let bytes = self.unquote_bytes(token);
+        let not_utf8 = std::str::from_utf8(&bytes).is_err().then(|| quote_bytes(&bytes).into_boxed_str());
+        let value = String::from_utf8_lossy(&bytes).into_owned();
+        StringLiteral { value, not_utf8, span: token.span }
     }
 
-    /// The value of a string token.
+    /// The value of a string token that stands for a name or a label value.
     pub(super) fn unquote(&mut self, token: Token) -> String {
+        let bytes = self.unquote_bytes(token);
+        String::from_utf8(bytes).unwrap_or_else(|error| {
+            self.fail(token.span, format!("string {} is not UTF-8", quote_bytes(error.as_bytes())));
+            String::new()
+        })
+    }
+
+    fn unquote_bytes(&mut self, token: Token) -> Vec<u8> {
         let text = self.text(token);
         unquote(text).unwrap_or_else(|| {
             self.fail(token.span, format!("error unquoting string {}: invalid syntax", quote(text)));
-            String::new()
+            Vec::new()
         })
     }
 }
@@ -101,12 +112,12 @@ pub(crate) fn parse_duration_ms(text: &str) -> Result<i64, String> {
     total.filter(|ms| *ms <= MAX_MS).ok_or_else(|| "duration out of range".to_owned())
 }
 
-/// The value of a quoted string, or `None` if its escapes are wrong or it is not UTF-8.
-fn unquote(text: &str) -> Option<String> {
+/// The value of a quoted string, or `None` if its escapes are wrong.
+fn unquote(text: &str) -> Option<Vec<u8>> {
     let quote = *text.as_bytes().first()?;
     let inner = text.get(1..text.len().checked_sub(1)?)?;
     if quote == b'`' || !inner.contains('\\') {
-        return Some(inner.to_owned());
+        return Some(inner.as_bytes().to_vec());
     }
     let mut out = Vec::with_capacity(inner.len());
     let mut rest = inner;
@@ -115,7 +126,7 @@ fn unquote(text: &str) -> Option<String> {
         rest = unescape(&rest[at + 1..], quote, &mut out)?;
     }
     out.extend_from_slice(rest.as_bytes());
-    String::from_utf8(out).ok()
+    Some(out)
 }
 
 /// Adds what stands for the escape at the start of `text`, without its backslash, and returns what follows it.

@@ -104,6 +104,7 @@ fn queries_print_as_in_prometheus() {
     check_print("start() + max_of(step(), 2)", "start() + max_of(step(), 2)");
     check_print("-1 ^ 2 + +a", "-1 ^ 2 + +a");
     check_print("INF + Nan", "+Inf + NaN");
+    check_print(r#"count_values('a\xc5z\141', b)"#, r#"count_values("a\xc5za", b)"#);
     check_print("info(a, {b=~\".*\"})", "info(a, {b=~\".*\"})");
 }
 
@@ -216,6 +217,7 @@ fn errors_have_the_words_and_places_of_prometheus() {
     );
     check_error("1[5m:]", "1:1: parse error: subquery is only allowed on instant vector, got scalar instead");
     check_error("info(a, b)", "1:9: parse error: expected label selectors only, got vector selector instead");
+    check_error(r#"{a="\xff"}"#, r#"1:4: parse error: string "\xff" is not UTF-8"#);
     check_error("'a\\q'", "1:1: parse error: unknown escape sequence U+0071 'q'");
     check_error("\"a\nb\"", "1:1: parse error: unterminated quoted string");
     check_error("a !b", "1:3: parse error: unexpected character after '!': 'b'");
