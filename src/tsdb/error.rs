@@ -1,0 +1,89 @@
+//! What can go wrong in a partition store, one variant per thing the caller can do.
+
+use quorate_chunk::ChunkError;
+use quorate_kv::KvError;
+use quorate_model::{ErrorCode, Position, SeriesRef, SessionId};
+use std::path::PathBuf;
+
+/// Why a record cannot be applied. Apply has stopped; every later call gives the same error, and a restart
+/// meets it again. Nothing is skipped.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyError {
+    /// A record uses a ref that its session never defined.
+    #[error("record at {position} uses ref {reference} that session {session} has not defined")]
+    UnknownRef {
+        /// Position of the record.
+        position: Position,
+        /// Its session.
+        session: SessionId,
+        /// The ref.
+        reference: SeriesRef,
+    },
+    /// The record contradicts the ones before, or state in memory cannot be read.
+    #[error("record at {position} cannot be applied: {detail}")]
+    Corrupt {
+        /// Position of the record.
+        position: Position,
+        /// What is wrong.
+        detail: String,
+    },
+}
+
+impl ApplyError {
+    /// Always [`ErrorCode::Corrupt`]: the log and the state do not fit.
+    pub fn code(&self) -> ErrorCode {
+        ErrorCode::Corrupt
+    }
+}
+
+/// An error of reading or keeping a partition.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The key-value store failed or is damaged.
+    #[error("block store: {0}")]
+    Kv(#[from] KvError),
+    /// A chunk is damaged.
+    #[error("damaged chunk: {0}")]
+    Chunk(#[from] ChunkError),
+    /// A file cannot be written or read.
+    #[error("{}: {cause}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// Stored bytes are damaged or of a version that this binary does not know.
+    #[error("{place}: {detail}")]
+    Damaged {
+        /// File or key.
+        place: String,
+        /// What was found.
+        detail: String,
+    },
+    /// A query would read more than its limits allow.
+    #[error("the query selects {found} series, more than its limit of {limit}")]
+    TooManySeries {
+        /// Selected series.
+        found: u64,
+        /// The limit.
+        limit: u64,
+    },
+}
+
+impl StoreError {
+    /// What the caller can do about it.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Kv(error) => error.code(),
+            Self::Chunk(_) | Self::Damaged { .. } => ErrorCode::Corrupt,
+            Self::File { .. } => ErrorCode::Unavailable,
+            Self::TooManySeries { .. } => ErrorCode::Unprocessable,
+        }
+    }
+
+    pub(crate) fn file(path: &std::path::Path, cause: std::io::Error) -> Self {
+        Self::File { path: path.to_owned(), cause }
+    }
+}

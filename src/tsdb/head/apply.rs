@@ -1,0 +1,352 @@
+//! Apply: one log record into the head, by the one writer.
+//!
+//! Knows records in log order. Does not know the log, clocks or limits (H1).
+//! Path: `partition_store::apply` -> **here** -> `head::stripe`. Data is here, control records in `head::control`.
+//! Cost: per sample of a known series one read of the session's array, one row (64 bytes) and a bit append; no
+//! allocation but the growth of open chunks, about 8 for 120 samples. A stripe's lock is taken once per run of
+//! neighbouring rows.
+
+use super::series::series_hash;
+use super::sessions::{Meaning, REF_LIMIT, Sessions};
+use super::side::{SideSample, Value};
+use super::stripe::{Stripe, Verdict};
+use super::verdict::{ApplyOutcome, ConflictExample, Counters, MAX_EXAMPLES, StateHash, SubBatchVerdict};
+use super::{Head, place};
+use crate::error::ApplyError;
+use crate::series_log::PendingSeries;
+use parking_lot::RwLockWriteGuard;
+use quorate_chunk::ChunkError;
+use quorate_model::failpoint;
+use quorate_model::{
+    Definition, HistogramSample, LogRecord, MetadataEntry, Position, RecordBody, RecordHeader, SeriesRef,
+    SessionId, SubBatch, TenantId,
+};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// What the writer knows of one window.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct WindowState {
+    /// The generation that the next mark cuts.
+    pub(crate) next_generation: u32,
+    /// Whether a sample waits for it.
+    pub(crate) has_data: bool,
+}
+
+/// The state that only the writer touches.
+#[derive(Debug, Default)]
+pub(crate) struct Writer {
+    pub(crate) position: Position,
+    pub(crate) sessions: Sessions,
+    pub(crate) windows: BTreeMap<i64, WindowState>,
+    pub(crate) counters: BTreeMap<TenantId, Counters>,
+    pub(crate) metadata: BTreeMap<TenantId, BTreeMap<String, MetadataEntry>>,
+    pub(crate) log_incarnation: u32,
+    pub(crate) builder_epoch: u32,
+    pub(crate) state_hash: StateHash,
+    /// Definitions since the last image, on their way into the series log.
+    pub(crate) pending: PendingSeries,
+    stopped: Option<ApplyError>,
+    rows: Vec<u32>,
+}
+
+/// Finds the labels behind a ref whose row was freed. Gives the row that now stands for it.
+pub(crate) type Resolve<'a> = dyn Fn(&mut Writer, SessionId, SeriesRef) -> Result<Option<u32>, String> + 'a;
+
+impl Head {
+    /// Applies one record. A position that was applied before changes nothing.
+    pub(crate) fn apply(
+        &self,
+        position: Position,
+        record: &LogRecord,
+        resolve: &Resolve<'_>,
+    ) -> Result<ApplyOutcome, ApplyError> {
+        let writer = &mut *self.writer.lock();
+        if position <= writer.position {
+            return Ok(ApplyOutcome::default());
+        }
+        if let Some(error) = &writer.stopped {
+            return Err(error.clone());
+        }
+        failpoint::hit("apply.before_record");
+        let outcome = self.apply_new(writer, position, record, resolve);
+        match &outcome {
+            Ok(_) => {
+                writer.position = position;
+                self.set_applied(position);
+                failpoint::hit("apply.after_record");
+            }
+            Err(error) => writer.stopped = Some(error.clone()),
+        }
+        outcome
+    }
+
+    fn apply_new(
+        &self,
+        writer: &mut Writer,
+        position: Position,
+        record: &LogRecord,
+        resolve: &Resolve<'_>,
+    ) -> Result<ApplyOutcome, ApplyError> {
+        if record.header.log_incarnation != writer.log_incarnation {
+            writer.log_incarnation = record.header.log_incarnation;
+            writer.builder_epoch = 0;
+            writer.sessions.forget_all();
+            writer.pending.forget_all_sessions();
+        }
+        match &record.body {
+            RecordBody::Data(batches) => self.apply_data(writer, position, &record.header, batches, resolve),
+            body => self.apply_control(writer, position, &record.header, body),
+        }
+    }
+
+    fn apply_data(
+        &self,
+        writer: &mut Writer,
+        position: Position,
+        header: &RecordHeader,
+        batches: &[SubBatch],
+        resolve: &Resolve<'_>,
+    ) -> Result<ApplyOutcome, ApplyError> {
+        let session = header.session;
+        for forgotten in writer.sessions.enter(session) {
+            writer.pending.forget_session(forgotten);
+        }
+        for batch in batches {
+            for definition in &batch.definitions {
+                self.define(writer, position, session, batch.tenant, definition)?;
+            }
+        }
+        let mut rows = std::mem::take(&mut writer.rows);
+        rows.clear();
+        for batch in batches {
+            self.resolve_refs(writer, position, session, batch, resolve, &mut rows)?;
+        }
+        let mut rest = rows.as_slice();
+        let mut outcome = ApplyOutcome { sub_batches: Vec::with_capacity(batches.len()) };
+        for batch in batches {
+            let (own, others) = rest.split_at(batch.sample_count());
+            rest = others;
+            let verdict = self.apply_batch(writer, batch, own).map_err(|e| corrupt(position, &e))?;
+            outcome.sub_batches.push(verdict);
+        }
+        writer.rows = rows;
+        if writer.sessions.leave(session) {
+            writer.pending.forget_session(session);
+        }
+        Ok(outcome)
+    }
+
+    fn define(
+        &self,
+        writer: &mut Writer,
+        position: Position,
+        session: SessionId,
+        tenant: TenantId,
+        definition: &Definition,
+    ) -> Result<(), ApplyError> {
+        let Definition { reference, slot, labels } = definition;
+        if reference.0 >= REF_LIMIT {
+            return Err(corrupt(position, &format!("ref {reference} is over the limit of a session")));
+        }
+        let meaning = writer.sessions.get_mut(session).get(*reference);
+        let index = self.index().read();
+        if let Meaning::Row(row) = meaning {
+            if index.tenant(row) == tenant && index.has_labels(row, labels) {
+                return Ok(());
+            }
+            let detail = format!("session {session} gives ref {reference} to a second series, {labels:?}");
+            return Err(corrupt(position, &detail));
+        }
+        let hash = series_hash(tenant, labels);
+        let found = index.find(tenant, labels, hash);
+        drop(index);
+        let row = found.unwrap_or_else(|| {
+            let row = self.index().write().define(tenant, *slot, labels, hash);
+            let (stripe, within) = place(row);
+            self.stripes()[stripe].write().add_row(within, hash);
+            writer.pending.row(row, tenant, *slot, labels);
+            row
+        });
+        writer.sessions.get_mut(session).set(*reference, tenant, Some(row));
+        writer.pending.reference(session, *reference, row);
+        Ok(())
+    }
+
+    /// Adds the row of every sample, floats before histograms.
+    fn resolve_refs(
+        &self,
+        writer: &mut Writer,
+        position: Position,
+        session: SessionId,
+        batch: &SubBatch,
+        resolve: &Resolve<'_>,
+        rows: &mut Vec<u32>,
+    ) -> Result<(), ApplyError> {
+        let references = batch.refs.iter().copied().chain(batch.histograms.iter().map(|h| h.reference));
+        rows.reserve(batch.sample_count());
+        let mut cleared = Vec::new();
+        let known = writer.sessions.get(session);
+        for reference in references {
+            match known.map_or(Meaning::Unknown, |s| s.get(reference)) {
+                Meaning::Row(row) if known.is_some_and(|s| s.is_of(reference, batch.tenant)) => {
+                    rows.push(row)
+                }
+                Meaning::Row(row) if self.index().read().tenant(row) == batch.tenant => rows.push(row),
+                Meaning::Row(_) => {
+                    let detail = format!("ref {reference} is not of tenant {}", batch.tenant);
+                    return Err(corrupt(position, &detail));
+                }
+                Meaning::Cleared => {
+                    cleared.push((rows.len(), reference));
+                    rows.push(u32::MAX);
+                }
+                Meaning::Unknown => return Err(ApplyError::UnknownRef { position, session, reference }),
+            }
+        }
+        for (at, reference) in cleared {
+            let row = resolve(writer, session, reference).map_err(|e| corrupt(position, &e))?;
+            let row = row.filter(|row| self.index().read().tenant(*row) == batch.tenant);
+            rows[at] = row.ok_or(ApplyError::UnknownRef { position, session, reference })?;
+        }
+        Ok(())
+    }
+
+    fn apply_batch(
+        &self,
+        writer: &mut Writer,
+        batch: &SubBatch,
+        rows: &[u32],
+    ) -> Result<SubBatchVerdict, ChunkError> {
+        let (float_rows, histogram_rows) = rows.split_at(batch.refs.len());
+        let (counters, examples) = Pass::new(self, writer).run(batch, float_rows, histogram_rows)?;
+        writer.counters.entry(batch.tenant).or_default().add(&counters);
+        if !batch.metadata.is_empty() {
+            let families = writer.metadata.entry(batch.tenant).or_default();
+            families.extend(batch.metadata.iter().map(|m| (m.family.clone(), m.clone())));
+        }
+        let index = self.index().read();
+        let examples = examples
+            .into_iter()
+            .map(|(row, ts_ms, value)| ConflictExample { labels: index.labels(row), ts_ms, value })
+            .collect();
+        Ok(SubBatchVerdict { tenant: batch.tenant, counters, examples })
+    }
+}
+
+/// Row, time and refused value of conflicts.
+type Examples = Vec<(u32, i64, f64)>;
+
+/// One walk over the samples of a sub-batch, holding one stripe at a time.
+struct Pass<'a> {
+    head: &'a Head,
+    writer: &'a mut Writer,
+    counters: Counters,
+    examples: Examples,
+    stripe: Option<(usize, RwLockWriteGuard<'a, Stripe>)>,
+    /// The window of the sample before: neighbours mostly share it.
+    window: quorate_model::TimeRange,
+}
+
+impl<'a> Pass<'a> {
+    fn new(head: &'a Head, writer: &'a mut Writer) -> Self {
+        let window = quorate_model::TimeRange::new(0, -1);
+        Self { head, writer, counters: Counters::default(), examples: Vec::new(), stripe: None, window }
+    }
+
+    fn run(
+        mut self,
+        batch: &SubBatch,
+        float_rows: &[u32],
+        histogram_rows: &[u32],
+    ) -> Result<(Counters, Examples), ChunkError> {
+        self.floats(batch, float_rows)?;
+        self.histograms(&batch.histograms, histogram_rows)?;
+        Ok((self.counters, self.examples))
+    }
+
+    fn floats(&mut self, batch: &SubBatch, rows: &[u32]) -> Result<(), ChunkError> {
+        let mut starts = batch.starts.iter().peekable();
+        for (i, row) in rows.iter().enumerate() {
+            let (ts_ms, bits) = (batch.ts_ms[i], batch.values[i].to_bits());
+            let start_ms = starts.next_if(|s| s.0 as usize == i).map_or(0, |s| s.1);
+            self.enter_window(ts_ms);
+            let window = self.window;
+            let (number, within) = place(*row);
+            let stripe = self.enter_stripe(number);
+            let series = stripe.row_mut(within);
+            let hash = series.hash;
+            let open = &mut series.open;
+            let is_next = ts_ms > open.last_ts && open.last_ts >= window.start_ms;
+            let is_plain = open.count > 0 && open.marks == 0 && start_ms == 0;
+            let verdict = if is_next && is_plain && open.append(window.start_ms, ts_ms, bits).is_ok() {
+                Verdict::Stored
+            } else {
+                self.insert(within, ts_ms, SideSample { start_ms, value: Value::Float(bits) })?
+            };
+            self.note(*row, hash, ts_ms, bits, batch.values[i], verdict);
+        }
+        Ok(())
+    }
+
+    fn histograms(&mut self, samples: &[HistogramSample], rows: &[u32]) -> Result<(), ChunkError> {
+        for (sample, row) in samples.iter().zip(rows) {
+            self.enter_window(sample.ts_ms);
+            let (number, within) = place(*row);
+            let hash = self.enter_stripe(number).row_mut(within).hash;
+            let value = Value::Histogram(Arc::new(sample.histogram.clone()));
+            let verdict =
+                self.insert(within, sample.ts_ms, SideSample { start_ms: sample.start_ms, value })?;
+            let bits = histogram_hash(sample)?;
+            self.note(*row, hash, sample.ts_ms, bits, sample.histogram.sum, verdict);
+        }
+        Ok(())
+    }
+
+    fn enter_window(&mut self, ts_ms: i64) {
+        if !self.window.contains(ts_ms) {
+            let length = self.head.length();
+            self.window = length.range_of(length.start_of(ts_ms));
+        }
+    }
+
+    fn enter_stripe(&mut self, number: usize) -> &mut Stripe {
+        if self.stripe.as_ref().is_none_or(|(at, _)| *at != number) {
+            self.stripe = None;
+            self.stripe = Some((number, self.head.stripes()[number].write()));
+        }
+        &mut self.stripe.as_mut().expect("just entered").1
+    }
+
+    /// Everything but the plain append: first sample of a chunk, out of order, late, histograms, starts.
+    fn insert(&mut self, within: u32, ts_ms: i64, sample: SideSample) -> Result<Verdict, ChunkError> {
+        let window_start = self.window.start_ms;
+        let is_sealed = self.writer.windows.get(&window_start).is_some_and(|w| w.next_generation > 0);
+        let stripe = &mut self.stripe.as_mut().expect("the caller entered it").1;
+        let verdict = stripe.insert(within, window_start, is_sealed, ts_ms, sample)?;
+        if matches!(verdict, Verdict::Stored | Verdict::Late) {
+            self.writer.windows.entry(window_start).or_default().has_data = true;
+        }
+        Ok(verdict)
+    }
+
+    fn note(&mut self, row: u32, hash: u64, ts_ms: i64, bits: u64, value: f64, verdict: Verdict) {
+        self.writer.state_hash.add(hash, ts_ms, bits, verdict);
+        self.counters.count(verdict);
+        if verdict == Verdict::Conflict && self.examples.len() < MAX_EXAMPLES {
+            self.examples.push((row, ts_ms, value));
+        }
+    }
+}
+
+/// Hash of a histogram's bits, by its encoded form.
+fn histogram_hash(sample: &HistogramSample) -> Result<u64, ChunkError> {
+    let mut bytes = Vec::with_capacity(128);
+    quorate_chunk::histogram::encode(std::slice::from_ref(&sample.histogram), &mut bytes)?;
+    Ok(xxh3_64(&bytes))
+}
+
+pub(super) fn corrupt(position: Position, detail: &dyn std::fmt::Display) -> ApplyError {
+    ApplyError::Corrupt { position, detail: detail.to_string() }
+}

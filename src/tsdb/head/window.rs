@@ -1,0 +1,370 @@
+//! The unflushed samples of one window in one stripe: cut chunks and side buffers.
+//!
+//! Knows rows by their number within the stripe. Does not know labels, generations or locks.
+//! Path: `head::stripe` -> **here**; once its generation is sealed it is shared unchanged with readers and the
+//! flush.
+//! W1: a time stands once among all samples of a row in one window, both lanes together. The stripe checks it
+//! before it adds.
+
+use super::open_chunk::OpenChunk;
+use super::side::{SideBuffer, SideSample, Value, push};
+use super::symbols::reserve;
+use super::{ROWS_PER_PAGE, UNSEALED};
+use quorate_chunk::{Chunk, ChunkError, ChunkRef, Lane};
+use quorate_model::{SeriesBuffer, TimeRange};
+use std::collections::HashMap;
+
+/// Histograms are encoded when this many lie in a side buffer.
+const HISTOGRAM_RUN: usize = 32;
+/// What a sample in a side buffer is taken to cost, in bytes.
+const SIDE_SAMPLE_BYTES: usize = 48;
+const SHARED_TIMES: usize = 16;
+
+/// One cut chunk. Offsets point into the window's bytes.
+#[derive(Debug, Clone)]
+struct Entry {
+    /// One more than the number of the row's chunk before, 0 for none.
+    previous: u32,
+    times_at: u32,
+    times_len: u32,
+    values_at: u32,
+    values_len: u32,
+    starts_len: u32,
+    /// First and last time, counted from the window's start.
+    first: u32,
+    last: u32,
+    count: u16,
+    lane: Lane,
+}
+
+/// See the module header.
+#[derive(Debug)]
+pub(crate) struct WindowStripe {
+    start_ms: i64,
+    /// For each page of rows: one more than the number of each row's newest chunk, 0 for none.
+    newest: Vec<Option<Box<[u32; ROWS_PER_PAGE]>>>,
+    entries: Vec<Entry>,
+    bytes: Vec<u8>,
+    side: HashMap<u32, SideBuffer>,
+    side_samples: usize,
+    /// The last distinct columns of times: neighbours scraped together share theirs.
+    shared_times: Vec<(u32, u32)>,
+    next_shared: usize,
+}
+
+impl WindowStripe {
+    /// Nothing of the window that starts at `start_ms`.
+    pub(crate) fn new(start_ms: i64) -> Self {
+        Self {
+            start_ms,
+            newest: Vec::new(),
+            entries: Vec::new(),
+            bytes: Vec::new(),
+            side: HashMap::new(),
+            side_samples: 0,
+            shared_times: Vec::new(),
+            next_shared: 0,
+        }
+    }
+
+    /// First millisecond of the window.
+    pub(crate) fn start_ms(&self) -> i64 {
+        self.start_ms
+    }
+
+    /// Adds a cut chunk of the row.
+    pub(crate) fn push_chunk(&mut self, row: u32, chunk: &Chunk) {
+        let (times_at, times_len) = self.store_times(&chunk.times);
+        reserve(&mut self.bytes, chunk.values.len() + chunk.starts.len());
+        let values_at = self.bytes.len() as u32;
+        self.bytes.extend_from_slice(&chunk.values);
+        self.bytes.extend_from_slice(&chunk.starts);
+        let entry = Entry {
+            previous: self.newest_of(row),
+            times_at,
+            times_len,
+            values_at,
+            values_len: chunk.values.len() as u32,
+            starts_len: chunk.starts.len() as u32,
+            first: chunk.min_ts_ms.wrapping_sub(self.start_ms) as u32,
+            last: chunk.max_ts_ms.wrapping_sub(self.start_ms) as u32,
+            count: chunk.count as u16,
+            lane: chunk.lane,
+        };
+        if self.entries.len() == self.entries.capacity() {
+            self.entries.reserve_exact((self.entries.len() / 8).max(16));
+        }
+        self.entries.push(entry);
+        let page = row as usize / ROWS_PER_PAGE;
+        if self.newest.len() <= page {
+            self.newest.resize_with(page + 1, || None);
+        }
+        let page = self.newest[page].get_or_insert_with(|| Box::new([0; ROWS_PER_PAGE]));
+        page[row as usize % ROWS_PER_PAGE] = self.entries.len() as u32;
+    }
+
+    /// Adds a sample to the row's side buffer; runs of histograms are encoded.
+    pub(crate) fn push_side(&mut self, row: u32, ts_ms: i64, sample: SideSample) -> Result<(), ChunkError> {
+        let is_histogram = matches!(sample.value, Value::Histogram(_));
+        let side = self.side.entry(row).or_default();
+        side.insert(ts_ms, sample);
+        self.side_samples += 1;
+        if is_histogram && side.len() >= HISTOGRAM_RUN {
+            let run = side.take_histograms();
+            if side.len() == 0 {
+                self.side.remove(&row);
+            }
+            self.side_samples -= run.len();
+            let mut chunks = Vec::new();
+            quorate_chunk::cut_buffer(&run, HISTOGRAM_RUN, &mut chunks)?;
+            chunks.iter().for_each(|chunk| self.push_chunk(row, chunk));
+        }
+        Ok(())
+    }
+
+    /// The row's sample at `ts_ms`, if there is one.
+    pub(crate) fn find(&self, row: u32, ts_ms: i64) -> Result<Option<Value>, ChunkError> {
+        if let Some(sample) = self.side.get(&row).and_then(|side| side.get(ts_ms)) {
+            return Ok(Some(sample.value.clone()));
+        }
+        let mut found = SeriesBuffer::default();
+        for entry in self.entries_of(row) {
+            let offset = ts_ms.wrapping_sub(self.start_ms) as u32;
+            if entry.first <= offset && offset <= entry.last {
+                self.chunk(entry).read(TimeRange::new(ts_ms, ts_ms), &mut found)?;
+            }
+            if let Some(value) = found.values.first() {
+                return Ok(Some(Value::Float(value.to_bits())));
+            }
+            if let Some(histogram) = found.histograms.first() {
+                return Ok(Some(Value::Histogram(histogram.clone())));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the row has anything here.
+    pub(crate) fn has(&self, row: u32) -> bool {
+        self.newest_of(row) != 0 || self.side.contains_key(&row)
+    }
+
+    /// Whether the row has a chunk or side buffer whose first and last time enclose a part of `range`.
+    pub(crate) fn overlaps(&self, row: u32, range: TimeRange) -> bool {
+        let side = self.side.get(&row).and_then(SideBuffer::bounds);
+        side.is_some_and(|(first, last)| range.overlaps(&TimeRange::new(first, last)))
+            || self.entries_of(row).any(|e| range.overlaps(&self.range_of(e)))
+    }
+
+    /// Adds copies of what the row has in `range`, with `rank`, to `out`.
+    pub(crate) fn copy(&self, row: u32, range: TimeRange, rank: u32, out: &mut SeriesCopy) {
+        for entry in self.entries_of(row).filter(|e| range.overlaps(&self.range_of(e))) {
+            out.push_chunk(rank, entry.first_ts(self.start_ms), self.chunk(entry));
+        }
+        if let Some(side) = self.side.get(&row) {
+            let run = out.side_run(rank, side.bounds().map_or(0, |b| b.0));
+            side.for_each(|ts, sample| {
+                if range.contains(ts) {
+                    push(run, ts, sample);
+                }
+            });
+        }
+    }
+
+    /// Rows that have something here, increasing.
+    pub(crate) fn rows(&self) -> Vec<u32> {
+        let mut rows: Vec<u32> = self.side.keys().copied().collect();
+        for (number, page) in self.newest.iter().enumerate() {
+            let Some(page) = page else { continue };
+            let base = (number * ROWS_PER_PAGE) as u32;
+            rows.extend((0..ROWS_PER_PAGE).filter(|at| page[*at] != 0).map(|at| base + at as u32));
+        }
+        rows.sort_unstable();
+        rows.dedup();
+        rows
+    }
+
+    /// Whether nothing was added.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.side.is_empty()
+    }
+
+    /// Number of cut chunks.
+    pub(crate) fn chunk_count(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// What the side buffers cost, in bytes.
+    pub(crate) fn side_bytes(&self) -> usize {
+        self.side_samples * SIDE_SAMPLE_BYTES
+    }
+
+    /// Memory held, in bytes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let pages = self.newest.iter().flatten().count() * ROWS_PER_PAGE * 4;
+        let entries = self.entries.capacity() * size_of::<Entry>();
+        pages + entries + self.bytes.capacity() + self.side_bytes() + self.side.capacity() * 40
+    }
+
+    /// The row's cut chunks, oldest first.
+    pub(crate) fn chunks(&self, row: u32) -> Vec<ChunkRef<'_>> {
+        let mut chunks: Vec<_> = self.entries_of(row).map(|entry| self.chunk(entry)).collect();
+        chunks.reverse();
+        chunks
+    }
+
+    /// The row's side buffer.
+    pub(crate) fn side(&self, row: u32) -> Option<&SideBuffer> {
+        self.side.get(&row)
+    }
+
+    fn newest_of(&self, row: u32) -> u32 {
+        let page = self.newest.get(row as usize / ROWS_PER_PAGE);
+        page.and_then(Option::as_ref).map_or(0, |page| page[row as usize % ROWS_PER_PAGE])
+    }
+
+    fn entries_of(&self, row: u32) -> impl Iterator<Item = &Entry> {
+        let mut next = self.newest_of(row);
+        std::iter::from_fn(move || {
+            let entry = self.entries.get(next.checked_sub(1)? as usize)?;
+            next = entry.previous;
+            Some(entry)
+        })
+    }
+
+    fn range_of(&self, entry: &Entry) -> TimeRange {
+        let last = self.start_ms.saturating_add(i64::from(entry.last));
+        TimeRange::new(entry.first_ts(self.start_ms), last)
+    }
+
+    fn chunk(&self, entry: &Entry) -> ChunkRef<'_> {
+        let values_end = (entry.values_at + entry.values_len) as usize;
+        ChunkRef {
+            lane: entry.lane,
+            count: u32::from(entry.count),
+            times: &self.bytes[entry.times_at as usize..(entry.times_at + entry.times_len) as usize],
+            values: &self.bytes[entry.values_at as usize..values_end],
+            starts: &self.bytes[values_end..values_end + entry.starts_len as usize],
+        }
+    }
+
+    fn store_times(&mut self, times: &[u8]) -> (u32, u32) {
+        let same = |(at, len): &&(u32, u32)| self.bytes[*at as usize..(*at + *len) as usize] == *times;
+        if let Some(shared) = self.shared_times.iter().find(same) {
+            return *shared;
+        }
+        reserve(&mut self.bytes, times.len());
+        let stored = (self.bytes.len() as u32, times.len() as u32);
+        self.bytes.extend_from_slice(times);
+        if self.shared_times.len() < SHARED_TIMES {
+            self.shared_times.push(stored);
+        } else {
+            self.shared_times[self.next_shared] = stored;
+            self.next_shared = (self.next_shared + 1) % SHARED_TIMES;
+        }
+        stored
+    }
+}
+
+impl Entry {
+    fn first_ts(&self, start_ms: i64) -> i64 {
+        start_ms.saturating_add(i64::from(self.first))
+    }
+}
+
+/// Copied samples of one series, still encoded where they were: what a query takes out of a lock.
+#[derive(Debug, Default)]
+pub(crate) struct SeriesCopy {
+    bytes: Vec<u8>,
+    chunks: Vec<CopiedChunk>,
+    runs: Vec<(u32, i64, SeriesBuffer)>,
+    open: Vec<OpenCopy>,
+}
+
+/// A copy of an open chunk.
+#[derive(Debug)]
+pub(crate) struct OpenCopy {
+    pub(crate) window_start: i64,
+    pub(crate) chunk: OpenChunk,
+    /// Changes of the start timestamp: index of the first sample, start.
+    pub(crate) starts: Vec<(u8, i64)>,
+}
+
+impl OpenCopy {
+    /// Appends every sample to the float lane of `out`.
+    pub(crate) fn read(&self, out: &mut SeriesBuffer) {
+        let before = out.ts_ms.len();
+        self.chunk.decode(self.window_start, &mut out.ts_ms, &mut out.values);
+        if self.starts.is_empty() && out.start_ms.is_empty() {
+            return;
+        }
+        out.start_ms.resize(out.ts_ms.len(), 0);
+        let mut last = out.ts_ms.len();
+        for (index, start_ms) in self.starts.iter().rev() {
+            let from = before + usize::from(*index);
+            out.start_ms[from..last].fill(*start_ms);
+            last = from;
+        }
+    }
+}
+
+#[derive(Debug)]
+struct CopiedChunk {
+    rank: u32,
+    first_ts: i64,
+    lane: Lane,
+    count: u32,
+    at: usize,
+    lens: [usize; 3],
+}
+
+/// A part of a copy: a chunk still encoded, or samples.
+#[derive(Debug)]
+pub(crate) enum Piece<'a> {
+    Chunk(ChunkRef<'a>),
+    Run(&'a SeriesBuffer),
+    Open(&'a OpenCopy),
+}
+
+impl SeriesCopy {
+    /// Adds an encoded chunk.
+    pub(crate) fn push_chunk(&mut self, rank: u32, first_ts: i64, chunk: ChunkRef<'_>) {
+        let at = self.bytes.len();
+        let streams = [chunk.times, chunk.values, chunk.starts];
+        streams.iter().for_each(|stream| self.bytes.extend_from_slice(stream));
+        let lens = streams.map(<[u8]>::len);
+        self.chunks.push(CopiedChunk { rank, first_ts, lane: chunk.lane, count: chunk.count, at, lens });
+    }
+
+    /// Adds a copy of an open chunk.
+    pub(crate) fn push_open(&mut self, open: OpenCopy) {
+        self.open.push(open);
+    }
+
+    /// Begins a run of decoded samples, in time order, whose first time is at or after `first_ts`.
+    pub(crate) fn side_run(&mut self, rank: u32, first_ts: i64) -> &mut SeriesBuffer {
+        self.runs.push((rank, first_ts, SeriesBuffer::default()));
+        &mut self.runs.last_mut().expect("just pushed").2
+    }
+
+    /// The parts with their rank and first time, in no order.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = (u32, i64, Piece<'_>)> {
+        let chunks = self.chunks.iter().map(|c| {
+            let (times, rest) = self.bytes[c.at..].split_at(c.lens[0]);
+            let (values, rest) = rest.split_at(c.lens[1]);
+            let starts = &rest[..c.lens[2]];
+            let chunk = ChunkRef { lane: c.lane, count: c.count, times, values, starts };
+            (c.rank, c.first_ts, Piece::Chunk(chunk))
+        });
+        let runs = self.runs.iter().map(|(rank, first, run)| (*rank, *first, Piece::Run(run)));
+        let open = self.open.iter().map(|open| (UNSEALED, open.window_start, Piece::Open(open)));
+        chunks.chain(runs).chain(open)
+    }
+
+    /// Empties the copy and keeps its memory.
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.chunks.clear();
+        self.runs.clear();
+        self.open.clear();
+    }
+}
