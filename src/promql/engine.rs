@@ -201,7 +201,10 @@ impl QueryError {
 
 impl From<PlanError> for QueryError {
     fn from(error: PlanError) -> Self {
-        Self::BadData(error.to_string())
+        match error {
+            PlanError::Duration(text) => Self::BadData(text),
+            PlanError::LabelName(text) => Self::Execution(text),
+        }
     }
 }
 

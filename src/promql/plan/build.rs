@@ -139,8 +139,8 @@ impl Builder<'_> {
 
     fn matrix(&mut self, matrix: &MatrixSelector, scope: Scope) -> Result<Built, PlanError> {
         let (selector, range) = self.selector(&matrix.selector, Some(&matrix.range), scope)?;
-        let (at, offset, span) = (selector.at, selector.offset, matrix.span);
-        let node = Node::Window(Window { input: WindowInput::Selector(selector), range, at, offset, span });
+        let (at, offset) = (selector.at, selector.offset);
+        let node = Node::Window(Window { input: WindowInput::Selector(selector), range, at, offset });
         Ok(Built { node, invariant: at.is_some(), worth: false })
     }
 
@@ -160,7 +160,7 @@ impl Builder<'_> {
             step,
         };
         let input = WindowInput::Subquery(Box::new(self.build(&subquery.expr, inner)?.once()), step);
-        let node = Node::Window(Window { input, range, at, offset, span: subquery.span });
+        let node = Node::Window(Window { input, range, at, offset });
         Ok(Built { node, invariant: at.is_some(), worth: false })
     }
 
@@ -186,6 +186,9 @@ impl Builder<'_> {
     }
 
     fn aggregate(&mut self, expr: &AggregateExpr, scope: Scope) -> Result<Built, PlanError> {
+        if let Some(param) = &expr.param {
+            check_label_name(param, "invalid label name ")?;
+        }
         let input = self.build(&expr.expr, scope)?;
         let param = expr.param.as_ref().map(|param| self.build(param, scope)).transpose()?;
         let invariant = input.invariant && param.as_ref().is_none_or(|p| p.invariant);
@@ -209,6 +212,10 @@ impl Builder<'_> {
     fn call(&mut self, expr: &CallExpr, scope: Scope) -> Result<Built, PlanError> {
         if let Some(value) = self.context_value(expr.function.id) {
             return Ok(Built::constant(Node::Number(value)));
+        }
+        if matches!(expr.function.id, FunctionId::LabelReplace | FunctionId::LabelJoin) {
+            let problem = format!("invalid destination label name in {}(): ", expr.function.name);
+            expr.args.get(1).map_or(Ok(()), |target| check_label_name(target, &problem))?;
         }
         let args = expr.args.iter().map(|arg| self.build(arg, scope)).collect::<Result<Vec<_>, _>>()?;
         let all_fixed = args.iter().all(|arg| arg.invariant);
@@ -238,6 +245,17 @@ impl Builder<'_> {
             FunctionId::Step => Some(seconds(self.times.step)),
             _ => None,
         }
+    }
+}
+
+/// The error with `problem` in front if `expr` is a string that is not UTF-8.
+fn check_label_name(expr: &Expr, problem: &str) -> Result<(), PlanError> {
+    match expr.unwrapped() {
+        Expr::String(string) => match &string.not_utf8 {
+            Some(quoted) => Err(PlanError::LabelName(format!("{problem}{quoted}"))),
+            None => Ok(()),
+        },
+        _ => Ok(()),
     }
 }
 

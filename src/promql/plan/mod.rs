@@ -24,6 +24,9 @@ pub(crate) enum PlanError {
     /// A duration expression that has no usable value, with its place.
     #[error("{0}")]
     Duration(String),
+    /// A string that stands for a label name and is not UTF-8.
+    #[error("{0}")]
+    LabelName(String),
 }
 
 /// A query ready to be evaluated.
@@ -107,8 +110,6 @@ pub(crate) struct Window {
     pub(crate) at: Option<i64>,
     /// How far before the evaluation time it ends, milliseconds.
     pub(crate) offset: i64,
-    /// Place in the query.
-    pub(crate) span: Span,
 }
 
 /// Where the samples of a window come from.
