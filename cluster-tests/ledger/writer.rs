@@ -173,7 +173,7 @@ impl Writer {
 
     /// Sends a batch; whether its fate is settled.
     fn send(&self, body: &[u8], batch: usize, shared: &Shared) -> bool {
-        let answer = self.client.post("/api/v1/push", &self.protocol.headers(), body);
+        let answer = self.client.post("/api/v1/write", &self.protocol.headers(), body);
         match answer {
             Ok(answer) if answer.is_success() => {
                 lock(&shared.ledgers[self.at]).outcomes[batch] = Outcome::Acknowledged;
