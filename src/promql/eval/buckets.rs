@@ -37,7 +37,6 @@ struct Input<'q> {
 /// A classic histogram: its labels without `le`, and its buckets' bounds and series.
 struct Classic {
     labels: Labels,
-    drop_name: bool,
     buckets: Vec<(f64, usize)>,
 }
 
@@ -126,7 +125,7 @@ impl<'q> Evaluator<'q> {
             let next = classics.len();
             let at_classic = *by_labels.entry(labels.clone()).or_insert(next);
             if at_classic == next {
-                classics.push(Classic { labels, drop_name: column.drop_name, buckets: Vec::new() });
+                classics.push(Classic { labels, buckets: Vec::new() });
             }
             classics[at_classic].buckets.push((bound, at));
         }

@@ -150,7 +150,7 @@ impl<'q> Evaluator<'q> {
         grid: TimeGrid,
         sink: Sink<'_, 'q>,
     ) -> Result<(), QueryError> {
-        let mut negated = |ev: &mut Self, column: &mut Column, sink: Sink<'_, 'q>| {
+        let negated = |ev: &mut Self, column: &mut Column, sink: Sink<'_, 'q>| {
             column.negate();
             ev.drop_name(column);
             sink(ev, column)

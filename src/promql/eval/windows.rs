@@ -23,7 +23,6 @@ use std::sync::Arc;
 /// A call of a window function with its scalar arguments evaluated.
 struct WindowCall<'q> {
     call: &'q Call,
-    window: &'q Window,
     windows: Windows,
     /// Values of the scalar arguments at each step, in their order.
     scalars: Vec<Vec<f64>>,
@@ -48,7 +47,6 @@ impl<'q> Evaluator<'q> {
         }
         let mut run = WindowCall {
             call,
-            window,
             windows: self.windows(window, grid),
             scalars,
             arg_span: call.arg_spans[0],

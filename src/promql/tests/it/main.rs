@@ -1,0 +1,53 @@
+//! Runs scripts of PromQL cases against the engine: the project's own in `tests/scripts`, and the Prometheus
+//! project's where they lie beside this repository.
+//!
+//! A case passes as it does upstream: as an instant query, as a range query around that time, and with every
+//! selector pinned to that time by `@` and evaluated at other times.
+
+mod compare;
+mod histograms;
+mod lines;
+mod pin;
+mod run;
+mod script;
+
+use std::path::Path;
+
+#[test]
+fn own_scripts_pass() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
+    let tallies = run::directory(&dir);
+    assert!(tallies.iter().map(|t| t.passed + t.failed.len()).sum::<usize>() > 0, "no case in {dir:?}");
+    report(&tallies);
+    assert!(tallies.iter().all(|t| t.failed.is_empty()), "some cases of the project's own scripts failed");
+}
+
+/// Cases of the upstream scripts that pass; raise it when more do.
+const UPSTREAM_AT_LEAST: usize = 0;
+
+#[test]
+fn upstream_scripts_pass_as_often_as_before() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/promqltest/testdata");
+    if !dir.is_dir() {
+        println!("skipped: {dir:?} is not there");
+        return;
+    }
+    let tallies = run::directory(&dir);
+    report(&tallies);
+    let passed: usize = tallies.iter().map(|t| t.passed).sum();
+    assert!(passed >= UPSTREAM_AT_LEAST, "{passed} upstream cases pass, {UPSTREAM_AT_LEAST} did before");
+}
+
+/// Prints the totals of each file, and the failures: all of them if `PROMQL_FAILURES` is set, else a few of each.
+fn report(tallies: &[run::Tally]) {
+    let shown = if std::env::var_os("PROMQL_FAILURES").is_some() { usize::MAX } else { 3 };
+    for tally in tallies {
+        println!("{}: {} passed, {} failed", tally.file, tally.passed, tally.failed.len());
+        for failure in tally.failed.iter().take(shown) {
+            println!("    {failure}");
+        }
+    }
+    let passed: usize = tallies.iter().map(|t| t.passed).sum();
+    let failed: usize = tallies.iter().map(|t| t.failed.len()).sum();
+    println!("total: {passed} passed, {failed} failed");
+}

@@ -1,0 +1,137 @@
+//! Runs scripts.
+
+use crate::compare::{Check, check_annotations, check_failure, check_middle, check_result};
+use crate::lines::Item;
+use crate::pin::pinned;
+use crate::script::{Command, Eval, Point, read};
+use quorate_model::Labels;
+use quorate_promql::engine::{self, EngineOptions, NoGuard, QueryOutput, Value};
+use quorate_promql::source::MemSource;
+use quorate_promql::{Expr, Features, parse};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// How the cases of one file went.
+pub(crate) struct Tally {
+    pub(crate) file: String,
+    pub(crate) passed: usize,
+    pub(crate) failed: Vec<String>,
+}
+
+/// Runs all scripts of a directory.
+pub(crate) fn directory(dir: &Path) -> Vec<Tally> {
+    let mut files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "test"));
+    files.sort();
+    files.iter().map(|path| file(path)).collect()
+}
+
+fn file(path: &Path) -> Tally {
+    let name = path.file_name().unwrap().to_string_lossy().into_owned();
+    let mut tally = Tally { file: name, passed: 0, failed: Vec::new() };
+    for section in read(&std::fs::read_to_string(path).unwrap()) {
+        let mut source = MemSource::new();
+        for command in section {
+            match command {
+                Command::Load(series) => load(&mut source, series),
+                Command::Eval(eval) => match case(&source, &eval) {
+                    Ok(()) => tally.passed += 1,
+                    Err(problem) => {
+                        tally.failed.push(format!("line {}: {}: {problem}", eval.line, eval.expr))
+                    }
+                },
+            }
+        }
+    }
+    tally
+}
+
+fn load(source: &mut MemSource, series: BTreeMap<Labels, Vec<Point>>) {
+    for (labels, points) in series {
+        for (ts_ms, item, start_ms) in points {
+            match item {
+                Item::Omitted => {}
+                Item::Float(value) => source.push_float(&labels, ts_ms, value, start_ms),
+                Item::Histogram(h) => source.push_histogram(&labels, ts_ms, Arc::new(h.to_model()), start_ms),
+            }
+        }
+    }
+}
+
+struct Query<'a> {
+    source: &'a MemSource,
+    options: EngineOptions,
+}
+
+impl Query<'_> {
+    fn instant(&self, expr: &Expr, at: i64) -> Result<QueryOutput, String> {
+        engine::instant(self.source, expr, at, &self.options, &NoGuard).map_err(|e| e.to_string())
+    }
+
+    fn range(&self, expr: &Expr, start: i64, end: i64, step: i64) -> Result<QueryOutput, String> {
+        engine::range(self.source, expr, start, end, step, &self.options, &NoGuard).map_err(|e| e.to_string())
+    }
+}
+
+fn case(source: &MemSource, case: &Eval) -> Check {
+    let expr = match parse(&case.expr, &Features::all()) {
+        Ok(expr) => expr,
+        Err(e) => return check_failure(case, &e.to_string()),
+    };
+    let options = EngineOptions {
+        features: Features::all(),
+        query_text: case.expr.as_str().into(),
+        ..EngineOptions::default()
+    };
+    let query = Query { source, options };
+    if case.is_range {
+        return judge(case, query.range(&expr, case.start, case.end, case.step), |value| {
+            check_result(case, value)
+        })
+        .map(|_| ());
+    }
+    // With `expect range vector` start and end are those of the samples, and the query runs at the end.
+    instant(&query, case, &expr, case.end).map_err(|e| format!("instant: {e}"))?;
+    let at = case.end;
+    let others = if at == 0 { vec![-1000, 0, 1000] } else { vec![-10 * at, 0, at / 5, at, 10 * at] };
+    if let Some(pinned) = pinned(&expr, at) {
+        for other in others {
+            instant(&query, case, &pinned, other).map_err(|e| format!("pinned by @, at {other} ms: {e}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs a case as an instant query at a time and as a range query around it.
+fn instant(query: &Query<'_>, case: &Eval, expr: &Expr, at: i64) -> Check {
+    let Some(value) = judge(case, query.instant(expr, at), |value| check_result(case, value))? else {
+        return Ok(());
+    };
+    let asks_for_context =
+        ["start()", "end()", "range()", "step()"].iter().any(|call| case.expr.contains(call));
+    if case.instant_only || asks_for_context {
+        return Ok(());
+    }
+    let was_scalar = matches!(value, Value::Scalar { .. });
+    let around =
+        query.range(expr, at - 60_000, at + 60_000, 60_000).map_err(|e| format!("range mode: {e}"))?;
+    check_middle(case, &around.value, at, was_scalar).map_err(|e| format!("range mode: {e}"))
+}
+
+/// Checks a result; `None` if it is an error that was expected.
+fn judge(
+    case: &Eval,
+    result: Result<QueryOutput, String>,
+    check: impl Fn(&Value) -> Check,
+) -> Result<Option<Value>, String> {
+    match result {
+        Err(message) => check_failure(case, &message).map(|()| None),
+        Ok(_) if case.fails() => Err("expected the query to fail, it did not".into()),
+        Ok(output) => {
+            check_annotations(case, &output)?;
+            check(&output.value)?;
+            Ok(Some(output.value))
+        }
+    }
+}
