@@ -60,7 +60,12 @@ fn command() -> Command {
 
 /// What `--version` prints behind the name.
 fn version_line() -> String {
-    format!("{} (revision {}, data format {})", crate::VERSION, crate::REVISION, crate::datadir::FORMAT_VERSION)
+    format!(
+        "{} (revision {}, data format {})",
+        crate::VERSION,
+        crate::REVISION,
+        crate::datadir::FORMAT_VERSION
+    )
 }
 
 fn with_settings(command: Command) -> Command {

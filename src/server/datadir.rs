@@ -125,10 +125,8 @@ fn read_format(dir: &Path, file: &Path, text: &str) -> Result<Format, DataDirErr
     struct VersionOnly {
         version: u32,
     }
-    let unreadable = |e: serde_json::Error| DataDirError::Unreadable {
-        file: file.to_owned(),
-        reason: e.to_string(),
-    };
+    let unreadable =
+        |e: serde_json::Error| DataDirError::Unreadable { file: file.to_owned(), reason: e.to_string() };
     let VersionOnly { version: found } = serde_json::from_str(text).map_err(unreadable)?;
     if found > FORMAT_VERSION {
         return Err(DataDirError::Newer { dir: dir.to_owned(), found });

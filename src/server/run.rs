@@ -99,9 +99,8 @@ impl Listeners {
     ) -> JoinHandle<std::io::Result<()>> {
         let grpc = grpc::serve(self.grpc, app.readiness(), stop.clone().cancelled_owned());
         let (router, config, stop) = (router(app.clone()), config.clone(), stop.clone());
-        let http = async move {
-            listener::serve(self.http, router, &config.http, stop.cancelled_owned()).await
-        };
+        let http =
+            async move { listener::serve(self.http, router, &config.http, stop.cancelled_owned()).await };
         tokio::spawn(async move { tokio::try_join!(http, grpc).map(drop) })
     }
 }
@@ -216,10 +215,7 @@ struct Signals {
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
     async fn end(&mut self) {

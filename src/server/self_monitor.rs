@@ -33,12 +33,8 @@ async fn write_once(app: &App, tenant: &Arc<str>, instance: &str) -> Result<(), 
     let services = app.services().map_err(|error| error.message)?;
     let body = encode(&app.metrics_page(), instance, app.clock.now_ms())?;
     let number = services.meta.intern_tenant(tenant).await.map_err(|error| error.to_string())?;
-    let request = WriteRequest {
-        tenant: number,
-        tenant_name: tenant.clone(),
-        protocol: Protocol::RemoteWrite1,
-        body,
-    };
+    let request =
+        WriteRequest { tenant: number, tenant_name: tenant.clone(), protocol: Protocol::RemoteWrite1, body };
     let outcome = services.distributor.write(request).await.map_err(|error| error.to_string())?;
     match outcome.refusals.first() {
         None => Ok(()),

@@ -50,9 +50,7 @@ pub fn error_type(code: ErrorCode) -> &'static str {
 /// Seconds after which a refused request may be sent again, for the codes where that can help.
 pub fn retry_after_seconds(code: ErrorCode, attempt: u32) -> Option<u64> {
     match code {
-        ErrorCode::RateLimited | ErrorCode::Unavailable | ErrorCode::TimedOut => {
-            Some(1 << attempt.min(5))
-        }
+        ErrorCode::RateLimited | ErrorCode::Unavailable | ErrorCode::TimedOut => Some(1 << attempt.min(5)),
         _ => None,
     }
 }

@@ -70,12 +70,18 @@ pub const KEYS: &[Key] = &[
                use-start-timestamps), or all.",
     },
     text("log_format", "Form of log lines: logfmt or json."),
-    text("log_level", "Which log lines are written: error, warn, info, debug, trace, or by module as in info,quorate_tsdb=debug."),
+    text(
+        "log_level",
+        "Which log lines are written: error, warn, info, debug, trace, or by module as in info,quorate_tsdb=debug.",
+    ),
     plain("self_monitor", "Whether the node writes its own metrics into itself."),
     text("self_monitor_interval", "Distance between two of the node's own samples."),
     text("self_monitor_tenant", "Tenant that gets the node's own metrics."),
     text("reload_interval", "How often the file is looked at for changed limits; 0 never."),
-    text("http.max_write_body", "Largest remote-write body, as sent and as it declares itself after decompression."),
+    text(
+        "http.max_write_body",
+        "Largest remote-write body, as sent and as it declares itself after decompression.",
+    ),
     text("http.max_form_body", "Largest form body and largest query text."),
     text("http.max_header", "All headers of a request together."),
     plain("http.max_header_count", "Number of headers of a request."),
@@ -107,9 +113,15 @@ pub const KEYS: &[Key] = &[
     plain("limits.max_label_names_per_series", "Labels of a series, __name__ included."),
     plain("limits.max_label_name_length", "Bytes of a label's name."),
     plain("limits.max_label_value_length", "Bytes of a label's value, the metric name included."),
-    plain("limits.max_metadata_length", "Bytes of a metric's name, help and unit in metadata; longer help is cut."),
+    plain(
+        "limits.max_metadata_length",
+        "Bytes of a metric's name, help and unit in metadata; longer help is cut.",
+    ),
     text("limits.creation_grace_period", "How far in the future a sample may lie."),
-    text("limits.past_grace_period", "How far in the past a sample may lie; 0 is as far as retention allows."),
+    text(
+        "limits.past_grace_period",
+        "How far in the past a sample may lie; 0 is as far as retention allows.",
+    ),
     plain("limits.max_native_histogram_buckets", "Buckets of a native histogram; 0 is off."),
     text(
         "limits.compactor_blocks_retention_period",
@@ -227,7 +239,11 @@ mod tests {
         let text = std::fs::read_to_string(path).unwrap();
         for key in KEYS {
             let name = key.path.rsplit('.').next().unwrap();
-            assert!(text.contains(&format!("`{}`", key.path)), "docs/operations.md lacks `{}` ({name})", key.path);
+            assert!(
+                text.contains(&format!("`{}`", key.path)),
+                "docs/operations.md lacks `{}` ({name})",
+                key.path
+            );
         }
     }
 }

@@ -230,7 +230,8 @@ mod tests {
 
     #[test]
     fn overrides_start_from_the_limits_of_all() {
-        let text = "limits:\n  max_label_names_per_series: 7\noverrides:\n  a:\n    max_label_name_length: 9\n";
+        let text =
+            "limits:\n  max_label_names_per_series: 7\noverrides:\n  a:\n    max_label_name_length: 9\n";
         let config = source(&[]).load_text(text).unwrap();
         assert_eq!(config.overrides["a"].max_label_names_per_series, 7);
         assert_eq!(config.overrides["a"].max_label_name_length, 9);

@@ -106,7 +106,9 @@ impl Reloader {
             next.limits = new.limits.clone();
             next.overrides = new.overrides.clone();
             if next != new {
-                tracing::warn!("the configuration has changes that need a restart; only limits were reloaded");
+                tracing::warn!(
+                    "the configuration has changes that need a restart; only limits were reloaded"
+                );
             }
             self.limits.replace(next.limits.clone(), next.overrides.clone());
             current.config = Arc::new(next);

@@ -49,10 +49,8 @@ impl HttpConfig {
             problems.push(format!("http.max_header must be 8KiB to 16MiB, it is {}", self.max_header));
         }
         if self.max_header_count < 16 || self.max_header_count > 32_768 {
-            problems.push(format!(
-                "http.max_header_count must be 16 to 32768, it is {}",
-                self.max_header_count
-            ));
+            problems
+                .push(format!("http.max_header_count must be 16 to 32768, it is {}", self.max_header_count));
         }
         if self.max_write_body.bytes() < 1 << 10 || self.max_write_body.bytes() > 1 << 30 {
             problems.push(format!("http.max_write_body must be 1KiB to 1GiB, it is {}", self.max_write_body));
@@ -146,10 +144,8 @@ impl StorageConfig {
         if self.block_cache.bytes() < 1 << 20 {
             problems.push(format!("storage.block_cache must be at least 1MiB, it is {}", self.block_cache));
         }
-        let durations = [
-            ("maintenance_interval", self.maintenance_interval),
-            ("image_interval", self.image_interval),
-        ];
+        let durations =
+            [("maintenance_interval", self.maintenance_interval), ("image_interval", self.image_interval)];
         for (key, value) in durations {
             if value.is_zero() {
                 problems.push(format!("storage.{key} must be more than 0"));

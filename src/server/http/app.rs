@@ -136,6 +136,14 @@ impl App {
         }
     }
 
+    /// What the head holds of a tenant, as `status/tsdb` shows it; `top` entries a list.
+    ///
+    /// # Errors
+    /// 503 while partitions replay.
+    pub fn tsdb_status(&self, tenant: &str, top: usize) -> Result<serde_json::Value, ApiError> {
+        Ok(figures::tsdb_status(self.services()?, self.tenant_id(tenant)?, top))
+    }
+
     /// All metrics of the node as text.
     pub fn metrics_page(&self) -> String {
         let mut page = Exposition::after(self.recorder.render());

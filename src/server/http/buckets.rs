@@ -54,7 +54,13 @@ pub fn for_each(histogram: &Histogram, mut take: impl FnMut(Bucket)) {
     let negative: Vec<(i64, f64)> = indexed(&histogram.negative_spans, &negative).collect();
     for (index, count) in negative.into_iter().rev() {
         let (lower, upper) = (-bound(histogram, index), -bound(histogram, index - 1));
-        take(clamp(Bucket { lower, upper, lower_inclusive: lower < 0.0, upper_inclusive: upper > 0.0, count }));
+        take(clamp(Bucket {
+            lower,
+            upper,
+            lower_inclusive: lower < 0.0,
+            upper_inclusive: upper > 0.0,
+            count,
+        }));
     }
     if zero_count > 0.0 {
         let (lower, upper) = (-histogram.zero_threshold, histogram.zero_threshold);

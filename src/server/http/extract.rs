@@ -53,7 +53,8 @@ impl FromRequest<Arc<App>> for Form {
 }
 
 fn is_form(parts: &Parts) -> bool {
-    let kind = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind =
+        parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     parts.method == Method::POST && kind.eq_ignore_ascii_case("application/x-www-form-urlencoded")
 }
@@ -107,7 +108,8 @@ pub async fn read_body(
     max: usize,
     timeout: Duration,
 ) -> Result<Bytes, BodyError> {
-    let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let declared =
+        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|length| length > max as u64) {
         return Err(BodyError::TooLarge(max));
     }

@@ -100,7 +100,8 @@ pub async fn runtimeinfo(State(app): State<Arc<App>>) -> Reply {
 pub async fn flags(State(app): State<Arc<App>>) -> Reply {
     let flags = crate::cli::flags_in_force(&app.config());
     Reply::data(|out| {
-        let pairs: Vec<(&str, &str)> = flags.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let pairs: Vec<(&str, &str)> =
+            flags.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         push_object(out, &pairs);
     })
 }

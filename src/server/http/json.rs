@@ -42,7 +42,11 @@ pub fn push_string(out: &mut Vec<u8>, text: &str) {
 }
 
 /// Appends an array; `item` writes one element.
-pub fn push_array<T>(out: &mut Vec<u8>, items: impl IntoIterator<Item = T>, mut item: impl FnMut(&mut Vec<u8>, T)) {
+pub fn push_array<T>(
+    out: &mut Vec<u8>,
+    items: impl IntoIterator<Item = T>,
+    mut item: impl FnMut(&mut Vec<u8>, T),
+) {
     out.push(b'[');
     for (at, value) in items.into_iter().enumerate() {
         if at > 0 {
@@ -160,7 +164,8 @@ mod tests {
 
     #[test]
     fn exponential_buckets_are_written_from_the_lowest_up() {
-        let counts = BucketCounts::Integer { count: 9, zero_count: 2, positive: vec![1, 1, -2], negative: vec![4] };
+        let counts =
+            BucketCounts::Integer { count: 9, zero_count: 2, positive: vec![1, 1, -2], negative: vec![4] };
         let positive = vec![Span { offset: 0, length: 2 }, Span { offset: 1, length: 1 }];
         let text = written(|out| {
             push_histogram(out, &histogram(counts, positive, vec![Span { offset: 1, length: 1 }]));

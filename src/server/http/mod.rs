@@ -20,6 +20,8 @@ pub mod time;
 pub mod write;
 
 mod app;
+#[cfg(test)]
+mod tests;
 
 pub use app::{App, AppParts};
 

@@ -128,9 +128,9 @@ impl Params {
     /// 400 as Prometheus words it.
     pub fn limit(&self, name: &str) -> Result<Option<usize>, ApiError> {
         let Some(text) = self.given(name) else { return Ok(None) };
-        let limit: i64 = text.parse().map_err(|_| {
-            ApiError::parameter(name, &format!("cannot parse {} to a number", quoted(text)))
-        })?;
+        let limit: i64 = text
+            .parse()
+            .map_err(|_| ApiError::parameter(name, &format!("cannot parse {} to a number", quoted(text))))?;
         if limit < 0 {
             return Err(ApiError::parameter(name, "limit must be non-negative"));
         }
@@ -208,7 +208,10 @@ mod tests {
             params("").required_time("start"),
             "invalid parameter \"start\": cannot parse \"\" to a valid timestamp",
         );
-        check_error(params("limit=-1").limit("limit"), "invalid parameter \"limit\": limit must be non-negative");
+        check_error(
+            params("limit=-1").limit("limit"),
+            "invalid parameter \"limit\": limit must be non-negative",
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::time::quoted;
 use axum::extract::State;
 use quorate_model::{ErrorCode, Matcher};
 use quorate_promql::engine::{QueryOutput, Value};
-use quorate_promql::{Features, Expr};
+use quorate_promql::{Expr, Features};
 use quorate_query::{EvalTimes, QueryFailure, QueryParams};
 use std::sync::Arc;
 
@@ -83,7 +83,10 @@ fn query_params(
 fn check_query_length(app: &App, query: &str) -> Result<(), ApiError> {
     let max = app.config().http.max_form_body.as_usize();
     if query.len() >= max {
-        return Err(ApiError::new(ErrorCode::TooLarge, format!("the query is over the limit of {max} bytes")));
+        return Err(ApiError::new(
+            ErrorCode::TooLarge,
+            format!("the query is over the limit of {max} bytes"),
+        ));
     }
     Ok(())
 }
@@ -130,7 +133,8 @@ pub async fn tree(State(app): State<Arc<App>>, Form(params): Form) -> Result<Rep
 
 fn parse(app: &App, query: &str) -> Result<Expr, ApiError> {
     check_query_length(app, query)?;
-    quorate_promql::parse(query, &app.features()).map_err(|error| ApiError::parameter("query", &error.to_string()))
+    quorate_promql::parse(query, &app.features())
+        .map_err(|error| ApiError::parameter("query", &error.to_string()))
 }
 
 /// Whether `query` is PromQL.

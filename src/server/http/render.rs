@@ -4,10 +4,10 @@
 //! Source: Prometheus `web/api/v1`: `QueryData`, `json_codec.go`; `util/stats`.
 
 use super::float::push_u64;
+use super::float::{push_float, push_timestamp};
 use super::json::{
     push_array, push_histogram, push_histogram_point, push_labels, push_point, push_quoted_float, push_string,
 };
-use super::float::{push_float, push_timestamp};
 use quorate_promql::engine::{InstantSample, QueryStats, RangeSeries, SampleValue, Value};
 use std::time::Duration;
 
@@ -126,7 +126,10 @@ mod tests {
     #[test]
     fn every_type_has_its_form() {
         let labels = Labels::from_pairs([("__name__", "up")]);
-        check(&Value::Scalar { ts_ms: 1_500, value: f64::INFINITY }, r#"{"resultType":"scalar","result":[1.500,"+Inf"]}"#);
+        check(
+            &Value::Scalar { ts_ms: 1_500, value: f64::INFINITY },
+            r#"{"resultType":"scalar","result":[1.500,"+Inf"]}"#,
+        );
         check(
             &Value::String { ts_ms: 0, value: "a\"".into() },
             r#"{"resultType":"string","result":[0,"a\""]}"#,
@@ -146,7 +149,8 @@ mod tests {
 
     #[test]
     fn statistics_are_shown_per_step_only_on_demand() {
-        let figures = QueryStats { total_samples: 3, total_samples_per_step: vec![1, 2], ..QueryStats::default() };
+        let figures =
+            QueryStats { total_samples: 3, total_samples_per_step: vec![1, 2], ..QueryStats::default() };
         let timings = Timings { queued: Duration::ZERO, executed: Duration::from_millis(5) };
         for (per_step, expected) in [(true, true), (false, false)] {
             let mut out = Vec::new();

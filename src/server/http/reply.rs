@@ -106,9 +106,7 @@ impl Reply {
 
 impl IntoResponse for Reply {
     fn into_response(mut self) -> Response {
-        for (name, notes, more) in
-            [("warnings", &self.warnings, "warning"), ("infos", &self.infos, "info")]
-        {
+        for (name, notes, more) in [("warnings", &self.warnings, "warning"), ("infos", &self.infos, "info")] {
             if notes.is_empty() {
                 continue;
             }
@@ -147,7 +145,10 @@ mod tests {
             r#"{"status":"error","errorType":"bad_data","error":"invalid parameter \"end\": too early"}"#
         );
         let response = ApiError::new(ErrorCode::Unavailable, "starting").into_response();
-        assert_eq!((response.status().as_u16(), &response.headers()["retry-after"]), (503, &HeaderValue::from(1)));
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["retry-after"]),
+            (503, &HeaderValue::from(1))
+        );
     }
 
     #[tokio::test]
@@ -155,8 +156,6 @@ mod tests {
         assert_eq!(body(Reply::strings(["a"]).into_response()).await, r#"{"status":"success","data":["a"]}"#);
         let warnings = (0..12).map(|n| n.to_string()).collect();
         let text = body(Reply::raw("{}").with_notes(warnings, vec!["i".into()]).into_response()).await;
-        assert!(text.ends_with(
-            r#""8","9","2 more warning annotations omitted"],"infos":["i"]}"#
-        ), "{text}");
+        assert!(text.ends_with(r#""8","9","2 more warning annotations omitted"],"infos":["i"]}"#), "{text}");
     }
 }

@@ -5,7 +5,8 @@
 
 /// The earliest and latest time, as Prometheus writes and reads them.
 const MIN_TIME: (&str, i64) = ("-292273086-05-16T16:47:06Z", i64::MIN / 1000 * 1000 + 62_135_596_801_000);
-const MAX_TIME: (&str, i64) = ("292277025-08-18T07:12:54.999999999Z", i64::MAX / 1000 * 1000 - 62_135_596_800_001);
+const MAX_TIME: (&str, i64) =
+    ("292277025-08-18T07:12:54.999999999Z", i64::MAX / 1000 * 1000 - 62_135_596_800_001);
 
 /// The first millisecond that a range without a start begins with.
 pub const EARLIEST_MS: i64 = MIN_TIME.1;
@@ -97,7 +98,8 @@ fn parse_rfc3339(text: &str) -> Option<i64> {
         }
         _ => return None,
     };
-    let seconds = days_from_civil(year, month, day) * 86_400 + hour * 3_600 + (minute - zone_minutes) * 60 + second;
+    let seconds =
+        days_from_civil(year, month, day) * 86_400 + hour * 3_600 + (minute - zone_minutes) * 60 + second;
     Some(seconds * 1_000 + fraction_ms)
 }
 
@@ -158,9 +160,24 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused_with_prometheus_sentence() {
-        for bad in ["", "now", "NaN", "Inf", "-inf", "1e300", "2015-07-01", "2001-02-29T00:00:00Z",
-            "2015-07-01T24:00:00Z", "2015-07-01T20:10:30", "2015-07-01T20:10:30.Z", "2015-07-01 20:10:30Z",
-            "2015-13-01T20:10:30Z", "1_000", "0x10", "2015-07-01T20:10:30ä"] {
+        for bad in [
+            "",
+            "now",
+            "NaN",
+            "Inf",
+            "-inf",
+            "1e300",
+            "2015-07-01",
+            "2001-02-29T00:00:00Z",
+            "2015-07-01T24:00:00Z",
+            "2015-07-01T20:10:30",
+            "2015-07-01T20:10:30.Z",
+            "2015-07-01 20:10:30Z",
+            "2015-13-01T20:10:30Z",
+            "1_000",
+            "0x10",
+            "2015-07-01T20:10:30ä",
+        ] {
             check_time(bad, None);
         }
         assert_eq!(parse_time("foo").unwrap_err(), "cannot parse \"foo\" to a valid timestamp");

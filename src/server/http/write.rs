@@ -15,7 +15,8 @@ use quorate_model::ErrorCode;
 use std::sync::Arc;
 
 const SAMPLES_WRITTEN: HeaderName = HeaderName::from_static("x-prometheus-remote-write-samples-written");
-const HISTOGRAMS_WRITTEN: HeaderName = HeaderName::from_static("x-prometheus-remote-write-histograms-written");
+const HISTOGRAMS_WRITTEN: HeaderName =
+    HeaderName::from_static("x-prometheus-remote-write-histograms-written");
 const EXEMPLARS_WRITTEN: HeaderName = HeaderName::from_static("x-prometheus-remote-write-exemplars-written");
 const RETRY_ATTEMPT: HeaderName = HeaderName::from_static("retry-attempt");
 
@@ -99,11 +100,8 @@ async fn take(
 
 /// All of a request was written, or the refused part is told.
 fn partial(outcome: &WriteOutcome) -> Result<Written, Refusal> {
-    let written = Written {
-        samples: outcome.samples,
-        histograms: outcome.histograms,
-        exemplars: outcome.exemplars,
-    };
+    let written =
+        Written { samples: outcome.samples, histograms: outcome.histograms, exemplars: outcome.exemplars };
     if outcome.refused() == 0 {
         return Ok(written);
     }
@@ -114,7 +112,7 @@ fn partial(outcome: &WriteOutcome) -> Result<Written, Refusal> {
         written.histograms
     );
     for refusal in &outcome.refusals {
-        message.push_str("\n");
+        message.push('\n');
         message.push_str(&refusal.to_string());
     }
     Err(Refusal { written, ..Refusal::plain(StatusCode::BAD_REQUEST, message) })
@@ -143,19 +141,23 @@ fn answer(protocol: Option<Protocol>, outcome: Result<Written, Refusal>) -> Resp
 /// Which message the headers announce. Without a type it is 1.0, as early senders do.
 fn protocol(headers: &HeaderMap) -> Result<Protocol, Refusal> {
     let unsupported = |message: String| Refusal::plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, message);
-    let text = |name| match headers.get(name).map(HeaderValue::to_str) {
+    let text = |name: HeaderName| match headers.get(&name).map(HeaderValue::to_str) {
         None => Ok(""),
         Some(Ok(text)) => Ok(text),
         Some(Err(_)) => Err(unsupported(format!("the header {name} is not text"))),
     };
     let (kind, encoding) = (text(header::CONTENT_TYPE)?, text(header::CONTENT_ENCODING)?);
     if !encoding.is_empty() && !encoding.eq_ignore_ascii_case("snappy") {
-        return Err(unsupported(format!("{encoding:?} encoding (compression) is not accepted, only snappy is")));
+        return Err(unsupported(format!(
+            "{encoding:?} encoding (compression) is not accepted, only snappy is"
+        )));
     }
     let mut parts = kind.split(';').map(str::trim);
     let media = parts.next().unwrap_or_default();
     if !media.is_empty() && !media.eq_ignore_ascii_case("application/x-protobuf") {
-        return Err(unsupported(format!("expected application/x-protobuf as the content type, got {kind:?}")));
+        return Err(unsupported(format!(
+            "expected application/x-protobuf as the content type, got {kind:?}"
+        )));
     }
     let message = parts.find_map(|part| part.strip_prefix("proto=")).map(|name| name.trim_matches('"'));
     match message {
@@ -189,7 +191,11 @@ mod tests {
         let one = Some(Protocol::RemoteWrite1);
         check("application/x-protobuf", "snappy", one);
         check("application/x-protobuf;proto=prometheus.WriteRequest", "snappy", one);
-        check("Application/X-Protobuf; proto=io.prometheus.write.v2.Request", "Snappy", Some(Protocol::RemoteWrite2));
+        check(
+            "Application/X-Protobuf; proto=io.prometheus.write.v2.Request",
+            "Snappy",
+            Some(Protocol::RemoteWrite2),
+        );
         check("", "", one);
         check("application/x-protobuf;proto=io.prometheus.write.v3.Request", "snappy", None);
         check("application/json", "snappy", None);
@@ -209,7 +215,10 @@ mod tests {
         assert_eq!(response.headers()[SAMPLES_WRITTEN], "7");
         assert_eq!(response.headers()[EXEMPLARS_WRITTEN], "0");
         let response = answer(Some(Protocol::RemoteWrite2), Ok(written));
-        assert_eq!((response.status().as_u16(), &response.headers()[HISTOGRAMS_WRITTEN]), (204, &HeaderValue::from(1)));
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()[HISTOGRAMS_WRITTEN]),
+            (204, &HeaderValue::from(1))
+        );
         assert!(!answer(Some(Protocol::RemoteWrite1), Ok(written)).headers().contains_key(SAMPLES_WRITTEN));
     }
 }

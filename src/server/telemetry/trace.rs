@@ -12,7 +12,8 @@ pub fn trace_id(headers: &HeaderMap) -> Option<&str> {
         text.len() == len && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
     };
     let zero = |text: &str| text.bytes().all(|b| b == b'0');
-    let well_formed = hex(version, 2) && version != "ff" && hex(trace, 32) && hex(parent, 16) && hex(flags, 2);
+    let well_formed =
+        hex(version, 2) && version != "ff" && hex(trace, 32) && hex(parent, 16) && hex(flags, 2);
     let further_parts_allowed = version != "00" || parts.next().is_none();
     (well_formed && further_parts_allowed && !zero(trace) && !zero(parent)).then_some(trace)
 }

@@ -1,0 +1,200 @@
+//! Routes of a node whose services do not run yet, and the listener with bad clients.
+
+use super::{App, AppParts, listener, router};
+use crate::config::load::{Setting, Source};
+use crate::config::reload::Reloader;
+use axum::body::Body;
+use axum::http::{HeaderMap, Request};
+use http_body_util::BodyExt;
+use quorate_cluster::limits::LimitsProvider;
+use quorate_model::ManualClock;
+use std::sync::Arc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+fn app(settings: &[(&str, &str)]) -> Arc<App> {
+    let settings = settings
+        .iter()
+        .map(|(key, value)| Setting { key: (*key).into(), value: (*value).into(), origin: "test".into() })
+        .collect();
+    let source = Source { file: None, settings };
+    let config = Arc::new(source.load().unwrap());
+    let clock = Arc::new(ManualClock::new(1_700_000_000_000));
+    let limits = Arc::new(LimitsProvider::new(config.limits.clone(), config.overrides.clone()));
+    App::new(AppParts {
+        features: config.features().unwrap(),
+        reloader: Arc::new(Reloader::new(source, config, limits.clone(), clock.clone())),
+        limits,
+        recorder: crate::telemetry::metrics::install().unwrap(),
+        clock,
+    })
+}
+
+/// Status, headers and body of one request: `METHOD TARGET`, header lines, an empty line, the body.
+async fn ask(app: &Arc<App>, text: &str) -> (u16, HeaderMap, String) {
+    let (head, body) = text.split_once("\n\n").unwrap_or((text, ""));
+    let mut lines = head.lines();
+    let (method, target) = lines.next().unwrap().split_once(' ').unwrap();
+    let mut request = Request::builder().method(method).uri(target);
+    for line in lines {
+        let (name, value) = line.split_once(": ").unwrap();
+        request = request.header(name, value);
+    }
+    let response =
+        router(app.clone()).oneshot(request.body(Body::from(body.to_owned())).unwrap()).await.unwrap();
+    let (parts, body) = response.into_parts();
+    let bytes = body.collect().await.unwrap().to_bytes();
+    (parts.status.as_u16(), parts.headers, String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[track_caller]
+fn check(settings: &[(&str, &str)], request: &str, status: u16, part: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (got, _, body) = runtime.block_on(ask(&app(settings), request));
+    assert_eq!(got, status, "{request}: {body}");
+    assert!(body.contains(part), "{request}: {body}");
+}
+
+#[test]
+fn a_starting_node_is_healthy_and_not_ready() {
+    check(&[], "GET /-/healthy", 200, "Healthy");
+    check(&[], "HEAD /-/healthy", 200, "");
+    check(&[], "GET /-/ready", 503, "Unavailable");
+    check(&[], "GET /api/v1/query?query=up", 503, "unavailable");
+    check(&[], "GET /metrics", 200, "quorate_ready 0");
+    check(&[], "POST /api/v1/write\nContent-Type: application/x-protobuf", 503, "starting");
+}
+
+#[test]
+fn both_prefixes_lead_to_the_same_answers() {
+    for prefix in ["/api/v1", "/prometheus/api/v1"] {
+        check(&[], &format!("GET {prefix}/status/buildinfo"), 200, r#""version":"3."#);
+        check(&[], &format!("GET {prefix}/rules"), 200, r#"{"status":"success","data":{"groups":[]}}"#);
+        check(&[], &format!("GET {prefix}/alerts"), 200, r#"{"alerts":[]}"#);
+        check(&[], &format!("GET {prefix}/targets"), 200, r#""activeTargets":[]"#);
+        check(&[], &format!("GET {prefix}/alertmanagers"), 200, r#""activeAlertmanagers":[]"#);
+        check(&[], &format!("GET {prefix}/status/flags"), 200, r#""query.timeout":"2m""#);
+        check(&[], &format!("GET {prefix}/status/runtimeinfo"), 200, r#""storageRetention":"15d""#);
+        check(&[], &format!("GET {prefix}/status/config"), 200, "yaml");
+        let exemplars = format!("GET {prefix}/query_exemplars?query=up&start=0&end=1");
+        check(&[], &exemplars, 200, r#"{"status":"success","data":[]}"#);
+    }
+}
+
+#[test]
+fn wrong_parameters_get_prometheus_sentences() {
+    let range = |rest: &str| format!("GET /api/v1/query_range?query=up&{rest}");
+    check(&[], &range("start=5&end=1&step=1"), 400, "end timestamp must not be before start time");
+    check(&[], &range("start=0&end=1&step=0"), 400, "zero or negative query resolution step widths");
+    check(&[], &range("start=0&end=11001&step=1"), 400, "exceeded maximum resolution of 11,000 points");
+    check(&[], &range("start=0&end=11000&step=1"), 503, "starting");
+    check(&[], &range("end=1&step=1"), 400, r#"invalid parameter \"start\""#);
+    check(&[], "GET /api/v1/query?query=up&time=NaN", 400, r#"cannot parse \"NaN\" to a valid timestamp"#);
+    check(&[], "GET /api/v1/series", 400, "no match[] parameter provided");
+    check(&[], "GET /api/v1/query?query=%ff", 400, "bad_data");
+    check(
+        &[],
+        "POST /api/v1/format_query\nContent-Type: application/x-www-form-urlencoded\n\nquery=sum(",
+        400,
+        "parse error",
+    );
+    check(&[], "GET /api/v1/format_query?query=a%2Bb", 200, r#""data":"a + b""#);
+}
+
+#[test]
+fn selectors_must_select_something() {
+    let error = |text: &str| super::query::selector(text).unwrap_err().message;
+    assert!(error("{}").contains("at least one non-empty matcher"), "{}", error("{}"));
+    assert!(error("sum(up)").contains("not a series selector"));
+    assert!(error("up offset 5m").contains("not a series selector"));
+    assert!(error("up{").contains("parse error"));
+    assert_eq!(super::query::selector("up{job=\"a\"}").unwrap().len(), 2);
+}
+
+#[test]
+fn paths_methods_and_tenants_are_checked() {
+    for path in ["/api/v1/nothing", "//api/v1/query", "/api/..;/v1/query"] {
+        check(&[], &format!("GET {path}"), 404, "not_found");
+    }
+    check(&[], "GET /api/v1/write", 405, "not allowed");
+    check(&[], "GET /-/reload", 405, "not allowed");
+    check(&[], "POST /-/reload", 200, "");
+    let required = [("multitenancy", "required")];
+    check(&required, "GET /api/v1/rules", 401, "no org id");
+    check(&required, "POST /api/v1/push", 401, "no org id");
+    check(&required, "GET /api/v1/rules\nX-Scope-OrgID: a", 200, "groups");
+    check(&[], "GET /api/v1/rules\nX-Scope-OrgID: a/b", 400, "not allowed");
+    check(&[], "GET /api/v1/rules\nX-Scope-OrgID: a\nX-Scope-OrgID: b", 400, "2 times");
+    check(&[], "GET /api/v1/rules\nX-Scope-OrgID: __internal", 403, "reserved");
+}
+
+#[test]
+fn ambiguous_requests_are_refused() {
+    check(&[], "GET http://other/-/healthy\nHost: this", 400, "another host");
+    check(&[], "POST /-/reload\nContent-Length: 1\nTransfer-Encoding: chunked", 400, "both");
+}
+
+#[test]
+fn bodies_over_their_bound_are_refused() {
+    let small = [("http.max_write_body", "1KiB"), ("http.max_form_body", "1KiB")];
+    let body = "x".repeat(1025);
+    check(&small, &format!("POST /api/v1/write\n\n{body}"), 413, "1024 bytes");
+    let form = "POST /api/v1/query\nContent-Type: application/x-www-form-urlencoded\n\nquery=";
+    check(&small, &format!("{form}{body}"), 413, "1024 bytes");
+    check(&small, &format!("GET /api/v1/query?query={body}"), 413, "1024 bytes");
+    check(&[], "POST /api/v1/write\nContent-Encoding: gzip", 415, "gzip");
+}
+
+#[tokio::test]
+async fn answers_are_compressed_on_demand() {
+    for encoding in ["gzip", "zstd"] {
+        let request = format!("GET /api/v1/status/flags\nAccept-Encoding: {encoding}");
+        let (status, headers, _) = ask(&app(&[]), &request).await;
+        assert_eq!((status, headers["content-encoding"].to_str().unwrap()), (200, encoding));
+    }
+}
+
+/// The first line of what a listener answers to these bytes; empty if it only closes the connection.
+async fn first_line(settings: &[(&str, &str)], bytes: &[u8]) -> String {
+    let app = app(settings);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let config = app.config();
+    let served = {
+        let (router, stop) = (router(app), stop.clone());
+        tokio::spawn(
+            async move { listener::serve(listener, router, &config.http, stop.cancelled_owned()).await },
+        )
+    };
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    let mut answer = vec![0; 64];
+    let length = stream.read(&mut answer).await.unwrap_or(0);
+    drop(stream);
+    stop.cancel();
+    served.await.unwrap().unwrap();
+    String::from_utf8_lossy(&answer[..length]).lines().next().unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn headers_are_bounded_in_size_number_and_time() {
+    let long = format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "x".repeat(65 << 10));
+    assert_eq!(first_line(&[], long.as_bytes()).await, "HTTP/1.1 431 Request Header Fields Too Large");
+    let many = format!("GET / HTTP/1.1\r\nhost: a\r\n{}\r\n", "x: y\r\n".repeat(10_000));
+    assert_eq!(first_line(&[], many.as_bytes()).await, "HTTP/1.1 431 Request Header Fields Too Large");
+    let slow = [("http.header_timeout", "50ms")];
+    assert_eq!(first_line(&slow, b"GET / HTTP/1.1\r\nhost: a\r\n").await, "");
+    assert_eq!(first_line(&[], b"GET / HTTP/1.1\r\nhost: a\rb\r\n\r\n").await, "HTTP/1.1 400 Bad Request");
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_arrive_is_given_up() {
+    let slow = [("http.body_timeout", "50ms")];
+    let request = b"POST /api/v1/write HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nab";
+    assert_eq!(first_line(&slow, request).await, "HTTP/1.1 408 Request Timeout");
+    let chunked = b"POST /api/v1/write HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n";
+    assert_eq!(first_line(&slow, chunked).await, "HTTP/1.1 408 Request Timeout");
+}
