@@ -1,1 +1,22 @@
-//! Placeholder header, replaced with the crate.
+//! Raft: consensus of small groups over one shared log per disk.
+//!
+//! The only crate that names openraft; its types end at [`Group`]. Knows groups, votes, entries and their
+//! durability. Does not know partitions, records or samples: payloads are bytes.
+//! Path: `commitlog::raft_log`, `cluster::meta` -> **here** -> files.
+
+mod error;
+pub mod group;
+mod network;
+pub mod node;
+pub mod segment_log;
+mod state_machine;
+mod storage;
+mod types;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::RaftError;
+pub use group::{Committed, Group, GroupReader};
+pub use node::{RaftConfig, RaftNode};
+pub use segment_log::GroupId;

@@ -1,0 +1,294 @@
+//! One Raft group: propose, read, trim.
+//!
+//! Knows openraft and the group's part of the segment log. Does not know what payloads mean.
+//! Path: `commitlog::raft_log` -> **here** -> `storage` -> `segment_log`.
+//! G1: `propose` resolves only when the entry is committed and visible to every [`GroupReader`].
+//! G2: a dropped future loses nothing: the entry is committed or not as if its owner still waited.
+//! One voter needs no clock: ticks, heartbeats and elections by time are off, an idle group costs nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::errors::{ClientWriteError, RaftError as OpenraftError};
+use openraft::impls::EmptyNode;
+use openraft::{Config, Raft, ReadPolicy, SnapshotPolicy};
+use quorate_model::{Position, failpoint};
+use tokio::sync::{Mutex, Semaphore, watch};
+
+use crate::RaftError;
+use crate::network::NoNetwork;
+use crate::segment_log::{EntryKind, GroupId, GroupLog, MAX_PAYLOAD, ReadPlan, SegmentError};
+use crate::state_machine::{StateMachine, TrimTarget};
+use crate::storage::LogStore;
+use crate::types::{Proposal, TypeConfig};
+
+/// Longest wait for this node to lead a group of which it is the only voter.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// Payload that one read returns at most, unless a single entry is larger.
+const READ_BYTES: usize = 4 << 20;
+
+/// A running group. Clones share it.
+#[derive(Clone)]
+pub struct Group {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    id: GroupId,
+    raft: Raft<TypeConfig, StateMachine>,
+    log: GroupLog,
+    committed: watch::Receiver<u64>,
+    trim_target: TrimTarget,
+    trimming: Mutex<()>,
+    /// Bytes proposed and not yet durable, shared by the groups of the node.
+    pending: Arc<Semaphore>,
+    pending_limit: usize,
+    stopping: AtomicBool,
+}
+
+impl Group {
+    /// Starts the group on its part of the log: begins it with `node` as its only voter, or continues it in a
+    /// new term. Returns once this node leads and everything committed before is visible.
+    ///
+    /// # Errors
+    /// [`RaftError::OtherMembers`] when the stored group has members on other nodes.
+    pub(crate) async fn start(
+        node: u64,
+        log: GroupLog,
+        pending: Arc<Semaphore>,
+        pending_limit: usize,
+    ) -> Result<Self, RaftError> {
+        let id = log.id();
+        let failed = |reason: String| RaftError::Start { group: id, reason };
+        let state_machine = StateMachine::open(log.clone()).map_err(|error| failed(error.to_string()))?;
+        let (committed, trim_target) = (state_machine.committed(), state_machine.trim_target());
+        let config = Arc::new(config(id).validate().map_err(|error| failed(error.to_string()))?);
+        let raft = Raft::new(node, config, NoNetwork, LogStore::new(log.clone()), state_machine)
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        let group = Self {
+            inner: Arc::new(Inner {
+                id,
+                raft,
+                log,
+                committed,
+                trim_target,
+                trimming: Mutex::new(()),
+                pending,
+                pending_limit,
+                stopping: AtomicBool::new(false),
+            }),
+        };
+        if let Err(error) = group.lead(node).await {
+            group.shutdown().await;
+            return Err(error);
+        }
+        Ok(group)
+    }
+
+    async fn lead(&self, node: u64) -> Result<(), RaftError> {
+        let Inner { id, raft, .. } = &*self.inner;
+        let failed = |reason: String| RaftError::Start { group: *id, reason };
+        if !raft.is_initialized().await.map_err(|error| failed(error.to_string()))? {
+            let members = BTreeMap::from([(node, EmptyNode {})]);
+            raft.initialize(members).await.map_err(|error| failed(error.to_string()))?;
+        }
+        let members = raft.with_raft_state(|state| {
+            let membership = state.membership_state.effective().membership();
+            membership.nodes().map(|(id, _)| *id).collect::<Vec<u64>>()
+        });
+        let members = members.await.map_err(|error| failed(error.to_string()))?;
+        if members != [node] {
+            return Err(RaftError::OtherMembers { group: *id, members });
+        }
+        raft.trigger().elect(false).await.map_err(|error| failed(error.to_string()))?;
+        raft.wait(Some(START_TIMEOUT))
+            .current_leader(node, "become leader")
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        // Waits for the first entry of this term, and so for all before it (C6).
+        raft.ensure_linearizable(ReadPolicy::ReadIndex).await.map_err(|error| failed(error.to_string()))?;
+        Ok(())
+    }
+
+    /// The group's number.
+    pub fn id(&self) -> GroupId {
+        self.inner.id
+    }
+
+    /// Differs whenever the group's log was lost and begun again.
+    pub fn incarnation(&self) -> u32 {
+        self.inner.log.state().incarnation
+    }
+
+    /// Appends `payload` and returns its position once it is committed: synced on a majority.
+    ///
+    /// Waits while the node has too many bytes pending. Cost: a lone proposal is one fdatasync; proposals at
+    /// the same time share one.
+    ///
+    /// # Errors
+    /// [`RaftError::Unknown`] when the entry may still appear; every other error means it never will.
+    pub async fn propose(&self, payload: Bytes) -> Result<Position, RaftError> {
+        let Inner { id, raft, pending, pending_limit, stopping, .. } = &*self.inner;
+        if payload.len() > MAX_PAYLOAD {
+            return Err(SegmentError::TooLarge { len: payload.len() }.into());
+        }
+        let share = u32::try_from(payload.len().clamp(1, *pending_limit)).unwrap_or(u32::MAX);
+        let permit = Arc::clone(pending).acquire_many_owned(share).await;
+        let permit = permit.map_err(|_| RaftError::Stopped { group: *id })?;
+        if stopping.load(Ordering::SeqCst) {
+            return Err(RaftError::Stopped { group: *id });
+        }
+        let proposal = Proposal { payload, permit: Some(Arc::new(permit)) };
+        match raft.client_write(proposal).await {
+            Ok(response) => Ok(Position(response.log_id.index)),
+            Err(OpenraftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
+                Err(RaftError::NotLeader { group: *id })
+            }
+            Err(error) => Err(RaftError::Unknown { group: *id, reason: error.to_string() }),
+        }
+    }
+
+    /// The newest committed position, confirmed with a quorum, not remembered. Readers see it already.
+    pub async fn read_index(&self) -> Result<Position, RaftError> {
+        let id = self.inner.id;
+        match self.inner.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
+            Ok(_) => Ok(self.committed()),
+            Err(OpenraftError::APIError(_)) => Err(RaftError::NotLeader { group: id }),
+            Err(OpenraftError::Fatal(_)) => Err(RaftError::Stopped { group: id }),
+        }
+    }
+
+    /// The newest committed position that this node knows of.
+    pub fn committed(&self) -> Position {
+        Position(*self.inner.committed.borrow())
+    }
+
+    /// Follows the committed position. Closed when the group stops.
+    pub fn watch_committed(&self) -> watch::Receiver<u64> {
+        self.inner.committed.clone()
+    }
+
+    /// The last position that was trimmed; nothing up to it can be read.
+    pub fn trimmed(&self) -> Position {
+        Position(self.inner.log.state().purged.map_or(0, |id| id.index))
+    }
+
+    /// Reads committed proposals after `after`, then waits for more.
+    pub fn reader(&self, after: Position) -> GroupReader {
+        let committed = self.inner.committed.clone();
+        GroupReader { id: self.inner.id, log: self.inner.log.clone(), committed, after: after.0 }
+    }
+
+    /// Forgets every entry up to `up_to`: the owner needs none of them any more. Positions that are not
+    /// committed are cut to the committed one; a smaller one than before changes nothing.
+    pub async fn trim(&self, up_to: Position) -> Result<(), RaftError> {
+        let Inner { id, raft, log, trim_target, trimming, .. } = &*self.inner;
+        let stopped = || RaftError::Stopped { group: *id };
+        let _one = trimming.lock().await;
+        let up_to = up_to.0.min(self.committed().0);
+        if up_to == 0 || log.state().purged.is_some_and(|purged| purged.index >= up_to) {
+            return Ok(());
+        }
+        failpoint::hit("trim.before");
+        if log.state().snapshot.and_then(|snapshot| snapshot.last).is_none_or(|last| last.index < up_to) {
+            trim_target.store(up_to, Ordering::SeqCst);
+            raft.trigger().snapshot().await.map_err(|_| stopped())?;
+        }
+        let wait = raft.wait(None);
+        let has_snapshot = wait.metrics(|m| m.snapshot.is_some_and(|at| at.index >= up_to), "snapshot");
+        has_snapshot.await.map_err(|_| stopped())?;
+        raft.trigger().purge_log(up_to).await.map_err(|_| stopped())?;
+        let is_purged = wait.metrics(|m| m.purged.is_some_and(|at| at.index >= up_to), "purge");
+        is_purged.await.map_err(|_| stopped())?;
+        failpoint::hit("trim.after");
+        Ok(())
+    }
+
+    /// Stops the group. Proposals on their way end as [`RaftError::Unknown`] or committed.
+    pub(crate) async fn shutdown(&self) {
+        self.inner.stopping.store(true, Ordering::SeqCst);
+        if let Err(error) = self.inner.raft.shutdown().await {
+            tracing::error!(group = %self.inner.id, %error, "the group's task failed");
+        }
+    }
+}
+
+/// One committed proposal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// Its position.
+    pub position: Position,
+    /// What was proposed.
+    pub payload: Bytes,
+}
+
+/// Reads a group's committed proposals in order, each once.
+pub struct GroupReader {
+    id: GroupId,
+    log: GroupLog,
+    committed: watch::Receiver<u64>,
+    after: u64,
+}
+
+impl GroupReader {
+    /// The next proposals, at least one; waits until there is one. Bounded by bytes. May be dropped and
+    /// called again without loss.
+    ///
+    /// # Errors
+    /// [`RaftError::Trimmed`] and [`RaftError::Lost`] when the log does not hold what follows the reader's
+    /// position, [`RaftError::Stopped`] after the group was stopped.
+    pub async fn next(&mut self) -> Result<Vec<Committed>, RaftError> {
+        loop {
+            let stopped = |_| RaftError::Stopped { group: self.id };
+            let after = self.after;
+            let last = self.log.state().last.map_or(0, |last| last.index);
+            if after > last {
+                return Err(RaftError::Lost { group: self.id, after: Position(after), last: Position(last) });
+            }
+            let committed = *self.committed.wait_for(|now| *now > after).await.map_err(stopped)?;
+            let entries = load(self.log.plan_read(after + 1, committed + 1, READ_BYTES)?).await?;
+            if entries.first().is_none_or(|first| first.id.index != after + 1) {
+                return Err(RaftError::Trimmed { group: self.id, after: Position(after) });
+            }
+            self.after = entries.last().map_or(after, |last| last.id.index);
+            let proposals: Vec<Committed> = entries
+                .into_iter()
+                .filter(|entry| entry.kind == EntryKind::Normal)
+                .map(|entry| Committed { position: Position(entry.id.index), payload: entry.payload })
+                .collect();
+            if !proposals.is_empty() {
+                return Ok(proposals);
+            }
+        }
+    }
+}
+
+async fn load(plan: ReadPlan) -> Result<Vec<crate::segment_log::Entry>, RaftError> {
+    if plan.is_in_memory() {
+        return Ok(plan.load()?);
+    }
+    let loaded = tokio::task::spawn_blocking(move || plan.load()).await;
+    Ok(loaded.map_err(|_| SegmentError::Closed)??)
+}
+
+fn config(id: GroupId) -> Config {
+    Config {
+        cluster_name: format!("group {id}"),
+        enable_tick: false,
+        enable_heartbeat: false,
+        enable_elect: false,
+        // Every start is a new term: a leader restored into its old term would have to know what it had sent.
+        enable_leader_restore: Some(false),
+        heartbeat_interval: 100,
+        election_timeout_min: 500,
+        election_timeout_max: 1_000,
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: 0,
+        max_payload_entries: 256,
+        ..Config::default()
+    }
+}

@@ -1,0 +1,400 @@
+//! The segment log: one append-only log per disk for all Raft groups of a node (C11).
+//!
+//! Votes, entries, truncations and purges of all groups are records of one stream, so the order of the stream
+//! is the order of durability. One writer thread gathers what is queued, writes it as one batch, calls
+//! fdatasync once and then completes every waiting callback.
+//! Knows groups by number and payloads as bytes. Does not know openraft, partitions or what payloads mean.
+//! Path: `raft::storage` -> **here** -> files.
+//! S1: a callback runs only after its records and all before them are synced.
+//! S2: an error of write or sync ends the process; nothing is ever synced twice in hope (PR16).
+
+mod error;
+pub mod format;
+mod index;
+mod reader;
+mod recovery;
+mod segments;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+pub use error::SegmentError;
+use format::{ENTRY_HEADER_LEN, Record};
+pub use format::{Entry, EntryKind, GroupId, LogId, Snapshot, Vote};
+use index::{EntryMeta, GroupIndex, Tail};
+pub use reader::ReadPlan;
+use segments::Segments;
+
+/// Settings of a segment log.
+#[derive(Debug, Clone)]
+pub struct SegmentLogConfig {
+    /// The node that owns the log; a log of another node is refused.
+    pub node: u64,
+    /// A segment is closed when the next batch would make it longer. A longer batch gets its own.
+    pub segment_bytes: u64,
+    /// Payloads kept in memory for readers that follow the end, over all groups.
+    pub cache_bytes: usize,
+    /// After this long without work the writer adds an empty batch: damage to the batch before it can then be
+    /// told from an interrupted write.
+    pub mark_after: Duration,
+}
+
+impl SegmentLogConfig {
+    /// The defaults for `node`.
+    pub fn new(node: u64) -> Self {
+        Self { node, segment_bytes: 64 << 20, cache_bytes: 64 << 20, mark_after: Duration::from_millis(100) }
+    }
+}
+
+/// The largest payload of one entry.
+pub const MAX_PAYLOAD: usize = 64 << 20;
+
+/// Runs once the records of its request are durable.
+pub(crate) type Completion = Box<dyn FnOnce() + Send>;
+
+/// What has happened to a log since it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentLogStats {
+    /// Batches written, each with one fdatasync.
+    pub batches: u64,
+    /// Bytes written.
+    pub bytes: u64,
+    /// Entries written.
+    pub entries: u64,
+    /// Segment files there are.
+    pub segments: usize,
+    /// Bytes of an interrupted write that were cut off when the log was opened.
+    pub torn_bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    batches: AtomicU64,
+    bytes: AtomicU64,
+    entries: AtomicU64,
+}
+
+struct Request {
+    group: Arc<GroupShared>,
+    records: Vec<Record>,
+    bytes: usize,
+    done: Option<Completion>,
+}
+
+#[derive(Default)]
+struct Queue {
+    requests: Vec<Request>,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct GroupShared {
+    id: GroupId,
+    index: Mutex<GroupIndex>,
+}
+
+struct Shared {
+    dir: PathBuf,
+    config: SegmentLogConfig,
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    segments: Segments,
+    groups: Mutex<HashMap<GroupId, Arc<GroupShared>>>,
+    /// What the stream says, by group; written by the writer only.
+    tails: Mutex<BTreeMap<GroupId, Tail>>,
+    counters: Counters,
+    torn: u64,
+}
+
+/// An open segment log. Dropping it flushes and closes it.
+pub struct SegmentLog {
+    shared: Arc<Shared>,
+    writer: Mutex<Option<std::thread::JoinHandle<()>>>,
+    lock: File,
+}
+
+impl SegmentLog {
+    /// Opens the log in `dir`, recovering what is there, or begins one.
+    ///
+    /// Cost: reads every segment once.
+    ///
+    /// # Errors
+    /// [`SegmentError::Damaged`] with file and offset when acknowledged bytes are damaged or missing,
+    /// [`SegmentError::Busy`] when another process has it open, [`SegmentError::Io`] otherwise.
+    pub fn open(dir: &Path, config: SegmentLogConfig) -> Result<Self, SegmentError> {
+        create_dir(dir).map_err(|error| SegmentError::io("create", dir, error))?;
+        let lock = lock(dir)?;
+        let mut found = recovery::recover(dir, &config)?;
+        let torn = found.torn;
+        if torn > 0 {
+            tracing::warn!(dir = %dir.display(), bytes = torn, "cut an interrupted write off the log");
+        }
+        let groups = found.groups.drain().map(|(id, index)| {
+            let index = Mutex::new(index);
+            (id, Arc::new(GroupShared { id, index }))
+        });
+        let shared = Arc::new(Shared {
+            dir: dir.to_owned(),
+            queue: Mutex::new(Queue::default()),
+            wake: Condvar::new(),
+            segments: Segments::new(dir, std::mem::take(&mut found.segments)),
+            groups: Mutex::new(groups.collect()),
+            tails: Mutex::new(std::mem::take(&mut found.tails).into_iter().collect()),
+            counters: Counters::default(),
+            torn,
+            config,
+        });
+        let writer = writer::start(Arc::clone(&shared), &found)
+            .map_err(|error| SegmentError::io("start the writer of", dir, error))?;
+        Ok(Self { shared, writer: Mutex::new(Some(writer)), lock })
+    }
+
+    /// The part of the log that belongs to `group`. A group that was not there begins with `incarnation`.
+    pub fn group(&self, group: GroupId, incarnation: u32) -> Result<GroupLog, SegmentError> {
+        let entry = {
+            let mut groups = self.shared.groups.lock();
+            let new = || Arc::new(GroupShared { id: group, index: Mutex::default() });
+            Arc::clone(groups.entry(group).or_insert_with(new))
+        };
+        let log = GroupLog { shared: Arc::clone(&self.shared), group: entry };
+        let mut index = log.group.index.lock();
+        if index.incarnation.is_none() {
+            index.incarnation = Some(incarnation);
+            log.enqueue(vec![Record::Group { incarnation }], None)?;
+        }
+        drop(index);
+        Ok(log)
+    }
+
+    /// Numbers of the groups in the log.
+    pub fn groups(&self) -> Vec<GroupId> {
+        let mut groups: Vec<GroupId> = self.shared.groups.lock().keys().copied().collect();
+        groups.sort_unstable();
+        groups
+    }
+
+    /// Groups whose oldest live entry lies in one of the oldest quarter of the segments, once there are four.
+    /// The owner of each must trim it now: cut an image, then purge.
+    pub fn oldest_pinning_groups(&self) -> Vec<GroupId> {
+        let (count, first, _) = self.shared.segments.numbers();
+        if count < 4 {
+            return Vec::new();
+        }
+        let limit = first + (count / 4) as u64;
+        let tails = self.shared.tails.lock();
+        let pins = |tail: &Tail| tail.oldest_segment().is_some_and(|oldest| oldest < limit);
+        tails.iter().filter(|(_, tail)| pins(tail)).map(|(group, _)| *group).collect()
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> SegmentLogStats {
+        let counters = &self.shared.counters;
+        SegmentLogStats {
+            batches: counters.batches.load(Ordering::Relaxed),
+            bytes: counters.bytes.load(Ordering::Relaxed),
+            entries: counters.entries.load(Ordering::Relaxed),
+            segments: self.shared.segments.numbers().0,
+            torn_bytes: self.shared.torn,
+        }
+    }
+
+    /// Writes what is queued, then closes the log; later requests get [`SegmentError::Closed`]. Blocks.
+    pub fn close(&self) {
+        self.shared.queue.lock().closed = true;
+        self.shared.wake.notify_one();
+        if let Some(writer) = self.writer.lock().take()
+            && writer.join().is_err()
+        {
+            tracing::error!(dir = %self.shared.dir.display(), "the log's writer panicked");
+        }
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(dir = %self.shared.dir.display(), %error, "cannot unlock the log");
+        }
+    }
+}
+
+impl Drop for SegmentLog {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// One group's log within a segment log. Clones share it.
+#[derive(Clone)]
+pub struct GroupLog {
+    shared: Arc<Shared>,
+    group: Arc<GroupShared>,
+}
+
+/// A group's small state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupState {
+    /// Differs whenever the group's log was lost and begun again.
+    pub incarnation: u32,
+    /// The newest vote.
+    pub vote: Option<Vote>,
+    /// Last purged entry.
+    pub purged: Option<LogId>,
+    /// Last entry; the purged one when there is none.
+    pub last: Option<LogId>,
+    /// Last entry known committed.
+    pub committed: Option<LogId>,
+    /// What stands for the purged entries.
+    pub snapshot: Option<Snapshot>,
+}
+
+impl GroupLog {
+    /// The group's number.
+    pub fn id(&self) -> GroupId {
+        self.group.id
+    }
+
+    /// The state as last queued.
+    pub fn state(&self) -> GroupState {
+        let index = self.group.index.lock();
+        GroupState {
+            incarnation: index.incarnation.unwrap_or(0),
+            vote: index.vote,
+            purged: index.purged,
+            last: index.last(),
+            committed: index.committed,
+            snapshot: index.snapshot.clone(),
+        }
+    }
+
+    /// Queues a vote. `done` runs when it is durable.
+    pub(crate) fn save_vote(&self, vote: Vote, done: Completion) -> Result<(), SegmentError> {
+        let mut index = self.group.index.lock();
+        index.vote = Some(vote);
+        self.enqueue(vec![Record::Vote(vote)], Some(done))
+    }
+
+    /// Queues entries, which are readable at once. `done` runs when they are durable.
+    ///
+    /// # Errors
+    /// [`SegmentError::Hole`] when the entries do not continue the log, [`SegmentError::TooLarge`].
+    pub(crate) fn append(&self, entries: Vec<Entry>, done: Completion) -> Result<(), SegmentError> {
+        let mut index = self.group.index.lock();
+        let mut expected = entries.first().map_or(0, |first| first.id.index);
+        for entry in &entries {
+            let at = entry.id.index;
+            if entry.payload.len() > MAX_PAYLOAD {
+                return Err(SegmentError::TooLarge { len: entry.payload.len() });
+            }
+            if at != expected || (at == entries[0].id.index && !index.takes(at)) {
+                return Err(SegmentError::Hole { group: self.group.id, index: at });
+            }
+            expected += 1;
+        }
+        for entry in &entries {
+            index.append(EntryMeta::queued(entry));
+        }
+        self.enqueue(entries.into_iter().map(Record::Entry).collect(), Some(done))
+    }
+
+    /// Removes the entries after `after`, or all. Durable before anything queued later.
+    pub(crate) fn truncate_after(&self, after: Option<u64>) -> Result<(), SegmentError> {
+        let mut index = self.group.index.lock();
+        index.truncate_after(after);
+        self.enqueue(vec![Record::TruncateAfter(after)], None)
+    }
+
+    /// Removes the entries up to `up_to`. Segments without live entries are deleted once it is durable.
+    pub(crate) fn purge(&self, up_to: LogId) -> Result<(), SegmentError> {
+        let mut index = self.group.index.lock();
+        index.purge(up_to);
+        self.enqueue(vec![Record::Purge(up_to)], None)
+    }
+
+    /// Replaces the snapshot. `done` runs when it is durable.
+    pub(crate) fn save_snapshot(&self, snapshot: Snapshot, done: Completion) -> Result<(), SegmentError> {
+        let mut index = self.group.index.lock();
+        index.snapshot = Some(snapshot.clone());
+        self.enqueue(vec![Record::Snapshot(snapshot)], Some(done))
+    }
+
+    /// Remembers what is committed. Written with the group's next batch, so that it costs no sync of its own.
+    pub(crate) fn save_committed(&self, committed: Option<LogId>) {
+        let mut index = self.group.index.lock();
+        index.committed = committed.max(index.committed);
+    }
+
+    /// The newest membership entry at or before `index`, with what is committed.
+    pub(crate) fn last_membership(&self, up_to: u64) -> Option<LogId> {
+        let index = self.group.index.lock();
+        let mut entries = index.range(0, up_to.saturating_add(1)).rev();
+        entries.find(|meta| meta.kind == EntryKind::Membership).map(|meta| meta.id)
+    }
+
+    /// Ids of the entries with `from <= index < to`.
+    pub(crate) fn ids(&self, from: u64, to: u64) -> Vec<LogId> {
+        self.group.index.lock().range(from, to).map(|meta| meta.id).collect()
+    }
+
+    /// Plans a read of entries with `from <= index < to`: at most `max_bytes` of payload, but at least one
+    /// entry if there is any. See [`ReadPlan`].
+    pub fn plan_read(&self, from: u64, to: u64, max_bytes: usize) -> Result<ReadPlan, SegmentError> {
+        ReadPlan::new(&self.shared.segments, &self.group.index.lock(), from, to, max_bytes)
+    }
+
+    /// Reads entries, from memory or disk; see [`Self::plan_read`]. May block.
+    pub fn read(&self, from: u64, to: u64, max_bytes: usize) -> Result<Vec<Entry>, SegmentError> {
+        self.plan_read(from, to, max_bytes)?.load()
+    }
+
+    /// Callers hold the group's index, so that the queue has a group's records in the order of its index.
+    fn enqueue(&self, records: Vec<Record>, done: Option<Completion>) -> Result<(), SegmentError> {
+        let bytes = records.iter().map(record_bytes).sum();
+        let mut queue = self.shared.queue.lock();
+        if queue.closed {
+            return Err(SegmentError::Closed);
+        }
+        let was_empty = queue.requests.is_empty();
+        queue.requests.push(Request { group: Arc::clone(&self.group), records, bytes, done });
+        drop(queue);
+        if was_empty {
+            self.shared.wake.notify_one();
+        }
+        Ok(())
+    }
+}
+
+/// An upper bound of what a record takes in a batch.
+fn record_bytes(record: &Record) -> usize {
+    match record {
+        Record::Entry(entry) => ENTRY_HEADER_LEN + entry.payload.len(),
+        Record::Snapshot(snapshot) => 64 + snapshot.membership.len(),
+        _ => 64,
+    }
+}
+
+fn create_dir(dir: &Path) -> io::Result<()> {
+    if !dir.is_dir() {
+        fs::create_dir_all(dir)?;
+        if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            segments::sync_dir(parent)?;
+        }
+    }
+    Ok(())
+}
+
+fn lock(dir: &Path) -> Result<File, SegmentError> {
+    let path = dir.join("LOCK");
+    let file = File::create(&path).map_err(|error| SegmentError::io("create", &path, error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(SegmentError::Busy { path }),
+        Err(fs::TryLockError::Error(error)) => Err(SegmentError::io("lock", &path, error)),
+    }
+}

@@ -1,0 +1,239 @@
+//! Recovery: reads every segment, checks the chain of batches, rebuilds the groups' indexes and tails.
+//!
+//! A bad batch at the very end is what an interrupted write leaves: it is cut off. A bad batch with a valid
+//! one behind it, or in any but the last segment, is damage to what was acknowledged: opening fails and names
+//! file and offset. Nothing is ever skipped.
+
+use std::collections::HashMap;
+use std::fs::OpenOptions;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+use super::format::{
+    BATCH_HEADER_LEN, BATCH_MAGIC, Decoded, FormatError, GroupId, LogId, Record, Records, SEGMENT_HEADER_LEN,
+    SegmentHeader, decode_batch,
+};
+use super::index::{EntryMeta, GroupIndex, Place, Tail};
+use super::segments::{self, SegmentFile};
+use super::{SegmentError, SegmentLogConfig};
+
+/// What recovery found.
+#[derive(Debug, Default)]
+pub(super) struct Recovered {
+    pub(super) groups: HashMap<GroupId, GroupIndex>,
+    pub(super) tails: HashMap<GroupId, Tail>,
+    pub(super) segments: Vec<SegmentFile>,
+    /// Stream offset behind the last batch.
+    pub(super) offset: u64,
+    /// Checksum of the last batch.
+    pub(super) chain: u32,
+    /// Length of the last segment up to the end of its last batch.
+    pub(super) end: u64,
+    /// Bytes cut off the end: an interrupted write.
+    pub(super) torn: u64,
+    /// First index behind a gap, per group, until a purge explains it.
+    gaps: HashMap<GroupId, u64>,
+}
+
+/// Reads the log in `dir`, which exists. Leaves no segments when there is no log yet.
+pub(super) fn recover(dir: &Path, config: &SegmentLogConfig) -> Result<Recovered, SegmentError> {
+    let listed = segments::list(dir).map_err(|error| SegmentError::io("list", dir, error))?;
+    let headers = read_headers(&listed, config)?;
+    let mut found = Recovered::default();
+    if let Some(first) = headers.first() {
+        (found.offset, found.chain) = (first.start, first.chain);
+    }
+    for (at, (sequence, path)) in listed.iter().enumerate() {
+        let next = headers.get(at + 1);
+        check_chain(path, &headers[at], &found)?;
+        let bytes = std::fs::read(path).map_err(|error| SegmentError::io("read", path, error))?;
+        let expected_end =
+            next.map(|next| SEGMENT_HEADER_LEN as u64 + next.start.saturating_sub(headers[at].start));
+        scan_segment(&mut found, *sequence, path, Bytes::from(bytes), expected_end)?;
+        let file = OpenOptions::new().read(true).write(true).open(path);
+        let file = file.map_err(|error| SegmentError::io("open", path, error))?;
+        found.segments.push(SegmentFile { sequence: *sequence, path: path.clone(), file });
+    }
+    found.check_gaps(dir)?;
+    cut_torn_end(&mut found).map_err(|error| SegmentError::io("truncate", dir, error))?;
+    Ok(found)
+}
+
+fn read_headers(
+    listed: &[(u64, PathBuf)],
+    config: &SegmentLogConfig,
+) -> Result<Vec<SegmentHeader>, SegmentError> {
+    let mut headers: Vec<SegmentHeader> = Vec::with_capacity(listed.len());
+    for (sequence, path) in listed {
+        let header = read_header(path)?;
+        if header.sequence != *sequence {
+            return Err(SegmentError::damaged(path, 0, format!("it says it is segment {}", header.sequence)));
+        }
+        if header.node != config.node {
+            let (found, expected) = (header.node, config.node);
+            return Err(SegmentError::WrongNode { path: path.clone(), found, expected });
+        }
+        if headers.last().is_some_and(|before| before.sequence + 1 != *sequence) {
+            return Err(SegmentError::damaged(path, 0, "the segment before it is missing".to_owned()));
+        }
+        headers.push(header);
+    }
+    Ok(headers)
+}
+
+fn read_header(path: &Path) -> Result<SegmentHeader, SegmentError> {
+    use std::io::Read;
+    let mut bytes = Vec::with_capacity(SEGMENT_HEADER_LEN);
+    let file = std::fs::File::open(path).map_err(|error| SegmentError::io("open", path, error))?;
+    file.take(SEGMENT_HEADER_LEN as u64)
+        .read_to_end(&mut bytes)
+        .map_err(|error| SegmentError::io("read", path, error))?;
+    SegmentHeader::decode(&bytes).map_err(|error| SegmentError::format(path, 0, &error))
+}
+
+fn check_chain(path: &Path, header: &SegmentHeader, found: &Recovered) -> Result<(), SegmentError> {
+    if header.start != found.offset || header.chain != found.chain {
+        let reason = format!(
+            "it continues offset {} and checksum {:08x}, but the segment before it ends at {} and {:08x}",
+            header.start, header.chain, found.offset, found.chain
+        );
+        return Err(SegmentError::damaged(path, 0, reason));
+    }
+    Ok(())
+}
+
+/// Reads one segment's batches. `expected_end` is the file offset at which a sealed segment must end.
+fn scan_segment(
+    found: &mut Recovered,
+    sequence: u64,
+    path: &Path,
+    bytes: Bytes,
+    expected_end: Option<u64>,
+) -> Result<(), SegmentError> {
+    let mut at = SEGMENT_HEADER_LEN;
+    while expected_end.is_none_or(|end| (at as u64) < end) && at < bytes.len() {
+        let batch = match decode_batch(&bytes[at..]) {
+            Ok(batch) if batch.start == found.offset && batch.chain == found.chain => batch,
+            Ok(batch) => {
+                let reason = format!(
+                    "the batch says offset {} after checksum {:08x}, but it stands at {} after {:08x}",
+                    batch.start, batch.chain, found.offset, found.chain
+                );
+                return Err(SegmentError::damaged(path, at as u64, reason));
+            }
+            Err(error) if expected_end.is_some() => {
+                return Err(SegmentError::format(path, at as u64, &error));
+            }
+            Err(error) => {
+                refuse_if_valid_batch_follows(path, &bytes, at, found.offset, &error)?;
+                found.torn = (bytes.len() - at) as u64;
+                break;
+            }
+        };
+        let body = bytes.slice(at + BATCH_HEADER_LEN..at + batch.len);
+        let body_at = (at + BATCH_HEADER_LEN) as u64;
+        let records = found
+            .take_records(sequence, body_at, body)
+            .map_err(|error| SegmentError::format(path, at as u64, &error))?;
+        if records != batch.records {
+            let reason = format!("the batch says {} records and holds {records}", batch.records);
+            return Err(SegmentError::damaged(path, at as u64, reason));
+        }
+        (found.offset, found.chain) = (found.offset + batch.len as u64, batch.crc);
+        at += batch.len;
+    }
+    if expected_end.is_some_and(|end| at as u64 != end) {
+        return Err(SegmentError::damaged(
+            path,
+            at as u64,
+            "the segment ends before the next one begins".into(),
+        ));
+    }
+    found.end = at as u64;
+    Ok(())
+}
+
+/// One batch is written only after the one before it was synced, so a valid batch behind a bad one proves that
+/// the bad one was good once.
+fn refuse_if_valid_batch_follows(
+    path: &Path,
+    bytes: &[u8],
+    bad: usize,
+    offset: u64,
+    error: &FormatError,
+) -> Result<(), SegmentError> {
+    let mut at = bad + 1;
+    while let Some(step) = bytes[at.min(bytes.len())..].windows(4).position(|window| window == BATCH_MAGIC) {
+        at += step;
+        let expected = offset + (at - bad) as u64;
+        if decode_batch(&bytes[at..]).is_ok_and(|batch| batch.start == expected) {
+            let reason = format!("{error}, yet a valid batch follows at offset {at}");
+            return Err(SegmentError::damaged(path, bad as u64, reason));
+        }
+        at += 1;
+    }
+    Ok(())
+}
+
+impl Recovered {
+    fn take_records(&mut self, segment: u64, body_at: u64, body: Bytes) -> Result<u32, FormatError> {
+        let mut records = Records::new(body);
+        let mut count = 0;
+        while let Some(decoded) = records.next()? {
+            self.take_record(segment, body_at, &decoded);
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    fn take_record(&mut self, segment: u64, body_at: u64, decoded: &Decoded) {
+        let group = decoded.group;
+        self.tails.entry(group).or_default().observe(&decoded.record, segment);
+        let index = self.groups.entry(group).or_default();
+        match &decoded.record {
+            Record::Group { incarnation } => index.incarnation = Some(*incarnation),
+            Record::Vote(vote) => index.vote = Some(*vote),
+            Record::Entry(entry) => {
+                let offset = body_at + decoded.payload_at as u64;
+                let gap = index.append(EntryMeta {
+                    crc: decoded.payload_crc,
+                    place: Some(Place { segment, offset }),
+                    payload: None,
+                    ..EntryMeta::queued(entry)
+                });
+                let starts_late = index.purged.is_none() && index.first_index() == Some(entry.id.index);
+                if gap || (starts_late && entry.id.index > 0) {
+                    self.gaps.insert(group, entry.id.index);
+                }
+            }
+            Record::TruncateAfter(after) => index.truncate_after(*after),
+            Record::Purge(id) => index.purge(*id),
+            Record::Snapshot(snapshot) => index.snapshot = Some(snapshot.clone()),
+            Record::Committed(id) => index.committed = index.committed.max(Some(*id)),
+        }
+    }
+
+    /// Entries may be missing only where a purge says so: it may stand in a later segment than the ones that
+    /// were deleted because of it.
+    fn check_gaps(&self, dir: &Path) -> Result<(), SegmentError> {
+        for (group, first) in &self.gaps {
+            let purged: Option<LogId> = self.groups.get(group).and_then(|index| index.purged);
+            if purged.is_none_or(|purged| purged.index + 1 < *first) {
+                let reason = format!("entries of group {group} before {first} are missing");
+                return Err(SegmentError::damaged(dir, 0, reason));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Cuts an interrupted write off, and makes durable what was only written before a crash of the process.
+fn cut_torn_end(found: &mut Recovered) -> io::Result<()> {
+    let Some(last) = found.segments.last() else { return Ok(()) };
+    if found.torn > 0 {
+        last.file.set_len(found.end)?;
+    }
+    last.file.sync_all()
+}
