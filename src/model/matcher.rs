@@ -129,10 +129,15 @@ fn compile(expression: &str) -> Result<Regex, MatcherError> {
     if expression.len() > MAX_REGEX_LEN {
         return Err(MatcherError::TooLong { len: expression.len() });
     }
-    RegexBuilder::new(&anchored(expression))
-        .size_limit(MAX_REGEX_PROGRAM)
-        .build()
-        .map_err(|e| MatcherError::Syntax(format!("{}: `{expression}`", reason(&e))))
+    let build = |expression: &str, whole: &str| {
+        let built = RegexBuilder::new(whole).size_limit(MAX_REGEX_PROGRAM).build();
+        built.map_err(|e| MatcherError::Syntax(format!("{}: `{expression}`", reason(&e))))
+    };
+    if expression.contains(')') {
+        // Alone as well: `)|(` would end the group of `anchored` and begin another.
+        build(expression, &go_regex::translate(expression))?;
+    }
+    build(expression, &anchored(expression))
 }
 
 /// Go's words for what is wrong, where it has the same reason.
@@ -190,6 +195,7 @@ mod tests {
         check("*", "error parsing regexp: missing argument to repetition operator: `*`");
         check("a)", "error parsing regexp: unexpected ): `a)`");
         check("(a", "error parsing regexp: missing closing ): `(a`");
+        check(")|(", "error parsing regexp: unexpected ): `)|(`");
     }
 
     #[test]
