@@ -17,6 +17,9 @@ const VERSION: u8 = 1;
 /// Label pairs whose counts are kept.
 const TOP_PAIRS: usize = 1_000;
 
+/// Key and body of an index record.
+type Record = (Vec<u8>, Vec<u8>);
+
 /// A label name and how much of it there is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NameStats {
@@ -146,11 +149,7 @@ impl TenantBuilder {
     }
 
     /// Every record of the tenant as key and body, in key order.
-    pub(super) fn finish(
-        &self,
-        block: BlockId,
-        tenant: TenantId,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, fst::Error> {
+    pub(super) fn finish(&self, block: BlockId, tenant: TenantId) -> Result<Vec<Record>, fst::Error> {
         let mut order: Vec<u32> = (0..self.names.len() as u32).collect();
         order.sort_unstable_by_key(|id| &self.names[*id as usize].name);
         let mut rank_of_name = vec![0u32; order.len()];
@@ -217,13 +216,7 @@ impl TenantBuilder {
         out
     }
 
-    fn push_rows(
-        &self,
-        block: BlockId,
-        tenant: TenantId,
-        rank_of_value: &[Vec<u32>],
-        out: &mut Vec<(Vec<u8>, Vec<u8>)>,
-    ) {
+    fn push_rows(&self, block: BlockId, tenant: TenantId, rank_of_value: &[Vec<u32>], out: &mut Vec<Record>) {
         let mut rows = RowsBuilder::default();
         let mut ids = self.ids.iter();
         let mut ranks = Vec::new();

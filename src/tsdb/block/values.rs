@@ -40,13 +40,13 @@ impl Text {
 
     fn of_expression(expression: &str) -> Self {
         for (tail, longer) in [(".*", false), (".+", true)] {
-            if let Some(prefix) = expression.strip_suffix(tail).and_then(|head| literal(head)) {
+            if let Some(prefix) = expression.strip_suffix(tail).and_then(literal) {
                 return Self::Prefix { prefix, longer };
             }
         }
         let group = expression.strip_prefix('(').and_then(|rest| rest.strip_suffix(')'));
         let inner = group.map_or(expression, |inner| inner.strip_prefix("?:").unwrap_or(inner));
-        let parts: Option<Vec<String>> = split(inner).map(|part| literal(part)).collect();
+        let parts: Option<Vec<String>> = split(inner).map(literal).collect();
         let group_is_whole = group.is_none() || !inner.contains(['(', ')']);
         match parts {
             Some(mut parts) if group_is_whole => {

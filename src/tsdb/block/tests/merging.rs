@@ -52,8 +52,11 @@ fn check_merge(blocks: &[(BlockSpec, Vec<Series>)], hooks: &Hooks) -> BlockMeta 
     merged
 }
 
+/// The sample of each time, and its generation.
+type Ranked = BTreeMap<i64, (u32, Sample)>;
+
 fn fold(metas: &[BlockMeta], blocks: &[(BlockSpec, Vec<Series>)], hooks: &Hooks) -> Vec<Series> {
-    let mut series: BTreeMap<(TenantId, String, Labels), BTreeMap<i64, (u32, Sample)>> = BTreeMap::new();
+    let mut series: BTreeMap<(TenantId, String, Labels), Ranked> = BTreeMap::new();
     for (meta, (_, given)) in metas.iter().zip(blocks) {
         for one in given {
             let mut hidden = Vec::new();
@@ -150,7 +153,7 @@ fn a_damaged_input_stops_the_merge() {
     let meta = write(kv.as_ref(), spec(1, 0), &[up("a", vec![float(1, 1.0)])], 10);
     let reader = Arc::new(open(&kv, &meta));
     assert!(mem.flip(Cf::Page, &super::super::frame::page_key(meta.id(), TenantId(1), 0), 10));
-    let result = merge(kv.as_ref(), &[reader], day(2, std::slice::from_ref(&meta)), &mut NOTHING);
+    let result = merge(kv.as_ref(), &[reader], day(2, std::slice::from_ref(&meta)), &mut NOTHING.clone());
     assert!(matches!(result, Err(StoreError::Damaged { .. })), "{result:?}");
     assert_eq!(stored_ids(kv.as_ref()).unwrap(), [meta.id()].into());
 }

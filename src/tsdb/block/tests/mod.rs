@@ -1,6 +1,7 @@
 //! Blocks against a plain list of series: whatever is written, selected or read must agree with it.
 
 mod damage;
+mod golden;
 mod merging;
 mod selecting;
 
