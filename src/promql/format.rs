@@ -13,7 +13,9 @@ const MAX_LINE: usize = 100;
 
 /// The query with one part a line where it is longer than 100 bytes; Prometheus' `format_query`.
 pub fn format(expr: &Expr) -> String {
-    pretty(expr, 0)
+    let mut out = String::new();
+    pretty(expr, 0, &mut out);
+    out
 }
 
 impl fmt::Display for Expr {
@@ -52,37 +54,77 @@ impl fmt::Display for Expr {
     }
 }
 
-fn pretty(expr: &Expr, level: usize) -> String {
-    let indent = "  ".repeat(level);
-    let line = expr.to_string();
-    let is_short = line.len() <= MAX_LINE;
+fn pretty(expr: &Expr, level: usize, out: &mut String) {
     match expr {
-        Expr::StepInvariant(inner) => pretty(inner, level),
-        Expr::Unary(unary) => format!("{indent}{}{}", unary.op, pretty(&unary.expr, level).trim()),
-        // Prometheus does not indent a subquery that fits its line.
-        Expr::Subquery(_) if is_short => line,
+        Expr::StepInvariant(inner) => pretty(inner, level, out),
+        Expr::Unary(unary) => {
+            indent(level, out);
+            let _ = write!(out, "{}", unary.op);
+            let start = out.len();
+            pretty(&unary.expr, level, out);
+            let blanks = out[start..].len() - out[start..].trim_start().len();
+            out.drain(start..start + blanks);
+        }
+        _ if is_short(expr) => {
+            // Prometheus does not indent a subquery that fits its line.
+            if !matches!(expr, Expr::Subquery(_)) {
+                indent(level, out);
+            }
+            let _ = write!(out, "{expr}");
+        }
         Expr::Subquery(subquery) => {
-            format!("{}{}", pretty(&subquery.expr, level), subquery_suffix(subquery))
+            pretty(&subquery.expr, level, out);
+            out.push_str(&subquery_suffix(subquery));
         }
-        Expr::Binary(binary) if !is_short => {
-            let (left, right) = (pretty(&binary.lhs, level + 1), pretty(&binary.rhs, level + 1));
-            format!("{left}\n{indent}{}\n{right}", operator_text(binary))
+        Expr::Binary(binary) => {
+            pretty(&binary.lhs, level + 1, out);
+            out.push('\n');
+            indent(level, out);
+            out.push_str(&operator_text(binary));
+            out.push('\n');
+            pretty(&binary.rhs, level + 1, out);
         }
-        Expr::Aggregate(aggregate) if !is_short => {
-            let head = aggregate_text(aggregate);
-            let param = aggregate.param.as_ref().map(|p| format!("{},\n", pretty(p, level + 1)));
-            let inner = pretty(&aggregate.expr, level + 1);
-            format!("{indent}{head}(\n{}{inner}\n{indent})", param.unwrap_or_default())
+        Expr::Aggregate(aggregate) => {
+            let args = aggregate.param.as_deref().into_iter().chain([&*aggregate.expr]);
+            call(&aggregate_text(aggregate), args, level, out);
         }
-        Expr::Call(call) if !is_short => {
-            let args: Vec<_> = call.args.iter().map(|arg| pretty(arg, level + 1)).collect();
-            format!("{indent}{}(\n{}\n{indent})", call.function.name, args.join(",\n"))
+        Expr::Call(e) => call(e.function.name, e.args.iter(), level, out),
+        Expr::Paren(paren) => call("", [&*paren.expr], level, out),
+        Expr::Number(_) | Expr::String(_) | Expr::Vector(_) | Expr::Matrix(_) => {
+            indent(level, out);
+            let _ = write!(out, "{expr}");
         }
-        Expr::Paren(paren) if !is_short => {
-            format!("{indent}(\n{}\n{indent})", pretty(&paren.expr, level + 1))
-        }
-        _ => format!("{indent}{line}"),
     }
+}
+
+/// `name(` and `)`, with each argument on a line of its own between them.
+fn call<'e>(name: &str, args: impl IntoIterator<Item = &'e Expr>, level: usize, out: &mut String) {
+    indent(level, out);
+    out.push_str(name);
+    out.push('(');
+    for (at, arg) in args.into_iter().enumerate() {
+        out.push_str(if at > 0 { ",\n" } else { "\n" });
+        pretty(arg, level + 1, out);
+    }
+    out.push('\n');
+    indent(level, out);
+    out.push(')');
+}
+
+fn indent(level: usize, out: &mut String) {
+    (0..level).for_each(|_| out.push_str("  "));
+}
+
+/// Whether the expression fits its line. Looks no further than that.
+fn is_short(expr: &Expr) -> bool {
+    struct Room(usize);
+    impl Write for Room {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            self.0 = self.0.checked_sub(text.len()).ok_or(fmt::Error)?;
+            Ok(())
+        }
+    }
+    write!(Room(MAX_LINE), "{expr}").is_ok()
 }
 
 fn number_text(number: &NumberLiteral) -> String {
