@@ -6,7 +6,8 @@ use quorate_cluster_tests::compare::{Verdict, compare};
 use quorate_cluster_tests::harness::http::Client;
 use quorate_cluster_tests::harness::prometheus::{NodeExporter, Prometheus, RemoteWrite, Setup};
 use quorate_cluster_tests::harness::server::{Options, Server};
-use quorate_cluster_tests::harness::{find_tool, now_ms, skip, wait_for};
+use quorate_cluster_tests::harness::{find_tool, now_ms, pause, skip, wait_for};
+use quorate_model::{Clock, SystemClock};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -108,21 +109,26 @@ fn quiet_time(client: &Client) -> i64 {
     (now_ms() - 10_000) / 1000 * 1000 + fraction
 }
 
-/// Waits until everything that Prometheus has up to `end_ms` is in Quorate too.
+/// Waits until every raw sample that Prometheus has of the last minutes is in Quorate too, and no other.
 fn catch_up(source: &Source, tenant: &Client, end_ms: i64) {
-    let query = "sum(count_over_time({__name__=~\".+\"}[4m]))";
     let time = seconds(end_ms);
-    let count = |client: &Client| {
-        let data = client.api("/api/v1/query", &[("query", query), ("time", &time)]);
-        data["result"][0]["value"][1].as_str().map(str::to_owned)
+    let raw = |client: &Client| {
+        client.api("/api/v1/query", &[("query", "{__name__=~\".+\"}[4m]"), ("time", &time)])
     };
-    let expected = count(source.server.client());
-    assert!(expected.is_some(), "{} has data", source.name);
-    wait_for(
-        &format!("{} samples of {}", expected.clone().unwrap_or_default(), source.name),
-        CATCH_UP_LIMIT,
-        || (count(tenant) == expected).then_some(()),
-    );
+    let expected = raw(source.server.client());
+    let begin = SystemClock.instant();
+    loop {
+        match compare(&expected, &raw(tenant)) {
+            Verdict::Equal(samples) => {
+                assert!(samples > 10_000, "{} has only {samples} samples", source.name);
+                return;
+            }
+            Verdict::Different(what) => {
+                assert!(begin.elapsed() < CATCH_UP_LIMIT, "raw samples of {}: {what}", source.name);
+                pause(Duration::from_millis(500));
+            }
+        }
+    }
 }
 
 fn compare_all(source: &Source, tenant: &Client, end_ms: i64) -> String {

@@ -1,0 +1,92 @@
+//! The binary from outside: arguments, configuration, data folder, signals.
+
+use quorate_cluster_tests::harness::server::{Options, Server};
+use quorate_cluster_tests::harness::wait_for;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_quorate");
+
+fn run(args: &[&str]) -> Output {
+    Command::new(BINARY).args(args).output().expect("the binary starts")
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn options() -> Options {
+    Options { binary: Some(BINARY.into()), ..Options::default() }
+}
+
+#[test]
+fn the_version_names_the_package_version() {
+    let output = run(&["--version"]);
+    assert!(output.status.success());
+    assert!(text(&output).contains(env!("CARGO_PKG_VERSION")), "{}", text(&output));
+}
+
+#[test]
+fn the_printed_defaults_pass_the_check() {
+    let defaults = run(&["config", "defaults"]);
+    assert!(defaults.status.success(), "{}", text(&defaults));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("quorate.yaml");
+    std::fs::write(&file, &defaults.stdout).unwrap();
+    let check = run(&["config", "check", "--config", file.to_str().unwrap()]);
+    assert!(check.status.success(), "{}", text(&check));
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_its_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("quorate.yaml");
+    std::fs::write(&file, "retention: 3d\nretentoin: 3d\n").unwrap();
+    let output = run(&["serve", "--config", file.to_str().unwrap()]);
+    assert!(!output.status.success());
+    let text = text(&output);
+    assert!(text.contains("retentoin") && text.contains("line 2"), "{text}");
+}
+
+#[test]
+fn a_second_process_on_the_same_folder_refuses_to_start() {
+    let server = Server::start(options());
+    let mut second = Server::prepare(Options { data_dir: Some(server.data_dir().into()), ..options() });
+    second.launch(None);
+    assert!(!second.ready_or_ended(), "two processes share one data folder");
+    let log = std::fs::read_to_string(second.log_path()).unwrap();
+    assert!(log.contains("data"), "{log}");
+}
+
+#[test]
+fn a_newer_data_format_is_refused_with_both_versions() {
+    let mut server = Server::start(options());
+    assert!(server.terminate().success());
+    let data = server.data_dir().to_owned();
+    let file = data.join("FORMAT");
+    let format = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format.replacen('1', "9001", 1)).unwrap();
+    let mut later = Server::prepare(Options { data_dir: Some(data), ..options() });
+    later.launch(None);
+    assert!(!later.ready_or_ended(), "a newer format was opened");
+    let log = std::fs::read_to_string(later.log_path()).unwrap();
+    assert!(log.contains("9001") && log.contains("up to 1"), "{log}");
+}
+
+#[test]
+fn sigterm_drains_and_ends_with_0_and_the_folder_opens_again() {
+    let mut server = Server::start(options());
+    assert!(server.terminate().success());
+    server.launch(None);
+    server.wait_ready();
+}
+
+#[test]
+fn the_first_query_after_the_start_shows_the_nodes_own_data() {
+    let server = Server::start(options());
+    let client = server.client();
+    wait_for("the node's own metrics", Duration::from_secs(60), || {
+        let data = client.api("/api/v1/query", &[("query", "count({job=\"quorate\"})")]);
+        data["result"].as_array().is_some_and(|rows| !rows.is_empty()).then_some(())
+    });
+}
