@@ -97,6 +97,7 @@ impl<'q> Evaluator<'q> {
             at,
             offset,
             mode: RangeMode::Plain,
+            stats_only: false,
             span: <_>::default(),
         };
         let mut buffer = SeriesBuffer::default();

@@ -14,6 +14,7 @@ mod buckets;
 mod calls;
 mod charge;
 mod column;
+mod hints;
 mod info;
 mod labels;
 mod maps;

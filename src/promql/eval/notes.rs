@@ -17,6 +17,8 @@ pub(crate) struct Notes {
     warnings: BTreeMap<String, Span>,
     infos: BTreeMap<String, Span>,
     monotonicity: BTreeMap<String, Monotonicity>,
+    /// Start timestamps before the previous sample: place and number by text.
+    overlaps: BTreeMap<String, (Span, u64)>,
 }
 
 /// What was fixed in classic histograms to make them monotonic.
@@ -124,10 +126,6 @@ notes! {
     warnings counter_reset_collision(op: HistogramOp) => format!(
         "PromQL warning: conflicting counter resets during histogram {}", op.name()
     );
-    /// A start timestamp before the previous sample.
-    warnings start_time_overlap(metric: &str) => named(
-        "PromQL warning: sample has start time that overlaps with previous sample timestamp".to_owned(), metric
-    );
     /// A rate of what is no counter by its name.
     infos possible_non_counter(metric: &str) => format!(
         "PromQL info: metric might not be a counter, name does not end in _total/_sum/_count/_bucket: {}",
@@ -186,13 +184,29 @@ impl Notes {
         merged.count += fixed.count;
     }
 
+    /// A start timestamp before the previous sample.
+    pub(crate) fn start_time_overlap(&mut self, metric: &str, span: Span) {
+        const TEXT: &str =
+            "PromQL warning: sample has start time that overlaps with previous sample timestamp";
+        self.overlaps.entry(format!("{TEXT} for metric {}", quote(metric))).or_insert((span, 0)).1 += 1;
+    }
+
     /// The texts of warnings and infos, with their places in `query` unless it is empty.
     pub(crate) fn into_texts(self, query: &str) -> (Vec<String>, Vec<String>) {
         let place = |text: String, span: Span| match query {
             "" => text,
             _ => format!("{text} ({})", position(query, span.start)),
         };
-        let warnings = self.warnings.into_iter().map(|(text, span)| place(text, span)).collect();
+        let mut warnings: Vec<String> =
+            self.warnings.into_iter().map(|(text, span)| place(text, span)).collect();
+        for (text, (span, count)) in self.overlaps {
+            let times = if count > 1 && !query.is_empty() {
+                format!(" ({count} occurrences)")
+            } else {
+                String::new()
+            };
+            warnings.push(place(format!("{text}{times}"), span));
+        }
         let mut infos: Vec<String> = self.infos.into_iter().map(|(text, span)| place(text, span)).collect();
         for (text, fixed) in self.monotonicity {
             let details = if query.is_empty() { String::new() } else { fixed.details() };

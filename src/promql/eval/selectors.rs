@@ -1,18 +1,17 @@
 //! Instant selectors: at each step the newest sample within the lookback delta, unless it is a stale marker.
 
 use super::column::Column;
+use super::hints::HistogramReader;
 use super::labels::metric_name;
 use super::points::Points;
 use super::windows::load;
 use super::{Evaluator, Sink};
 use crate::ast::RangeMode;
 use crate::engine::QueryError;
-use crate::histogram::FloatHistogram;
 use crate::kernels::extended;
 use crate::kernels::window::{CallSite, Samples, Windows};
 use crate::plan::{Selector, TimeGrid};
 use quorate_model::{SeriesBuffer, is_stale};
-use std::sync::Arc;
 
 /// What is taken from the sample that a step sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,39 +77,22 @@ impl<'q> Evaluator<'q> {
         out: &mut Points,
     ) {
         let lookback = self.options.lookback_delta_ms;
-        let mut floats = Lane::default();
-        let mut hists = Lane::default();
-        let mut converted: Option<(usize, Arc<FloatHistogram>)> = None;
+        let (mut floats, mut hists) = (Lane::default(), Lane::default());
+        let mut reader = HistogramReader::new(buffer, selector.stats_only);
         for step in 0..grid.steps {
             let time = selector.at.unwrap_or_else(|| grid.at(step)) - selector.offset;
             let float = floats.newest(&buffer.ts_ms, time, lookback);
             let hist = hists.newest(&buffer.histogram_ts_ms, time, lookback);
             let weight = match (float, hist) {
-                (None, None) => continue,
                 (Some(f), h) if h.is_none_or(|h| buffer.ts_ms[f] >= buffer.histogram_ts_ms[h]) => {
-                    if is_stale(buffer.values[f]) {
-                        continue;
-                    }
-                    let seconds = |ms: Option<&i64>| ms.copied().unwrap_or(0) as f64 / 1000.0;
-                    out.set(
-                        step,
-                        match take {
-                            Take::Value => buffer.values[f],
-                            Take::Time => seconds(buffer.ts_ms.get(f)),
-                            Take::Start => seconds(buffer.start_ms.get(f)),
-                        },
-                    );
-                    1
+                    take_float(take, buffer, f, step, out)
                 }
-                (_, Some(h)) => {
-                    if buffer.histograms[h].is_stale() {
-                        continue;
-                    }
-                    take_histogram(take, buffer, h, step, &mut converted, out)
-                }
-                (Some(_), None) => continue,
+                (_, Some(h)) => take_histogram(take, &mut reader, h, step, out),
+                _ => 0,
             };
-            self.saw(grid, step, weight);
+            if weight > 0 {
+                self.saw(grid, step, weight);
+            }
         }
     }
 
@@ -140,7 +122,7 @@ impl<'q> Evaluator<'q> {
             self.guard.check()?;
             selection.read(index, &mut buffer)?;
             self.stats.samples_read += buffer.len() as u64;
-            load(&buffer, false, &mut samples);
+            load(&buffer, false, selector.stats_only, &mut samples);
             memory.at_least(Points::bytes(grid.steps) + buffer_bytes(&buffer) + samples.allocated())?;
             column.points.reset(grid.steps);
             column.labels = selection.labels(index).clone();
@@ -156,31 +138,50 @@ impl<'q> Evaluator<'q> {
     }
 }
 
+/// Puts what is taken from a float sample; its weight, 0 for a stale marker.
+fn take_float(take: Take, buffer: &SeriesBuffer, at: usize, step: usize, out: &mut Points) -> u64 {
+    if is_stale(buffer.values[at]) {
+        return 0;
+    }
+    out.set(
+        step,
+        match take {
+            Take::Value => buffer.values[at],
+            Take::Time => seconds(&buffer.ts_ms, at),
+            Take::Start => seconds(&buffer.start_ms, at),
+        },
+    );
+    1
+}
+
+/// The same for a histogram sample.
 fn take_histogram(
     take: Take,
-    buffer: &SeriesBuffer,
+    reader: &mut HistogramReader<'_>,
     at: usize,
     step: usize,
-    converted: &mut Option<(usize, Arc<FloatHistogram>)>,
     out: &mut Points,
 ) -> u64 {
+    let buffer = reader.buffer();
+    if buffer.histograms[at].is_stale() {
+        return 0;
+    }
     match take {
-        Take::Time => out.set(step, buffer.histogram_ts_ms[at] as f64 / 1000.0),
-        Take::Start => {
-            out.set(step, buffer.histogram_start_ms.get(at).copied().unwrap_or(0) as f64 / 1000.0);
-        }
+        Take::Time => out.set(step, seconds(&buffer.histogram_ts_ms, at)),
+        Take::Start => out.set(step, seconds(&buffer.histogram_start_ms, at)),
         Take::Value => {
-            let h = match converted {
-                Some((done, h)) if *done == at => Arc::clone(h),
-                _ => Arc::new(FloatHistogram::from_model(&buffer.histograms[at])),
-            };
-            *converted = Some((at, Arc::clone(&h)));
+            let h = reader.get(at);
             let weight = h.weight();
             out.set_histogram(step, h);
             return weight;
         }
     }
     1
+}
+
+/// Entry `at` in seconds, 0 if there is none.
+fn seconds(times_ms: &[i64], at: usize) -> f64 {
+    times_ms.get(at).copied().unwrap_or(0) as f64 / 1000.0
 }
 
 /// Bytes that a buffer holds, without the histograms behind its pointers.

@@ -1,6 +1,7 @@
 //! Functions of range vectors: every input series goes through its kernel, from selectors and subqueries alike.
 
 use super::column::{Column, same_labels};
+use super::hints::HistogramReader;
 use super::labels::{metric_name, without_metadata};
 use super::points::Points;
 use super::selectors::buffer_bytes;
@@ -203,7 +204,7 @@ impl<'q> Evaluator<'q> {
                     self.guard.check()?;
                     selection.read(index, &mut buffer)?;
                     self.stats.samples_read += buffer.len() as u64;
-                    load(&buffer, with_starts, &mut samples);
+                    load(&buffer, with_starts, selector.stats_only, &mut samples);
                     memory.at_least(buffer_bytes(&buffer) + samples.allocated())?;
                     if !samples.is_empty() {
                         sink(self, selection.labels(index), false, &samples)?;
@@ -248,7 +249,7 @@ fn rate_kernel(
 }
 
 /// Samples without stale markers, histograms as floats.
-pub(super) fn load(buffer: &SeriesBuffer, with_starts: bool, out: &mut Samples) {
+pub(super) fn load(buffer: &SeriesBuffer, with_starts: bool, says_resets: bool, out: &mut Samples) {
     out.clear();
     let floats_have_starts = with_starts && !buffer.start_ms.is_empty();
     for (i, value) in buffer.values.iter().enumerate() {
@@ -261,10 +262,11 @@ pub(super) fn load(buffer: &SeriesBuffer, with_starts: bool, out: &mut Samples) 
         }
     }
     let hists_have_starts = with_starts && !buffer.histogram_start_ms.is_empty();
+    let mut reader = HistogramReader::new(buffer, says_resets);
     for (i, h) in buffer.histograms.iter().enumerate() {
         if !h.is_stale() {
             out.h_ts.push(buffer.histogram_ts_ms[i]);
-            out.hists.push(Arc::new(FloatHistogram::from_model(h)));
+            out.hists.push(reader.get(i));
             if hists_have_starts {
                 out.h_starts.push(buffer.histogram_start_ms[i]);
             }

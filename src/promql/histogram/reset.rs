@@ -19,7 +19,7 @@ impl FloatHistogram {
             return true;
         }
         if self.is_custom() {
-            return self.custom_fell(previous);
+            return !previous.is_custom() || self.custom_fell(previous);
         }
         if self.zero_threshold < previous.zero_threshold {
             return true;

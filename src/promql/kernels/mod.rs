@@ -22,3 +22,6 @@ pub(crate) mod sliding;
 pub(crate) mod smoothing;
 pub(crate) mod starts;
 pub(crate) mod window;
+
+#[cfg(test)]
+mod tests;

@@ -7,8 +7,8 @@ use super::{
     selects,
 };
 use crate::ast::{
-    AggregateExpr, BinaryExpr, CallExpr, DurationArg, Expr, MatrixSelector, RangeMode, Span, SubqueryExpr,
-    UnaryOp, VectorSelector,
+    AggregateExpr, BinaryExpr, BinaryOp, CallExpr, DurationArg, Expr, MatrixSelector, RangeMode, Span,
+    SubqueryExpr, UnaryOp, VectorSelector,
 };
 use crate::durations::DurationContext;
 use crate::engine::EngineOptions;
@@ -23,7 +23,7 @@ pub(super) fn plan(
     options: &EngineOptions,
 ) -> Result<Plan, PlanError> {
     let mut builder = Builder { times, options, selects: Vec::new() };
-    let scope = Scope { first: grid.start, last: grid.end(), step: times.step };
+    let scope = Scope { first: grid.start, last: grid.end(), step: times.step, buckets: Buckets::Asked };
     let built = builder.build(expr, scope)?;
     Ok(Plan { root: built.once(), grid, selects: builder.selects })
 }
@@ -40,11 +40,37 @@ struct Scope {
     first: i64,
     last: i64,
     step: i64,
+    buckets: Buckets,
+}
+
+/// What the nodes above need of the buckets of native histograms.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Buckets {
+    /// The result may show them.
+    Asked,
+    /// `histogram_count` or its like only sees counts and sums.
+    Spared,
+    /// A function between needs them whatever stands above.
+    Needed,
 }
 
 impl Scope {
+    /// The scope of the arguments of a function.
+    fn under_call(self, function: FunctionId) -> Self {
+        let buckets = match function {
+            FunctionId::HistogramCount | FunctionId::HistogramSum | FunctionId::HistogramAvg => {
+                Buckets::Spared
+            }
+            FunctionId::HistogramQuantile
+            | FunctionId::HistogramQuantiles
+            | FunctionId::HistogramFraction => Buckets::Needed,
+            _ => return self,
+        };
+        if self.buckets == Buckets::Needed { self } else { Self { buckets, ..self } }
+    }
+
     fn under(self, at: Option<i64>) -> Self {
-        at.map_or(self, |at| Self { first: at, last: at, step: self.step })
+        at.map_or(self, |at| Self { first: at, last: at, ..self })
     }
 }
 
@@ -116,7 +142,10 @@ impl Builder<'_> {
         let range = range.map(|range| self.duration(range, false)).transpose()?;
         let times = scope.under(at);
         let lookback = self.options.lookback_delta_ms;
+        let stats_only = scope.buckets == Buckets::Spared;
         let (before, after) = match (range, selector.mode) {
+            // The sample before the window tells whether its first one is a counter reset.
+            (Some(range), RangeMode::Plain) if stats_only => (range + lookback, 0),
             (None, RangeMode::Smoothed) => (lookback, lookback),
             (None, _) => (lookback, 0),
             (Some(range), RangeMode::Plain) => (range, 0),
@@ -134,7 +163,7 @@ impl Builder<'_> {
             selects::add(&mut self.selects, &selector.matchers, samples, scope.step)
         };
         let (matchers, mode, span) = (selector.matchers.clone(), selector.mode, selector.span);
-        Ok((Selector { select, matchers, at, offset, mode, span }, range.unwrap_or(0)))
+        Ok((Selector { select, matchers, at, offset, mode, stats_only, span }, range.unwrap_or(0)))
     }
 
     fn matrix(&mut self, matrix: &MatrixSelector, scope: Scope) -> Result<Built, PlanError> {
@@ -158,6 +187,7 @@ impl Builder<'_> {
             first: times.first.saturating_sub(offset).saturating_sub(range),
             last: times.last.saturating_sub(offset),
             step,
+            buckets: Buckets::Needed,
         };
         let input = WindowInput::Subquery(Box::new(self.build(&subquery.expr, inner)?.once()), step);
         let node = Node::Window(Window { input, range, at, offset });
@@ -165,6 +195,8 @@ impl Builder<'_> {
     }
 
     fn binary(&mut self, expr: &BinaryExpr, scope: Scope) -> Result<Built, PlanError> {
+        let trims = matches!(expr.op, BinaryOp::TrimLower | BinaryOp::TrimUpper);
+        let scope = if trims { Scope { buckets: Buckets::Needed, ..scope } } else { scope };
         let lhs = self.build(&expr.lhs, scope)?;
         let rhs = self.build(&expr.rhs, scope)?;
         if let (Node::Number(a), Node::Number(b)) = (&lhs.node, &rhs.node)
@@ -217,6 +249,7 @@ impl Builder<'_> {
             let problem = format!("invalid destination label name in {}(): ", expr.function.name);
             expr.args.get(1).map_or(Ok(()), |target| check_label_name(target, &problem))?;
         }
+        let scope = scope.under_call(expr.function.id);
         let args = expr.args.iter().map(|arg| self.build(arg, scope)).collect::<Result<Vec<_>, _>>()?;
         let all_fixed = args.iter().all(|arg| arg.invariant);
         let timestamp_of_fixed = expr.function.id == FunctionId::Timestamp

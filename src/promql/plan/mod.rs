@@ -95,6 +95,8 @@ pub(crate) struct Selector {
     pub(crate) offset: i64,
     /// `anchored` or `smoothed`.
     pub(crate) mode: RangeMode,
+    /// Whether only counts and sums of its native histograms matter.
+    pub(crate) stats_only: bool,
     /// Place in the query.
     pub(crate) span: Span,
 }

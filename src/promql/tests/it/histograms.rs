@@ -3,7 +3,6 @@
 use crate::lines::number;
 use quorate_model::histogram::CUSTOM_BUCKETS_SCHEMA;
 use quorate_model::{BucketCounts, CounterResetHint, Histogram, Span};
-use regex::Regex;
 use std::collections::BTreeMap;
 
 /// A histogram with its buckets by index.
@@ -30,7 +29,7 @@ pub(crate) fn parse_histogram(body: &str) -> Hist {
     let mut h = Hist::default();
     let (mut offset, mut n_offset) = (0, 0);
     let (mut buckets, mut n_buckets) = (Vec::new(), Vec::new());
-    let pair = Regex::new(r"([a-z_]+):(\[[^\]]*\]|[^\s\]]+)").unwrap();
+    let pair = static_regex!(r"([a-z_]+):(\[[^\]]*\]|[^\s\]]+)");
     for found in pair.captures_iter(body) {
         let text = &found[2];
         let list = || text.trim_matches(['[', ']']).split_whitespace().map(|x| number(x).unwrap()).collect();

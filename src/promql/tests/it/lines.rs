@@ -2,7 +2,6 @@
 
 use crate::histograms::{Hist, parse_histogram};
 use quorate_model::{Labels, stale_nan};
-use regex::Regex;
 
 /// One entry of a list of values.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,7 +18,7 @@ pub(crate) fn duration(text: &str) -> i64 {
     }
     let units = [("ms", 1), ("y", 31_536_000_000), ("w", 604_800_000), ("d", 86_400_000), ("h", 3_600_000)];
     let more = [("m", 60_000), ("s", 1_000)];
-    let part = Regex::new(r"^(\d+)(ms|[ywdhms])").unwrap();
+    let part = static_regex!(r"^(\d+)(ms|[ywdhms])");
     let (mut rest, mut total) = (text, 0);
     while let Some(found) = part.captures(rest) {
         let unit = units.iter().chain(&more).find(|(unit, _)| *unit == &found[2]).unwrap().1;
@@ -43,7 +42,7 @@ pub(crate) fn number(text: &str) -> Option<f64> {
     if let Some(integer) = radix("0x", 16).or_else(|| radix("0b", 2)).or_else(|| radix("0o", 8)) {
         return Some(sign * integer as f64);
     }
-    let plain = Regex::new(r"^(\d+\.?\d*(e[+-]?\d+)?|\.\d+(e[+-]?\d+)?|inf|infinity|nan)$").unwrap();
+    let plain = static_regex!(r"^(\d+\.?\d*(e[+-]?\d+)?|\.\d+(e[+-]?\d+)?|inf|infinity|nan)$");
     plain.is_match(&lower).then(|| sign * lower.parse::<f64>().unwrap())
 }
 
@@ -84,8 +83,8 @@ pub(crate) fn unquote(literal: &str) -> String {
 
 /// Reads `name{label="value", ...}` at the front of `text`; the labels and what follows them.
 pub(crate) fn metric(text: &str) -> (Labels, &str) {
-    let identifier = Regex::new(r"^[a-zA-Z_:][a-zA-Z0-9_:]*").unwrap();
-    let literal = Regex::new(r#"^("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|`[^`]*`)"#).unwrap();
+    let identifier = static_regex!(r"^[a-zA-Z_:][a-zA-Z0-9_:]*");
+    let literal = static_regex!(r#"^("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|`[^`]*`)"#);
     let mut pairs: Vec<(String, String)> = Vec::new();
     let mut rest = text;
     if let Some(name) = identifier.find(rest) {
@@ -149,12 +148,12 @@ fn split(text: &str) -> Vec<String> {
 
 fn expand(item: &str, out: &mut Vec<Item>) {
     let times = |found: Option<regex::Match<'_>>| found.map_or(0, |m| m.as_str().parse::<usize>().unwrap());
-    let blank = Regex::new(r"^_(?:x(\d+))?$").unwrap();
+    let blank = static_regex!(r"^_(?:x(\d+))?$");
     if let Some(found) = blank.captures(item) {
         let count = found.get(1).map_or(1, |m| m.as_str().parse().unwrap());
         return out.extend(std::iter::repeat_n(Item::Omitted, count));
     }
-    let histogram = Regex::new(r"^\{\{(.*?)\}\}(?:([+-])\{\{(.*?)\}\})?(?:x(\d+))?$").unwrap();
+    let histogram = static_regex!(r"^\{\{(.*?)\}\}(?:([+-])\{\{(.*?)\}\})?(?:x(\d+))?$");
     if let Some(found) = histogram.captures(item) {
         let (mut h, count) = (parse_histogram(&found[1]), times(found.get(4)));
         let step = found.get(3).map(|m| parse_histogram(m.as_str()));
@@ -171,8 +170,12 @@ fn expand(item: &str, out: &mut Vec<Item>) {
         }
         return;
     }
-    let digits = r"(?:\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?|[iI][nN][fF]|[nN][aA][nN])";
-    let float = Regex::new(&format!(r"^([+-]?{digits}|stale)(?:([+-]{digits}))?(?:x(\d+))?$")).unwrap();
+    let float = static_regex!(
+        r"(?x)^
+        ([+-]?(?:\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?|[iI][nN][fF]|[nN][aA][nN])|stale)
+        (?:([+-](?:\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?|[iI][nN][fF]|[nN][aA][nN])))?
+        (?:x(\d+))?$"
+    );
     let found = float.captures(item).unwrap_or_else(|| panic!("bad value {item:?}"));
     let count = times(found.get(3));
     let mut value = if &found[1] == "stale" { stale_nan() } else { number(&found[1]).unwrap() };
@@ -188,8 +191,8 @@ fn expand(item: &str, out: &mut Vec<Item>) {
 
 /// Expands a list of start time offsets such as `-1m+0sx3`, in milliseconds.
 pub(crate) fn offsets(text: &str) -> Vec<Option<i64>> {
-    let pattern = Regex::new(r"^([+-]?\d+[a-wyz]*)(?:([+-]\d+[a-wyz]*))?(?:x(\d+))?$").unwrap();
-    let blank = Regex::new(r"^_(?:x(\d+))?$").unwrap();
+    let pattern = static_regex!(r"^([+-]?\d+[a-wyz]*)(?:([+-]\d+[a-wyz]*))?(?:x(\d+))?$");
+    let blank = static_regex!(r"^_(?:x(\d+))?$");
     let signed = |text: &str| {
         let ms = duration(text.trim_start_matches(['+', '-']));
         if text.starts_with('-') { -ms } else { ms }

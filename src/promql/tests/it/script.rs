@@ -160,8 +160,8 @@ fn add_custom(series: &mut BTreeMap<Labels, Vec<Point>>) {
 fn eval(line: usize, lines: &[&str]) -> (Eval, usize) {
     let mut case = head(line, lines[0]);
     let expect =
-        Regex::new(r"^expect\s+(ordered|fail|warn|no_warn|info|no_info)(?:\s+(regex|msg):(.+))?$").unwrap();
-    let vector = Regex::new(r"^expect range vector\s+from\s+(.+)\s+to\s+(.+)\s+step\s+(.+)$").unwrap();
+        static_regex!(r"^expect\s+(ordered|fail|warn|no_warn|info|no_info)(?:\s+(regex|msg):(.+))?$");
+    let vector = static_regex!(r"^expect range vector\s+from\s+(.+)\s+to\s+(.+)\s+step\s+(.+)$");
     let mut position = 0;
     for (at, line) in lines.iter().enumerate().skip(1) {
         if let Some(text) = line.strip_prefix("expected_fail_message") {
@@ -199,11 +199,10 @@ fn eval(line: usize, lines: &[&str]) -> (Eval, usize) {
 }
 
 fn head(line: usize, text: &str) -> Eval {
-    let instant =
-        Regex::new(r"^eval(?:_(fail|warn|ordered|info))?\s+instant\s+(?:at\s+(.+?))?\s+(.+)$").unwrap();
-    let range =
-        Regex::new(r"^eval(?:_(fail|warn|info))?\s+range\s+from\s+(.+)\s+to\s+(.+)\s+step\s+(.+?)\s+(.+)$")
-            .unwrap();
+    let instant = static_regex!(r"^eval(?:_(fail|warn|ordered|info))?\s+instant\s+(?:at\s+(.+?))?\s+(.+)$");
+    let range = static_regex!(
+        r"^eval(?:_(fail|warn|info))?\s+range\s+from\s+(.+)\s+to\s+(.+)\s+step\s+(.+?)\s+(.+)$"
+    );
     let legacy = |found: &regex::Captures<'_>| found.get(1).map_or("", |m| m.as_str()).to_owned();
     if let Some(found) = instant.captures(text) {
         let at = duration(&found[2]);
