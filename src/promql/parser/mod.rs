@@ -5,6 +5,8 @@
 //! [`MAX_DEPTH`]. The first error found is the one reported, as in Prometheus, whose texts they have.
 
 mod aggregate;
+#[cfg(test)]
+mod corpus;
 mod duration;
 mod expr;
 mod literal;
