@@ -260,22 +260,6 @@ fn argument_text(argument: &DurationArg) -> String {
     }
 }
 
-impl DurationOp {
-    /// As written in queries.
-    pub fn symbol(self) -> &'static str {
-        match self {
-            Self::Add => "+",
-            Self::Sub => "-",
-            Self::Mul => "*",
-            Self::Div => "/",
-            Self::Mod => "%",
-            Self::Pow => "^",
-            Self::MinOf => "min_of",
-            Self::MaxOf => "max_of",
-        }
-    }
-}
-
 impl fmt::Display for DurationExpr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.wrapped {

@@ -4,9 +4,12 @@
 //! how a node is evaluated. Path: `parser` -> **here** -> `engine`, `format`, `parse_json`.
 //! No tree is deeper than [`MAX_DEPTH`], so walking it by recursion is safe.
 
+mod ops;
+
+pub use ops::{AggregateOp, BinaryOp, DurationOp, UnaryOp};
+
 use crate::functions::Function;
 use quorate_model::Matcher;
-use std::fmt;
 
 /// Deepest tree that the parser builds. Each level of parentheses, calls and operators counts one.
 pub const MAX_DEPTH: usize = 500;
@@ -167,27 +170,6 @@ pub enum DurationKind {
     Binary(DurationOp, Box<DurationExpr>, Box<DurationExpr>),
 }
 
-/// An operator between durations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DurationOp {
-    /// `+`
-    Add,
-    /// `-`
-    Sub,
-    /// `*`
-    Mul,
-    /// `/`
-    Div,
-    /// `%`
-    Mod,
-    /// `^`
-    Pow,
-    /// `min_of(lhs, rhs)`
-    MinOf,
-    /// `max_of(lhs, rhs)`
-    MaxOf,
-}
-
 /// Which samples around the ends of a window a range vector function sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RangeMode {
@@ -247,15 +229,6 @@ pub struct SubqueryExpr {
     pub span: Span,
 }
 
-/// A sign.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UnaryOp {
-    /// `+`
-    Plus,
-    /// `-`
-    Minus,
-}
-
 /// A sign before an expression.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UnaryExpr {
@@ -265,47 +238,6 @@ pub struct UnaryExpr {
     pub expr: Box<Expr>,
     /// Place in the query.
     pub span: Span,
-}
-
-/// A binary operator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum BinaryOp {
-    /// `+`
-    Add,
-    /// `-`
-    Sub,
-    /// `*`
-    Mul,
-    /// `/`
-    Div,
-    /// `%`
-    Mod,
-    /// `^`
-    Pow,
-    /// `atan2`
-    Atan2,
-    /// `==`
-    Eq,
-    /// `!=`
-    Ne,
-    /// `<`
-    Lt,
-    /// `<=`
-    Le,
-    /// `>`
-    Gt,
-    /// `>=`
-    Ge,
-    /// `</`: keeps the observations of a histogram below a bound.
-    TrimUpper,
-    /// `>/`: keeps the observations of a histogram above a bound.
-    TrimLower,
-    /// `and`
-    And,
-    /// `or`
-    Or,
-    /// `unless`
-    Unless,
 }
 
 /// A binary operation.
@@ -354,26 +286,6 @@ pub struct VectorMatching {
     pub fill_left: Option<f64>,
     /// Value that stands for a missing series on the right.
     pub fill_right: Option<f64>,
-}
-
-/// An aggregation operator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "named as in PromQL")]
-pub enum AggregateOp {
-    Sum,
-    Avg,
-    Count,
-    Min,
-    Max,
-    Group,
-    Stddev,
-    Stdvar,
-    Topk,
-    Bottomk,
-    CountValues,
-    Quantile,
-    Limitk,
-    LimitRatio,
 }
 
 /// An aggregation.
@@ -482,94 +394,5 @@ impl Expr {
             Self::Matrix(matrix) => visit(&matrix.selector, Some(&matrix.range)),
             other => other.children().into_iter().for_each(|child| child.for_each_selector(visit)),
         }
-    }
-}
-
-impl BinaryOp {
-    /// Whether it compares: `==`, `!=`, `<`, `<=`, `>`, `>=`.
-    pub fn is_comparison(self) -> bool {
-        matches!(self, Self::Eq | Self::Ne | Self::Lt | Self::Le | Self::Gt | Self::Ge)
-    }
-
-    /// Whether it is `and`, `or` or `unless`.
-    pub fn is_set(self) -> bool {
-        matches!(self, Self::And | Self::Or | Self::Unless)
-    }
-
-    /// As written in queries.
-    pub fn symbol(self) -> &'static str {
-        match self {
-            Self::Add => "+",
-            Self::Sub => "-",
-            Self::Mul => "*",
-            Self::Div => "/",
-            Self::Mod => "%",
-            Self::Pow => "^",
-            Self::Atan2 => "atan2",
-            Self::Eq => "==",
-            Self::Ne => "!=",
-            Self::Lt => "<",
-            Self::Le => "<=",
-            Self::Gt => ">",
-            Self::Ge => ">=",
-            Self::TrimUpper => "</",
-            Self::TrimLower => ">/",
-            Self::And => "and",
-            Self::Or => "or",
-            Self::Unless => "unless",
-        }
-    }
-}
-
-impl AggregateOp {
-    /// Whether it takes a parameter before the vector.
-    pub fn has_param(self) -> bool {
-        matches!(
-            self,
-            Self::Topk | Self::Bottomk | Self::CountValues | Self::Quantile | Self::Limitk | Self::LimitRatio
-        )
-    }
-
-    /// Whether it needs the experimental functions.
-    pub fn is_experimental(self) -> bool {
-        matches!(self, Self::Limitk | Self::LimitRatio)
-    }
-
-    /// As written in queries.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Sum => "sum",
-            Self::Avg => "avg",
-            Self::Count => "count",
-            Self::Min => "min",
-            Self::Max => "max",
-            Self::Group => "group",
-            Self::Stddev => "stddev",
-            Self::Stdvar => "stdvar",
-            Self::Topk => "topk",
-            Self::Bottomk => "bottomk",
-            Self::CountValues => "count_values",
-            Self::Quantile => "quantile",
-            Self::Limitk => "limitk",
-            Self::LimitRatio => "limit_ratio",
-        }
-    }
-}
-
-impl fmt::Display for BinaryOp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.symbol())
-    }
-}
-
-impl fmt::Display for AggregateOp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl fmt::Display for UnaryOp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if *self == Self::Plus { "+" } else { "-" })
     }
 }
