@@ -51,14 +51,8 @@ impl Contender {
         let output = self.program().and_then(|program| Command::new(program).arg(flag).output().ok());
         let text = output.map(|o| [o.stdout, o.stderr].concat()).unwrap_or_default();
         let text = String::from_utf8_lossy(&text).into_owned();
-        text.lines().next().unwrap_or("not installed").trim().to_owned()
-    }
-
-    pub(crate) fn write_path(self) -> &'static str {
-        match self.kind {
-            Kind::Quorate => "/api/v1/push",
-            Kind::Prometheus | Kind::VictoriaMetrics => "/api/v1/write",
-        }
+        let line = text.lines().next().unwrap_or_default().trim();
+        if line.is_empty() { "unknown version".to_owned() } else { line.to_owned() }
     }
 
     /// Parameters added to each query: VictoriaMetrics answers a repeated range query from a cache.
