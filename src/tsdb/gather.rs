@@ -62,6 +62,30 @@ impl<'a> Gather<'a> {
         self.close_part(rank);
     }
 
+    /// The same for samples of different ranks, told by their times.
+    pub(crate) fn samples_ranked(
+        &mut self,
+        samples: &SeriesBuffer,
+        masks: &[TimeRange],
+        rank_of: impl Fn(i64) -> u32,
+    ) {
+        let mut ranks: Vec<(u32, SeriesBuffer)> = Vec::new();
+        let mut part = |ts: i64| -> usize {
+            let rank = rank_of(ts);
+            ranks.iter().position(|(r, _)| *r == rank).unwrap_or_else(|| {
+                ranks.push((rank, SeriesBuffer::default()));
+                ranks.len() - 1
+            })
+        };
+        let floats: Vec<usize> = samples.ts_ms.iter().map(|ts| part(*ts)).collect();
+        let histograms: Vec<usize> = samples.histogram_ts_ms.iter().map(|ts| part(*ts)).collect();
+        floats.iter().enumerate().for_each(|(at, part)| push_float(&mut ranks[*part].1, samples, at));
+        for (at, part) in histograms.iter().enumerate() {
+            push_histogram(&mut ranks[*part].1, samples, at);
+        }
+        ranks.iter().for_each(|(rank, samples)| self.samples(*rank, samples, masks));
+    }
+
     /// Resolves what stands twice; after it both lanes are strictly increasing and share no time.
     pub(crate) fn finish(self) {
         let both_lanes = !self.out.ts_ms.is_empty() && !self.out.histogram_ts_ms.is_empty();

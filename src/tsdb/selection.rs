@@ -6,12 +6,14 @@
 //! and have at least one chunk that touches the range; after exact clipping a series may still be empty.
 //! Q3: a stripe's lock is held to copy the bytes of one series, never while decoding.
 
+use crate::block::{BlockMeta, BlockReader};
 use crate::error::StoreError;
 use crate::gather::Gather;
-use crate::head::{Head, Hidden, Piece, SealedGeneration, SeriesCopy, UNSEALED, place};
+use crate::head::{Head, Hidden, Piece, SeriesCopy, Tombstone, UNSEALED, place};
 use crate::view::View;
 use quorate_model::{Labels, Matcher, SeriesBuffer, TenantId, TimeRange};
 use roaring::RoaringBitmap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// What a selection may cost.
@@ -39,6 +41,14 @@ struct Selected {
     labels: Labels,
     /// Its row in the head, if it has unflushed samples in the range.
     row: Option<u32>,
+    /// Number of the block in the View, ordinal in the block.
+    blocks: Vec<(u32, u32)>,
+}
+
+/// A place that holds samples of a series.
+enum Source<'a> {
+    Head(Piece<'a>),
+    Block(&'a BlockReader, u32),
 }
 
 /// Selected series of one partition, sorted by labels.
@@ -66,6 +76,7 @@ impl PartitionSelection {
         let mut selection = Self { head: Arc::clone(head), view, hidden, tenant, range, series: Vec::new() };
         if !range.is_empty() {
             selection.add_rows(matchers, limits)?;
+            selection.add_blocks(matchers, limits)?;
             selection.series.sort_unstable_by(|a, b| a.labels.cmp(&b.labels));
         }
         Ok(selection)
@@ -96,24 +107,70 @@ impl PartitionSelection {
         if let Some(row) = series.row {
             self.copy_row(row, &mut copy);
         }
-        let masks = self.masks_of(&series.labels);
-        let mut pieces: Vec<_> = copy.pieces().collect();
-        pieces.sort_unstable_by_key(|(rank, first_ts, _)| (*first_ts, *rank));
+        let tombstones = self.hidden.of(self.tenant, &series.labels, self.range);
+        let mut sources: Vec<_> =
+            copy.pieces().map(|(rank, first, piece)| (first, rank, Source::Head(piece))).collect();
+        for (number, ordinal) in &series.blocks {
+            let reader = self.view.blocks()[*number as usize].reader();
+            let meta = reader.meta();
+            let first_ts = meta.min_ts_ms.max(self.range.start_ms);
+            let rank = meta.rank_of(first_ts).unwrap_or_default();
+            sources.push((first_ts, rank, Source::Block(reader, *ordinal)));
+        }
+        sources.sort_unstable_by_key(|(first_ts, rank, _)| (*first_ts, *rank));
         let mut gather = Gather::new(self.range, out);
-        for (rank, first_ts, piece) in pieces {
-            let window_start = self.head.length().start_of(first_ts);
-            let masks = masks.of(window_start, rank);
-            match piece {
-                Piece::Chunk(chunk) => gather.chunk(rank, chunk, &masks)?,
-                Piece::Run(samples) => gather.samples(rank, samples, &masks),
-                Piece::Open(open) => {
-                    let mut samples = SeriesBuffer::default();
-                    open.read(&mut samples);
-                    gather.samples(rank, &samples, &masks);
+        for (first_ts, rank, source) in sources {
+            match source {
+                Source::Head(piece) => self.read_piece(first_ts, rank, &piece, &tombstones, &mut gather)?,
+                Source::Block(reader, ordinal) => {
+                    self.read_block(reader, ordinal, &tombstones, &mut gather)?
                 }
             }
         }
         gather.finish();
+        Ok(())
+    }
+
+    fn read_piece(
+        &self,
+        first_ts: i64,
+        rank: u32,
+        piece: &Piece<'_>,
+        tombstones: &[&Tombstone],
+        gather: &mut Gather<'_>,
+    ) -> Result<(), StoreError> {
+        let window_start = self.head.length().start_of(first_ts);
+        let covering = tombstones.iter().filter(|t| rank != UNSEALED && t.covers(window_start, rank));
+        let masks: Vec<TimeRange> = covering.map(|t| t.range).collect();
+        match piece {
+            Piece::Chunk(chunk) => gather.chunk(rank, *chunk, &masks)?,
+            Piece::Run(samples) => gather.samples(rank, samples, &masks),
+            Piece::Open(open) => {
+                let mut samples = SeriesBuffer::default();
+                open.read(&mut samples);
+                gather.samples(rank, &samples, &masks);
+            }
+        }
+        Ok(())
+    }
+
+    /// A merged block may hold other generations in each window: its samples are added window by window then.
+    fn read_block(
+        &self,
+        reader: &BlockReader,
+        ordinal: u32,
+        tombstones: &[&Tombstone],
+        gather: &mut Gather<'_>,
+    ) -> Result<(), StoreError> {
+        let meta = reader.meta();
+        let mut masks = Vec::new();
+        tombstones.iter().for_each(|t| t.masks(meta, &mut masks));
+        let mut samples = SeriesBuffer::default();
+        reader.read(self.tenant, ordinal, self.range, &mut samples)?;
+        match uniform_rank(meta) {
+            Some(rank) => gather.samples(rank, &samples, &masks),
+            None => gather.samples_ranked(&samples, &masks, |ts| meta.rank_of(ts).unwrap_or_default()),
+        }
         Ok(())
     }
 
@@ -130,56 +187,85 @@ impl PartitionSelection {
 
     fn add_rows(&mut self, matchers: &[Matcher], limits: SelectLimits) -> Result<(), StoreError> {
         let candidates = self.head.index().read().select(self.tenant, matchers);
-        let rows = self.rows_in_range(&candidates);
+        let rows = rows_in_range(&self.head, &self.view, &candidates, self.range);
         limits.check(rows.len())?;
         let rows: Vec<u32> = rows.iter().collect();
         self.series.reserve(rows.len());
         for some in rows.chunks(1024) {
             let index = self.head.index().read();
             let live = some.iter().filter(|row| !index.is_free(**row));
-            self.series.extend(live.map(|row| Selected { labels: index.labels(*row), row: Some(*row) }));
+            self.series.extend(live.map(|row| Selected {
+                labels: index.labels(*row),
+                row: Some(*row),
+                blocks: Vec::new(),
+            }));
         }
         Ok(())
     }
 
-    fn rows_in_range(&self, candidates: &RoaringBitmap) -> RoaringBitmap {
-        let mut found = RoaringBitmap::new();
-        let mut others = Vec::new();
-        for row in candidates {
-            let (stripe, within) = place(row);
-            if self.head.stripes()[stripe].read().overlaps(within, self.range) {
-                found.insert(row);
-            } else {
-                others.push(row);
+    fn add_blocks(&mut self, matchers: &[Matcher], limits: SelectLimits) -> Result<(), StoreError> {
+        let view = Arc::clone(&self.view);
+        let mut known: Option<HashMap<Labels, usize>> = None;
+        for (number, block) in view.blocks().iter().enumerate() {
+            if !block.meta().range().overlaps(&self.range) {
+                continue;
             }
+            let ordinals = block.reader().select(self.tenant, matchers)?;
+            if ordinals.is_empty() {
+                continue;
+            }
+            let known = known.get_or_insert_with(|| {
+                self.series.iter().enumerate().map(|(at, s)| (s.labels.clone(), at)).collect()
+            });
+            let mut labels = block.reader().label_reader(self.tenant)?;
+            for ordinal in ordinals {
+                let labels = labels.labels(ordinal)?;
+                let at = *known.entry(labels).or_insert_with_key(|labels| {
+                    self.series.push(Selected { labels: labels.clone(), row: None, blocks: Vec::new() });
+                    self.series.len() - 1
+                });
+                self.series[at].blocks.push((number as u32, ordinal));
+            }
+            limits.check(self.series.len() as u64)?;
         }
-        let sealed = self.view.sealed();
-        let in_sealed = |row: &u32| {
-            let (stripe, within) = place(*row);
-            let mut parts = sealed.iter().filter_map(|s: &Arc<SealedGeneration>| s.part(stripe));
-            parts.any(|part| part.overlaps(within, self.range))
-        };
-        found.extend(others.into_iter().filter(in_sealed));
-        found
-    }
-
-    fn masks_of(&self, labels: &Labels) -> Masks<'_> {
-        Masks { tombstones: self.hidden.of(self.tenant, labels, self.range) }
+        Ok(())
     }
 }
 
-/// The deletes that concern one series.
-struct Masks<'a> {
-    tombstones: Vec<&'a crate::head::Tombstone>,
+/// The candidates that may have unflushed samples in the range: stripes first, sealed generations second (V2).
+pub(crate) fn rows_in_range(
+    head: &Head,
+    view: &View,
+    candidates: &RoaringBitmap,
+    range: TimeRange,
+) -> RoaringBitmap {
+    let mut found = RoaringBitmap::new();
+    let mut others = Vec::new();
+    for row in candidates {
+        let (stripe, within) = place(row);
+        if head.stripes()[stripe].read().overlaps(within, range) {
+            found.insert(row);
+        } else {
+            others.push(row);
+        }
+    }
+    let sealed = view.sealed();
+    let in_sealed = |row: &u32| {
+        let (stripe, within) = place(*row);
+        sealed.iter().filter_map(|s| s.part(stripe)).any(|part| part.overlaps(within, range))
+    };
+    found.extend(others.into_iter().filter(in_sealed));
+    found
 }
 
-impl Masks<'_> {
-    /// Deleted times among the samples of one generation of a window.
-    fn of(&self, window_start_ms: i64, generation: u32) -> Vec<TimeRange> {
-        if generation == UNSEALED {
-            return Vec::new();
-        }
-        let covering = self.tombstones.iter().filter(|t| t.covers(window_start_ms, generation));
-        covering.map(|t| t.range).collect()
+/// The rank of all samples of a block, if its windows begin with the same generation.
+fn uniform_rank(meta: &BlockMeta) -> Option<u32> {
+    let mut lowest: BTreeMap<i64, u32> = BTreeMap::new();
+    for generation in &meta.spec.generations {
+        let rank = lowest.entry(generation.window_start_ms).or_insert(generation.generation);
+        *rank = generation.generation.min(*rank);
     }
+    let mut ranks = lowest.into_values();
+    let first = ranks.next()?;
+    ranks.all(|rank| rank == first).then_some(first)
 }

@@ -39,7 +39,7 @@ pub(crate) enum SeriesEntry {
 pub(crate) struct PendingSeries {
     raw: Vec<u8>,
     frames: Vec<u8>,
-    rows: u64,
+    entries: u64,
 }
 
 impl PendingSeries {
@@ -49,7 +49,7 @@ impl PendingSeries {
             varint::put(&mut self.raw, u64::from(number));
         }
         self.raw.extend_from_slice(labels.as_packed());
-        self.rows += 1;
+        self.entries += 1;
         self.close_full_frame();
     }
 
@@ -65,18 +65,18 @@ impl PendingSeries {
         self.put(4, &[]);
     }
 
-    /// Takes all entries as frames, and the number of rows among them.
+    /// Takes all entries as frames, and the number of entries.
     pub(crate) fn take(&mut self) -> (Vec<u8>, u64) {
         self.close_frame();
         self.raw.shrink_to(FRAME_RAW);
-        (std::mem::take(&mut self.frames), std::mem::take(&mut self.rows))
+        (std::mem::take(&mut self.frames), std::mem::take(&mut self.entries))
     }
 
     /// Puts frames back in front: an image failed after they were taken.
-    pub(crate) fn put_back(&mut self, mut frames: Vec<u8>, rows: u64) {
+    pub(crate) fn put_back(&mut self, mut frames: Vec<u8>, entries: u64) {
         frames.append(&mut self.frames);
         self.frames = frames;
-        self.rows += rows;
+        self.entries += entries;
     }
 
     /// Visits the entries in their order.
@@ -93,6 +93,7 @@ impl PendingSeries {
     fn put(&mut self, kind: u8, numbers: &[u32]) {
         self.raw.push(kind);
         numbers.iter().for_each(|n| varint::put(&mut self.raw, u64::from(*n)));
+        self.entries += 1;
         self.close_full_frame();
     }
 
@@ -166,7 +167,12 @@ pub(crate) fn read(path: &Path, length: u64, visit: &mut dyn FnMut(SeriesEntry))
     read_frames(frames, &place, visit)
 }
 
-fn read_frames(mut rest: &[u8], place: &str, visit: &mut dyn FnMut(SeriesEntry)) -> Result<(), StoreError> {
+/// Visits the entries of frames, in their order.
+pub(crate) fn read_frames(
+    mut rest: &[u8],
+    place: &str,
+    visit: &mut dyn FnMut(SeriesEntry),
+) -> Result<(), StoreError> {
     let damaged = |detail: &str| StoreError::Damaged { place: place.to_owned(), detail: detail.to_owned() };
     while !rest.is_empty() {
         let (header, tail) =

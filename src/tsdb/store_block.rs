@@ -1,16 +1,67 @@
-//! A published block as a View holds it: its entry in `cat`, and the reader of its pages and index.
+//! A published block as Views hold it. Its keys go when the last View that lists it has gone (C9).
+//!
+//! Knows when a block is out of use. Does not know why it was replaced.
 
-use crate::cat::BlockEntry;
+use crate::block::{self, BlockCache, BlockMeta, BlockReader};
+use crate::error::StoreError;
+use quorate_kv::Kv;
+use quorate_model::TimeRange;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// See the module header.
-#[derive(Debug)]
 pub(crate) struct StoreBlock {
-    entry: BlockEntry,
+    kv: Arc<dyn Kv>,
+    reader: Arc<BlockReader>,
+    is_retired: AtomicBool,
+}
+
+impl std::fmt::Debug for StoreBlock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StoreBlock").field("meta", self.reader.meta()).finish_non_exhaustive()
+    }
 }
 
 impl StoreBlock {
-    /// Whether the block holds this generation of the window.
-    pub(crate) fn lists(&self, window_start_ms: i64, generation: u32) -> bool {
-        self.entry.lists(window_start_ms, generation)
+    /// Opens the block of a `cat` entry.
+    pub(crate) fn open(
+        kv: &Arc<dyn Kv>,
+        cache: &Arc<BlockCache>,
+        meta: BlockMeta,
+    ) -> Result<Arc<Self>, StoreError> {
+        let reader = Arc::new(BlockReader::open(Arc::clone(kv), Arc::clone(cache), meta)?);
+        Ok(Arc::new(Self { kv: Arc::clone(kv), reader, is_retired: AtomicBool::new(false) }))
+    }
+
+    /// The reader.
+    pub(crate) fn reader(&self) -> &Arc<BlockReader> {
+        &self.reader
+    }
+
+    /// The `cat` entry.
+    pub(crate) fn meta(&self) -> &BlockMeta {
+        self.reader.meta()
+    }
+
+    /// The times that it may hold.
+    pub(crate) fn window(&self) -> TimeRange {
+        let spec = &self.meta().spec;
+        TimeRange::new(spec.window_start_ms, spec.window_start_ms.saturating_add(spec.window_length_ms - 1))
+    }
+
+    /// `cat` does not list the block any more: its keys go with the last View.
+    pub(crate) fn retire(&self) {
+        self.is_retired.store(true, Ordering::Release);
+    }
+}
+
+impl Drop for StoreBlock {
+    fn drop(&mut self) {
+        if !self.is_retired.load(Ordering::Acquire) {
+            return;
+        }
+        if let Err(error) = block::remove(self.kv.as_ref(), self.meta().id()) {
+            tracing::warn!(block = %self.meta().id(), %error, "replaced block stays until the next start");
+        }
     }
 }

@@ -37,7 +37,7 @@ impl View {
 
     /// Whether a block holds this generation of the window.
     pub(crate) fn lists(&self, window_start_ms: i64, generation: u32) -> bool {
-        self.blocks.iter().any(|block| block.lists(window_start_ms, generation))
+        self.blocks.iter().any(|block| block.meta().lists(window_start_ms, generation))
     }
 }
 

@@ -18,8 +18,8 @@ use parking_lot::RwLockWriteGuard;
 use quorate_chunk::ChunkError;
 use quorate_model::failpoint;
 use quorate_model::{
-    Definition, HistogramSample, LogRecord, MetadataEntry, Position, RecordBody, RecordHeader, SeriesRef,
-    SessionId, SubBatch, TenantId,
+    Definition, HistogramSample, Labels, LogRecord, MetadataEntry, Position, RecordBody, RecordHeader,
+    SeriesRef, SessionId, Slot, SubBatch, TenantId,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -162,16 +162,26 @@ impl Head {
         let hash = series_hash(tenant, labels);
         let found = index.find(tenant, labels, hash);
         drop(index);
-        let row = found.unwrap_or_else(|| {
-            let row = self.index().write().define(tenant, *slot, labels, hash);
-            let (stripe, within) = place(row);
-            self.stripes()[stripe].write().add_row(within, hash);
-            writer.pending.row(row, tenant, *slot, labels);
-            row
-        });
+        let row = found.unwrap_or_else(|| self.new_row(writer, tenant, *slot, labels, hash));
         writer.sessions.get_mut(session).set(*reference, tenant, Some(row));
         writer.pending.reference(session, *reference, row);
         Ok(())
+    }
+
+    /// The next row, for a series that has none.
+    pub(super) fn new_row(
+        &self,
+        writer: &mut Writer,
+        tenant: TenantId,
+        slot: Slot,
+        labels: &Labels,
+        hash: u64,
+    ) -> u32 {
+        let row = self.index().write().define(tenant, slot, labels, hash);
+        let (stripe, within) = place(row);
+        self.stripes()[stripe].write().add_row(within, hash);
+        writer.pending.row(row, tenant, slot, labels);
+        row
     }
 
     /// Adds the row of every sample, floats before histograms.
@@ -206,7 +216,11 @@ impl Head {
             }
         }
         for (at, reference) in cleared {
-            let row = resolve(writer, session, reference).map_err(|e| corrupt(position, &e))?;
+            let known = writer.sessions.get(session).map(|s| s.get(reference));
+            let row = match known {
+                Some(Meaning::Row(row)) => Some(row),
+                _ => resolve(writer, session, reference).map_err(|e| corrupt(position, &e))?,
+            };
             let row = row.filter(|row| self.index().read().tenant(*row) == batch.tenant);
             rows[at] = row.ok_or(ApplyError::UnknownRef { position, session, reference })?;
         }

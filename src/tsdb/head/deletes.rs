@@ -4,6 +4,7 @@
 //! D1: a tombstone hides exactly the generations that were cut at or before it: a sample written after a delete
 //! stays visible even at a deleted time.
 
+use crate::block::BlockMeta;
 use quorate_model::{Labels, MatchOp, Matcher, MatcherError, Position, TenantId, TimeRange};
 use std::collections::BTreeMap;
 
@@ -35,6 +36,20 @@ impl Tombstone {
     pub fn covers(&self, window_start_ms: i64, generation: u32) -> bool {
         let found = self.windows.binary_search_by_key(&window_start_ms, |w| w.0);
         found.is_ok_and(|at| generation < self.windows[at].1)
+    }
+
+    /// Appends the deleted times of a matching series in a block: those of the windows all of whose generations
+    /// in the block were cut at or before the delete.
+    pub(crate) fn masks(&self, block: &BlockMeta, out: &mut Vec<TimeRange>) {
+        for (window_start_ms, visible_from) in &self.windows {
+            let of_window = block.spec.generations.iter().filter(|g| g.window_start_ms == *window_start_ms);
+            let Some(newest) = of_window.max_by_key(|g| g.generation) else { continue };
+            if newest.generation < *visible_from {
+                let last = window_start_ms.saturating_add(newest.window_length_ms - 1);
+                let mask = self.range.intersect(&TimeRange::new(*window_start_ms, last));
+                out.extend((!mask.is_empty()).then_some(mask));
+            }
+        }
     }
 
     /// Whether the series is one of those deleted.

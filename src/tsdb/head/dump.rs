@@ -9,7 +9,7 @@ use super::side::{SideSample, Value, push};
 use super::stripe::Stripe;
 use super::window::WindowStripe;
 use quorate_chunk::{Chunk, ChunkError, Lane, MAX_SAMPLES, varint};
-use quorate_model::{SeriesBuffer, TimeRange};
+use quorate_model::{SeriesBuffer, TimeRange, is_stale};
 use std::sync::Arc;
 
 /// Appends the live rows and the unflushed windows of a stripe.
@@ -146,6 +146,8 @@ fn take_chunk(rest: &mut &[u8]) -> Option<(Chunk, SeriesBuffer)> {
     chunk.read(TimeRange::ALL, &mut samples).ok()?;
     let times = if chunk.lane == Lane::Float { &samples.ts_ms } else { &samples.histogram_ts_ms };
     (chunk.min_ts_ms, chunk.max_ts_ms) = (*times.first()?, *times.last()?);
+    chunk.has_stale = samples.values.iter().any(|value| is_stale(*value))
+        || samples.histograms.iter().any(|histogram| histogram.is_stale());
     Some((chunk, samples))
 }
 

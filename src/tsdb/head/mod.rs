@@ -13,6 +13,7 @@ mod control;
 mod deletes;
 pub(crate) mod dump;
 mod id_table;
+mod idle;
 mod open_chunk;
 mod postings;
 mod sealed;
@@ -35,7 +36,7 @@ use quorate_model::{Position, TimeRange};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub(crate) use apply::{Resolve, WindowState, Writer};
+pub(crate) use apply::{WindowState, Writer};
 pub use deletes::{Hidden, Tombstone};
 pub(crate) use sealed::SealedGeneration;
 pub(crate) use series::SeriesIndex;

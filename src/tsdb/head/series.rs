@@ -106,7 +106,13 @@ impl SeriesIndex {
         self.series[row as usize].tenant
     }
 
+    /// Hash of a live row's tenant and labels.
+    pub(crate) fn hash(&self, row: u32) -> u64 {
+        self.series[row as usize].hash
+    }
+
     /// Slot of a live row.
+    #[cfg(test)]
     pub(crate) fn slot(&self, row: u32) -> Slot {
         Slot(self.record(row).0 as u16)
     }
@@ -166,6 +172,16 @@ impl SeriesIndex {
         let (_, shape, mut values) = self.record(row);
         let names = self.shapes[shape as usize].iter();
         names.map(move |name| (*name, varint::take(&mut values).unwrap_or_default() as u32))
+    }
+
+    /// Shape of a live row: rows of one shape have the same label names.
+    pub(crate) fn shape_of(&self, row: u32) -> u32 {
+        self.record(row).1 as u32
+    }
+
+    /// Label names of a shape, as symbols.
+    pub(crate) fn names_of(&self, shape: u32) -> &[u32] {
+        &self.shapes[shape as usize]
     }
 
     /// The strings behind the numbers.

@@ -141,6 +141,7 @@ impl Sessions {
     }
 
     /// Live sessions, increasing.
+    #[cfg(test)]
     pub(crate) fn iter(&self) -> impl Iterator<Item = (SessionId, &Session)> {
         self.live.iter().map(|(id, session)| (*id, session))
     }

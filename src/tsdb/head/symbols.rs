@@ -44,6 +44,7 @@ impl Symbols {
     }
 
     /// Number of strings; the next new one gets this number.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> u32 {
         self.ends.len() as u32
     }

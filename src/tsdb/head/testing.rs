@@ -52,7 +52,3 @@ pub(crate) fn delete(i: Option<u32>, range: TimeRange) -> LogRecord {
     let matchers = vec![("pod".to_owned(), MatchOp::Regex, pod)];
     LogRecord { header: header(), body: RecordBody::Delete { tenant: TENANT, matchers, range } }
 }
-
-pub(crate) fn retention(floor_ms: i64) -> LogRecord {
-    LogRecord { header: header(), body: RecordBody::RetentionMark { tenant: TENANT, floor_ms } }
-}

@@ -35,6 +35,7 @@ struct Entry {
     last: u32,
     count: u16,
     lane: Lane,
+    has_stale: bool,
 }
 
 /// See the module header.
@@ -90,6 +91,7 @@ impl WindowStripe {
             last: chunk.max_ts_ms.wrapping_sub(self.start_ms) as u32,
             count: chunk.count as u16,
             lane: chunk.lane,
+            has_stale: chunk.has_stale,
         };
         if self.entries.len() == self.entries.capacity() {
             self.entries.reserve_exact((self.entries.len() / 8).max(16));
@@ -183,11 +185,6 @@ impl WindowStripe {
         rows
     }
 
-    /// Whether nothing was added.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.side.is_empty()
-    }
-
     /// Number of cut chunks.
     pub(crate) fn chunk_count(&self) -> usize {
         self.entries.len()
@@ -203,6 +200,34 @@ impl WindowStripe {
         let pages = self.newest.iter().flatten().count() * ROWS_PER_PAGE * 4;
         let entries = self.entries.capacity() * size_of::<Entry>();
         pages + entries + self.bytes.capacity() + self.side_bytes() + self.side.capacity() * 40
+    }
+
+    /// Appends the row's samples as chunks, if they were cut in order: no side buffer, no lane mixed with the
+    /// other, each chunk behind the one before. Else false, and `out` is unspecified.
+    pub(crate) fn copy_in_order(&self, row: u32, out: &mut Vec<Chunk>) -> bool {
+        if self.side.contains_key(&row) {
+            return false;
+        }
+        for entry in self.entries_of(row) {
+            let range = self.range_of(entry);
+            let after = out.last().map(|c| (c.lane, c.min_ts_ms));
+            if after.is_some_and(|(lane, min_ts_ms)| lane != entry.lane || range.end_ms >= min_ts_ms) {
+                return false;
+            }
+            let chunk = self.chunk(entry);
+            out.push(Chunk {
+                lane: entry.lane,
+                count: chunk.count,
+                min_ts_ms: range.start_ms,
+                max_ts_ms: range.end_ms,
+                has_stale: entry.has_stale,
+                times: chunk.times.to_vec(),
+                values: chunk.values.to_vec(),
+                starts: chunk.starts.to_vec(),
+            });
+        }
+        out.reverse();
+        true
     }
 
     /// The row's cut chunks, oldest first.

@@ -1,0 +1,88 @@
+//! Freeing rows of series that have nothing unflushed, and finding them again (C6).
+//!
+//! Knows that freeing is a decision of this replica alone: no verdict depends on it. Does not know when it is
+//! worth it.
+
+use super::apply::Writer;
+use super::series::series_hash;
+use super::{Head, row_at};
+use crate::series_file::Meant;
+use quorate_model::{SeriesRef, SessionId};
+use roaring::RoaringBitmap;
+use std::collections::BTreeMap;
+
+impl Head {
+    /// Frees the rows without unflushed samples whose newest float is before `before_ms`. Gives their number.
+    pub(crate) fn free_idle(&self, before_ms: i64) -> u64 {
+        let writer = &mut *self.writer.lock();
+        let sealed = self.views.pin().sealed();
+        let mut freed = RoaringBitmap::new();
+        for (number, stripe) in self.stripes.iter().enumerate() {
+            let stripe = stripe.read();
+            let index = self.index.read();
+            for within in stripe.row_numbers() {
+                let is_old = stripe.row(within).is_some_and(|r| r.open.last_ts < before_ms);
+                let is_flushed =
+                    || !sealed.iter().filter_map(|s| s.part(number)).any(|part| part.has(within));
+                let row = row_at(number, within);
+                if is_old && !index.is_free(row) && stripe.is_idle(within) && is_flushed() {
+                    freed.insert(row);
+                }
+            }
+        }
+        if freed.is_empty() {
+            return 0;
+        }
+        writer.sessions.clear_rows(|row| freed.contains(row));
+        let mut index = self.index.write();
+        freed.iter().for_each(|row| index.free(row));
+        drop(index);
+        let index = self.index.read();
+        for (number, stripe) in self.stripes.iter().enumerate() {
+            stripe.write().release_pages(|within| index.is_free(row_at(number, within)));
+        }
+        freed.len()
+    }
+
+    /// Gives a row to every cleared ref of the session; tells the one of `reference`, or `None` if the series
+    /// log does not know it.
+    pub(crate) fn restore_cleared(
+        &self,
+        writer: &mut Writer,
+        session: SessionId,
+        reference: SeriesRef,
+        meanings: &BTreeMap<SeriesRef, Meant>,
+    ) -> Option<u32> {
+        let known = writer.sessions.get(session)?;
+        let cleared: Vec<_> = known.iter().filter(|(_, row)| row.is_none()).map(|(r, _)| r).collect();
+        let mut found = None;
+        for (cleared, meant) in cleared.into_iter().filter_map(|r| Some((r, meanings.get(&r)?))) {
+            let row = self.row_of(writer, meant);
+            writer.sessions.get_mut(session).set(cleared, meant.tenant, Some(row));
+            writer.pending.reference(session, cleared, row);
+            found = found.or((cleared == reference).then_some(row));
+        }
+        found
+    }
+
+    fn row_of(&self, writer: &mut Writer, meant: &Meant) -> u32 {
+        let Meant { tenant, slot, labels } = meant;
+        let hash = series_hash(*tenant, labels);
+        if let Some(row) = self.index.read().find(*tenant, labels, hash) {
+            return row;
+        }
+        self.new_row(writer, *tenant, *slot, labels, hash)
+    }
+
+    /// Bytes of side buffers of windows that were sealed before: the late samples.
+    pub(crate) fn late_bytes(&self) -> u64 {
+        let writer = self.writer.lock();
+        let is_late = |start: i64| writer.windows.get(&start).is_some_and(|w| w.next_generation > 0);
+        let bytes = self.stripes.iter().map(|stripe| {
+            let stripe = stripe.read();
+            let late = stripe.windows().iter().filter(|w| is_late(w.start_ms()));
+            late.map(|w| w.side_bytes() as u64).sum::<u64>()
+        });
+        bytes.sum()
+    }
+}

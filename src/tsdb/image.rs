@@ -1,0 +1,176 @@
+//! Images: the complete state of a head at one position (C1), and a head from one.
+//!
+//! Knows what makes up the state. Does not know files (`image_file`), nor when images are cut.
+//! Path: `background` -> [`cut`] under the writer's lock -> file; `partition_store::open` -> [`load`].
+//! I1: the sections and the taken definitions are of one position. I2: a head that is loaded decides about every
+//! later record as the one that was cut.
+
+use crate::error::StoreError;
+use crate::head::dump::{put_stripe, put_window, take_stripe, take_window};
+use crate::head::{Head, SealedGeneration, row_at};
+use crate::image_file::{OPTIONAL, Section};
+use crate::image_meta::ImageMeta;
+use crate::series_log::SeriesEntry;
+use crate::view::Views;
+use quorate_chunk::varint;
+use quorate_model::Position;
+use roaring::RoaringBitmap;
+use std::sync::Arc;
+
+const META: u32 = 1;
+const STRIPE: u32 = 0x100;
+const SEALED: u32 = 0x200;
+
+/// A cut state.
+#[derive(Debug)]
+pub(crate) struct Cut {
+    pub(crate) position: Position,
+    pub(crate) sections: Vec<Section>,
+    /// Definitions since the last image, and how many entries they are.
+    pub(crate) frames: Vec<u8>,
+    pub(crate) entries: u64,
+    pub(crate) live_rows: RoaringBitmap,
+}
+
+/// Cuts the state between two records. Apply waits while the open parts are copied; sealed generations never
+/// change and are copied afterwards.
+pub(crate) fn cut(head: &Head, views: &Views) -> Result<Cut, StoreError> {
+    let mut writer = head.writer().lock();
+    let sealed = views.pin().sealed();
+    let index = head.index().read();
+    let meta = ImageMeta::of(&writer, &head.hidden(), index.next_row(), head.length().ms());
+    let mut sections = vec![(META, meta.encode())];
+    for (number, stripe) in head.stripes().iter().enumerate() {
+        let mut bytes = Vec::new();
+        put_stripe(&stripe.read(), |within| !index.is_free(row_at(number, within)), &mut bytes)?;
+        sections.push((STRIPE + number as u32, bytes));
+    }
+    let live_rows = index.tenants().map(|(_, tenant)| tenant.all()).fold(RoaringBitmap::new(), |a, b| a | b);
+    let (frames, entries) = writer.pending.take();
+    let position = writer.position;
+    drop(index);
+    drop(writer);
+    for (number, sealed) in sealed.iter().enumerate() {
+        sections.push((SEALED + number as u32, put_sealed(sealed)?));
+    }
+    Ok(Cut { position, sections, frames, entries, live_rows })
+}
+
+/// Fills an empty head from the sections of an image and the entries of its series log. Sealed generations
+/// that a block holds already are left out.
+pub(crate) fn load(
+    head: &Head,
+    views: &Views,
+    sections: &[Section],
+    entries: impl FnOnce(&mut dyn FnMut(SeriesEntry)) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let damaged = |detail: &str| StoreError::Damaged { place: "image".to_owned(), detail: detail.to_owned() };
+    let meta = sections.iter().find(|(id, _)| *id == META).ok_or_else(|| damaged("has no state"))?;
+    let meta = ImageMeta::decode(&meta.1).ok_or_else(|| damaged("its state does not decode"))?;
+    if meta.window_ms != head.length().ms() {
+        let detail = format!("has windows of {} ms, not of {}", meta.window_ms, head.length().ms());
+        return Err(damaged(&detail));
+    }
+    let mut loader = Loader { head, live: RoaringBitmap::new(), is_sound: true };
+    entries(&mut |entry| loader.entry(entry))?;
+    for (id, raw) in sections {
+        let known = match *id {
+            META => Some(()),
+            id if (STRIPE..STRIPE + head.stripes().len() as u32).contains(&id) => {
+                loader.stripe((id - STRIPE) as usize, raw)
+            }
+            id if (SEALED..OPTIONAL).contains(&id) => loader.sealed(raw, views),
+            id if id & OPTIONAL != 0 => Some(()),
+            _ => None,
+        };
+        known.ok_or_else(|| damaged(&format!("section {id:#x} is unknown or does not decode")))?;
+    }
+    if !loader.is_sound {
+        return Err(damaged("its series log does not fit"));
+    }
+    loader.finish(meta);
+    Ok(())
+}
+
+struct Loader<'a> {
+    head: &'a Head,
+    live: RoaringBitmap,
+    is_sound: bool,
+}
+
+impl Loader<'_> {
+    fn entry(&mut self, entry: SeriesEntry) {
+        let sessions = &mut self.head.writer().lock().sessions;
+        let mut index = self.head.index().write();
+        match entry {
+            SeriesEntry::Row { row, .. } if row < index.next_row() => self.is_sound = false,
+            SeriesEntry::Row { row, tenant, slot, labels } => {
+                index.restore(row, tenant, slot, &labels);
+            }
+            SeriesEntry::Reference { row, .. } if index.is_free(row) => self.is_sound = false,
+            SeriesEntry::Reference { session, reference, row } => {
+                sessions.get_mut(session).set(reference, index.tenant(row), Some(row));
+            }
+            SeriesEntry::Forget(session) => {
+                sessions.forget(session);
+            }
+            SeriesEntry::ForgetAll => sessions.forget_all(),
+        }
+    }
+
+    fn stripe(&mut self, number: usize, raw: &[u8]) -> Option<()> {
+        let index = self.head.index().read();
+        let mut stripe = self.head.stripes()[number].write();
+        let mut rest = raw;
+        let live = &mut self.live;
+        take_stripe(&mut rest, &mut stripe, |stripe, within| {
+            let row = row_at(number, within);
+            let hash = (!index.is_free(row)).then(|| index.hash(row))?;
+            live.insert(row);
+            stripe.add_row(within, hash);
+            Some(())
+        })?;
+        rest.is_empty().then_some(())
+    }
+
+    fn sealed(&mut self, raw: &[u8], views: &Views) -> Option<()> {
+        let mut rest = raw;
+        let window_start = varint::take_signed(&mut rest)?;
+        let generation = u32::try_from(varint::take(&mut rest)?).ok()?;
+        let sealed = Arc::new(SealedGeneration::new(window_start, generation));
+        for number in 0..self.head.stripes().len() {
+            sealed.fill(number, take_window(&mut rest)?);
+        }
+        if !views.pin().lists(window_start, generation) {
+            views.seal(&sealed);
+        }
+        rest.is_empty().then_some(())
+    }
+
+    /// Frees the rows that the series log still names but the image does not, and sets the writer's state.
+    fn finish(self, meta: ImageMeta) {
+        let writer = &mut *self.head.writer().lock();
+        let mut index = self.head.index().write();
+        for row in (0..index.next_row()).filter(|row| !self.live.contains(*row)) {
+            index.free(row);
+        }
+        index.skip_to(meta.next_row);
+        writer.sessions.clear_rows(|row| index.is_free(row));
+        drop(index);
+        self.head.set_hidden(meta.restore(writer));
+    }
+}
+
+fn put_sealed(sealed: &SealedGeneration) -> Result<Vec<u8>, StoreError> {
+    let mut out = Vec::new();
+    varint::put_signed(&mut out, sealed.window_start_ms());
+    varint::put(&mut out, u64::from(sealed.generation()));
+    for number in 0..crate::head::STRIPES {
+        let part = sealed.part(number).ok_or_else(|| StoreError::Damaged {
+            place: "image".to_owned(),
+            detail: "a generation is cut between two records and was not whole".to_owned(),
+        })?;
+        put_window(part, &mut out)?;
+    }
+    Ok(out)
+}

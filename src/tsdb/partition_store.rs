@@ -1,0 +1,216 @@
+//! The store of one partition: the one door to its head, blocks, images and series log.
+//!
+//! Knows how the parts fit. Does not know the log, limits or clocks: times and records are given.
+//! Path: `ingest::applier` -> `apply`; `query` -> `select`; the node's background -> `flush`, `cut_image`, `merge`,
+//! `retain`. P1: `apply` has one caller at a time, `select` any number, background work runs beside both.
+//! P2: after `open` the state is that of the durable image; the caller replays the log from `applied` on and
+//! serves no query before it has reached what was committed.
+
+use crate::background::{Background, FlushReport, image_path, remove_if_there};
+use crate::cat::{self, ImagePointer};
+use crate::config::StoreConfig;
+use crate::disk::Disk;
+use crate::error::{ApplyError, StoreError};
+use crate::head::{ApplyOutcome, Head, WindowLength, Writer};
+use crate::image;
+use crate::image_file;
+use crate::marks::Marks;
+use crate::selection::{PartitionSelection, SelectLimits};
+use crate::series_file::SeriesFile;
+use crate::series_log::{self, SeriesEntry};
+use crate::store_block::StoreBlock;
+use crate::view::Views;
+use quorate_model::{
+    FlushMark, LogRecord, Matcher, PartitionId, Position, SeriesRef, SessionId, TenantId, TimeRange,
+};
+use std::path::Path;
+use std::sync::Arc;
+
+/// See the module header.
+#[derive(Debug)]
+pub struct PartitionStore {
+    partition: PartitionId,
+    config: StoreConfig,
+    pub(crate) head: Arc<Head>,
+    pub(crate) views: Arc<Views>,
+    series: Arc<SeriesFile>,
+    background: Background,
+    marks: Marks,
+}
+
+impl PartitionStore {
+    /// Opens a partition: its blocks, its newest image and the series log. `dir` belongs to it alone and is made
+    /// if it is missing; files in it that `cat` does not point to are removed.
+    ///
+    /// # Errors
+    /// [`StoreError`] if anything that `cat` lists cannot be read whole.
+    pub fn open(
+        disk: &Arc<Disk>,
+        dir: &Path,
+        partition: PartitionId,
+        config: StoreConfig,
+    ) -> Result<Self, StoreError> {
+        std::fs::create_dir_all(dir).map_err(|e| StoreError::file(dir, e))?;
+        let manifest = cat::read(disk.kv().as_ref(), partition)?;
+        quorate_model::failpoint::hit("start.after_cat");
+        let open = |meta| StoreBlock::open(disk.kv(), disk.cache(), meta);
+        let mut blocks = manifest.blocks.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        blocks.sort_by_key(|b| (b.window().start_ms, b.meta().id()));
+        let views = Arc::new(Views::new(blocks));
+        let head = Arc::new(Head::new(WindowLength::new(config.window_ms), Arc::clone(&views)));
+        let entries = match &manifest.image {
+            Some(pointer) => load_image(dir, partition, pointer, &head, &views)?,
+            None => 0,
+        };
+        remove_unlisted(dir, manifest.image.as_ref())?;
+        let series = Arc::new(SeriesFile::new(dir, manifest.image, entries));
+        let parts = (Arc::clone(&head), Arc::clone(&views), Arc::clone(&series));
+        let background = Background::new(Arc::clone(disk), partition, dir, parts, manifest.image);
+        Ok(Self { partition, config, head, views, series, background, marks: Marks::default() })
+    }
+
+    /// The partition.
+    pub fn partition(&self) -> PartitionId {
+        self.partition
+    }
+
+    /// The last applied position; right after `open` that of the durable image.
+    pub fn applied(&self) -> Position {
+        self.head.applied()
+    }
+
+    /// Position of the last durable image: the log may be trimmed up to it.
+    pub fn durable(&self) -> Position {
+        self.background.durable()
+    }
+
+    /// Applies the record at `position`. A position at or below `applied` changes nothing.
+    ///
+    /// # Errors
+    /// [`ApplyError`] if the log and the state do not fit. Apply has stopped then; see there.
+    pub fn apply(&self, position: Position, record: &LogRecord) -> Result<ApplyOutcome, ApplyError> {
+        self.head.apply(position, record, &|writer, session, reference| {
+            self.resolve_cleared(writer, session, reference)
+        })
+    }
+
+    /// The marks that a leader should propose at cluster time `now_ms`: for windows that ended a while ago, and
+    /// for late samples that are many or have waited long. Proposing more or fewer changes cost only.
+    pub fn marks_due(&self, now_ms: i64) -> Vec<FlushMark> {
+        self.marks.due(&self.head, &self.config, now_ms)
+    }
+
+    /// The retention marks that a leader should propose: a floor for each tenant, at a window border, that lies
+    /// above the one in force. `retention_ms` gives a tenant's retention, 0 for ever.
+    pub fn retention_due(&self, now_ms: i64, retention_ms: impl Fn(TenantId) -> i64) -> Vec<(TenantId, i64)> {
+        let hidden = self.head.hidden();
+        let mut due = Vec::new();
+        for tenant in self.tenants() {
+            let retention = retention_ms(tenant);
+            let floor = self.head.length().start_of(now_ms.saturating_sub(retention));
+            if retention > 0 && floor > hidden.floor_ms(tenant) {
+                due.push((tenant, floor));
+            }
+        }
+        due
+    }
+
+    /// Writes sealed generations as blocks and publishes them.
+    ///
+    /// # Errors
+    /// [`StoreError`]; what was published stays, the rest waits for the next call.
+    pub fn flush(&self) -> Result<FlushReport, StoreError> {
+        self.background.flush()
+    }
+
+    /// Cuts an image of the state between two records and makes it durable. Gives its position, which
+    /// [`PartitionStore::durable`] then shows. Apply waits while the state is copied.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the image before stays the durable one.
+    pub fn cut_image(&self) -> Result<Position, StoreError> {
+        self.background.cut_image()
+    }
+
+    /// Merges blocks: the days that are over, and windows with many generations. Gives the number of merges.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the inputs of an unfinished merge stay.
+    pub fn merge(&self, now_ms: i64) -> Result<u64, StoreError> {
+        self.background.merge(now_ms, self.config.close_delay_ms)
+    }
+
+    /// Drops the blocks that lie below the floors of all their tenants. Gives their number.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn retain(&self) -> Result<u64, StoreError> {
+        self.background.retain()
+    }
+
+    /// Forgets the series without unflushed samples whose newest sample is before `before_ms`: memory only, they
+    /// stay readable from blocks. Gives their number.
+    pub fn free_idle(&self, before_ms: i64) -> u64 {
+        self.head.free_idle(before_ms)
+    }
+
+    /// The series that pass every matcher and may have samples in `range`.
+    ///
+    /// # Errors
+    /// [`StoreError::TooManySeries`] over the limit; else if a block cannot be read.
+    pub fn select(
+        &self,
+        tenant: TenantId,
+        matchers: &[Matcher],
+        range: TimeRange,
+        limits: SelectLimits,
+    ) -> Result<PartitionSelection, StoreError> {
+        PartitionSelection::new(&self.head, self.views.pin(), tenant, matchers, range, limits)
+    }
+
+    /// Gives a row to every cleared ref of a session, by the series log; tells the row of one of them.
+    fn resolve_cleared(
+        &self,
+        writer: &mut Writer,
+        session: SessionId,
+        reference: SeriesRef,
+    ) -> Result<Option<u32>, String> {
+        let meanings = self.series.meanings(&mut writer.pending, session).map_err(|e| e.to_string())?;
+        Ok(self.head.restore_cleared(writer, session, reference, &meanings))
+    }
+}
+
+/// Fills the head from the durable image. Gives the number of entries in its series log.
+fn load_image(
+    dir: &Path,
+    partition: PartitionId,
+    pointer: &ImagePointer,
+    head: &Head,
+    views: &Views,
+) -> Result<u64, StoreError> {
+    let sections = image_file::read(&image_path(dir, pointer.image), partition, pointer.position)?;
+    let mut entries = 0;
+    image::load(head, views, &sections, |visit| {
+        let path = SeriesFile::path(dir, pointer.series_log);
+        series_log::read(&path, pointer.series_log_len, &mut |entry: SeriesEntry| {
+            entries += 1;
+            visit(entry);
+        })
+    })?;
+    head.set_applied(pointer.position);
+    Ok(entries)
+}
+
+fn remove_unlisted(dir: &Path, image: Option<&ImagePointer>) -> Result<(), StoreError> {
+    let listed = image.map(|i| [image_path(dir, i.image), SeriesFile::path(dir, i.series_log)]);
+    let failed = |e| StoreError::file(dir, e);
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let is_ours = name.starts_with("image-") || name.starts_with("series-");
+        if is_ours && !listed.as_ref().is_some_and(|l| l.contains(&path)) {
+            remove_if_there(&path)?;
+        }
+    }
+    Ok(())
+}
