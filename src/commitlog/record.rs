@@ -115,16 +115,18 @@ pub fn encode(record: &LogRecord, out: &mut Vec<u8>) {
     finish(start, out);
 }
 
-/// Appends a data record made of sub-batches that [`SubBatchEncoder::encode`] wrote earlier.
+/// Appends a data record of `count` sub-batches that [`SubBatchEncoder::encode`] wrote earlier; a part may hold
+/// several of them, one after the other.
 pub fn assemble<'a>(
     header: &RecordHeader,
-    sub_batches: impl ExactSizeIterator<Item = &'a [u8]>,
+    count: usize,
+    parts: impl Iterator<Item = &'a [u8]>,
     out: &mut Vec<u8>,
 ) {
     let start = out.len();
     begin(header, RecordKind::Data, out);
-    put_varint(out, sub_batches.len() as u64);
-    for bytes in sub_batches {
+    put_varint(out, count as u64);
+    for bytes in parts {
         out.extend_from_slice(bytes);
     }
     finish(start, out);

@@ -138,16 +138,14 @@ fn a_sample_of_a_scrape_takes_between_9_and_10_bytes() {
 fn sub_batches_encoded_apart_join_to_the_same_record() {
     let batches = vec![full_batch(), scrape(100, 10, 5), SubBatch::default()];
     let mut encoder = SubBatchEncoder::default();
-    let parts: Vec<Vec<u8>> = batches
-        .iter()
-        .map(|batch| {
-            let mut out = Vec::new();
-            encoder.encode(batch, &mut out);
-            out
-        })
-        .collect();
+    let mut part = |batches: &[SubBatch]| {
+        let mut out = Vec::new();
+        batches.iter().for_each(|batch| encoder.encode(batch, &mut out));
+        out
+    };
+    let parts = [part(&batches[..2]), part(&batches[2..])];
     let mut joined = Vec::new();
-    assemble(&header(), parts.iter().map(Vec::as_slice), &mut joined);
+    assemble(&header(), 3, parts.iter().map(Vec::as_slice), &mut joined);
     assert_eq!(joined, bytes_of(&data(batches)));
 }
 
@@ -199,7 +197,7 @@ fn with_extra_section(id: u8) -> Vec<u8> {
     part.splice(end_of_table..end_of_table, [id, 3]);
     part.extend_from_slice(&[1, 2, 3]);
     let mut out = Vec::new();
-    assemble(&header(), [part.as_slice()].into_iter(), &mut out);
+    assemble(&header(), 1, [part.as_slice()].into_iter(), &mut out);
     out
 }
 
