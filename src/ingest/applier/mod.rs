@@ -1,0 +1,254 @@
+//! Apply: one thread per partition reads the log in order and hands every record to the partition's store.
+//!
+//! Knows positions and records. Does not know how samples are kept, nor who waits for a verdict.
+//! Path: `PartitionLog` -> **here** -> `tsdb::PartitionStore`; verdicts go to [`crate::distributor`].
+//!
+//! - AP1: records are applied in log order, each once; nothing is skipped. A record that cannot be read or
+//!   applied stops the partition: its writes are refused and it never becomes ready again in this process.
+//! - AP2: the partition is ready once it has applied what was committed when it started.
+
+#[cfg(test)]
+mod tests;
+mod verdicts;
+
+pub use verdicts::Verdicts;
+
+use quorate_commitlog::record::{RecordDecoder, empty_record};
+use quorate_commitlog::{LogEntry, LogReader, PartitionLog};
+use quorate_model::{LogRecord, PartitionId, Position, failpoint};
+use quorate_tsdb::ApplyOutcome;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+
+/// What apply needs of a partition's store.
+pub trait ApplyTarget: Send + Sync {
+    /// The newest applied position.
+    fn applied(&self) -> Position;
+
+    /// Applies a record. A position that was applied before changes nothing.
+    ///
+    /// # Errors
+    /// Why the record can never be applied; the partition stops.
+    fn apply(&self, position: Position, record: &LogRecord) -> Result<ApplyOutcome, String>;
+}
+
+/// How far a partition has come.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ApplyState {
+    /// The newest applied position.
+    pub applied: Position,
+    /// Whether everything committed at the start is applied.
+    pub is_ready: bool,
+    /// Why the partition has stopped, if it has.
+    pub stopped: Option<Arc<str>>,
+}
+
+/// The apply thread of one partition. Dropping it stops the thread without waiting.
+pub struct Applier {
+    partition: PartitionId,
+    state: watch::Receiver<ApplyState>,
+    verdicts: Arc<Verdicts>,
+    stop: Arc<Notify>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Applier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Applier").field("partition", &self.partition).finish_non_exhaustive()
+    }
+}
+
+impl Applier {
+    /// Starts the thread; reading waits on `runtime`.
+    ///
+    /// # Errors
+    /// If the operating system gives no thread.
+    pub fn start(
+        partition: PartitionId,
+        target: Arc<dyn ApplyTarget>,
+        log: Arc<dyn PartitionLog>,
+        runtime: Handle,
+    ) -> std::io::Result<Self> {
+        let (sender, state) =
+            watch::channel(ApplyState { applied: target.applied(), ..ApplyState::default() });
+        let verdicts = Arc::new(Verdicts::default());
+        let stop = Arc::new(Notify::new());
+        let mut run = Run {
+            partition,
+            target,
+            log,
+            state: sender,
+            verdicts: Arc::clone(&verdicts),
+            stop: Arc::clone(&stop),
+            decoder: RecordDecoder::default(),
+            record: empty_record(),
+            ready_at: Position(u64::MAX),
+        };
+        let thread = std::thread::Builder::new()
+            .name(format!("apply-{partition}"))
+            .spawn(move || run.run(&runtime))?;
+        Ok(Self { partition, state, verdicts, stop, thread: Some(thread) })
+    }
+
+    /// Where the distributor finds verdicts.
+    pub fn verdicts(&self) -> Arc<Verdicts> {
+        Arc::clone(&self.verdicts)
+    }
+
+    /// How far the partition has come, and every change.
+    pub fn state(&self) -> watch::Receiver<ApplyState> {
+        self.state.clone()
+    }
+
+    /// Waits until the partition is ready.
+    ///
+    /// # Errors
+    /// Why it stopped instead.
+    pub async fn ready(&self) -> Result<(), Arc<str>> {
+        let mut state = self.state.clone();
+        let seen = state.wait_for(|s| s.is_ready || s.stopped.is_some()).await;
+        match seen {
+            Ok(seen) => seen.stopped.clone().map_or(Ok(()), Err),
+            Err(_) => Err("its apply thread ended".into()),
+        }
+    }
+
+    /// Waits until `position` is applied.
+    ///
+    /// # Errors
+    /// Why it stopped instead.
+    pub async fn reached(&self, position: Position) -> Result<(), Arc<str>> {
+        let mut state = self.state.clone();
+        let seen = state.wait_for(|s| s.applied >= position || s.stopped.is_some()).await;
+        match seen {
+            Ok(seen) if seen.applied >= position => Ok(()),
+            Ok(seen) => Err(seen.stopped.clone().unwrap_or_else(|| "its apply thread ended".into())),
+            Err(_) => Err("its apply thread ended".into()),
+        }
+    }
+
+    /// Ends the thread after the record it is at, and waits for it.
+    pub fn stop(mut self) {
+        self.stop.notify_one();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!(partition = %self.partition, "the apply thread panicked");
+        }
+    }
+}
+
+impl Drop for Applier {
+    fn drop(&mut self) {
+        self.stop.notify_one();
+    }
+}
+
+struct Run {
+    partition: PartitionId,
+    target: Arc<dyn ApplyTarget>,
+    log: Arc<dyn PartitionLog>,
+    state: watch::Sender<ApplyState>,
+    verdicts: Arc<Verdicts>,
+    stop: Arc<Notify>,
+    decoder: RecordDecoder,
+    record: LogRecord,
+    ready_at: Position,
+}
+
+impl Run {
+    fn run(&mut self, runtime: &Handle) {
+        let why = match self.read(runtime) {
+            Ok(()) => "the node is stopping".to_owned(),
+            Err(why) => {
+                tracing::error!(partition = %self.partition, %why, "apply stopped");
+                metrics::counter!("quorate_apply_stopped_total", "partition" => self.partition.to_string())
+                    .increment(1);
+                why
+            }
+        };
+        self.verdicts.close(&why);
+        self.state.send_modify(|state| {
+            state.is_ready = false;
+            state.stopped = Some(why.into());
+        });
+    }
+
+    fn read(&mut self, runtime: &Handle) -> Result<(), String> {
+        let Some(ready_at) = self.wait(runtime, committed(self.log.as_ref())) else { return Ok(()) };
+        self.ready_at = ready_at.map_err(|e| format!("the committed position is not known: {e}"))?;
+        self.note(self.target.applied());
+        let mut reader = self.log.read_from(self.target.applied());
+        loop {
+            let Some(entries) = self.wait(runtime, next(reader.as_mut())) else { return Ok(()) };
+            for entry in entries.map_err(|e| format!("the log cannot be read: {e}"))? {
+                self.apply(&entry)?;
+            }
+        }
+    }
+
+    /// The result of `work`, or `None` if the thread has to stop first.
+    fn wait<T>(&self, runtime: &Handle, work: impl Future<Output = T>) -> Option<T> {
+        runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = self.stop.notified() => None,
+                done = work => Some(done),
+            }
+        })
+    }
+
+    fn apply(&mut self, entry: &LogEntry) -> Result<(), String> {
+        let position = entry.position;
+        let is_replay = position <= self.ready_at;
+        if is_replay {
+            failpoint::hit("replay.before_record");
+        }
+        let Self { decoder, record, target, .. } = self;
+        let applied = catch_unwind(AssertUnwindSafe(|| {
+            decoder
+                .decode(&entry.payload, record)
+                .map_err(|e| format!("the record at position {position} cannot be read: {e}"))?;
+            target
+                .apply(position, record)
+                .map_err(|e| format!("the record at position {position} cannot be applied: {e}"))
+        }));
+        let outcome = applied.map_err(|panic| {
+            format!("the record at position {position} made apply panic: {}", panic_text(panic.as_ref()))
+        })??;
+        if is_replay {
+            failpoint::hit("replay.after_record");
+        }
+        let header = &self.record.header;
+        self.verdicts.publish(header.session, header.sequence, outcome.sub_batches);
+        self.note(position);
+        Ok(())
+    }
+
+    fn note(&self, applied: Position) {
+        let is_ready = applied >= self.ready_at;
+        self.state.send_modify(|state| {
+            state.applied = applied;
+            state.is_ready = is_ready;
+        });
+    }
+}
+
+async fn committed(log: &dyn PartitionLog) -> Result<Position, quorate_commitlog::LogError> {
+    log.committed().await
+}
+
+async fn next(reader: &mut dyn LogReader) -> Result<Vec<LogEntry>, quorate_commitlog::LogError> {
+    reader.next().await
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}

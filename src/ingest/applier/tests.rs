@@ -1,0 +1,138 @@
+use super::*;
+use crate::testing::MapTarget;
+use quorate_commitlog::mem_log::MemLog;
+use quorate_commitlog::record;
+use quorate_model::{Labels, RecordBody, RecordHeader, SeriesRef, SessionId, Slot, SubBatch, TenantId};
+
+fn header(sequence: u64) -> RecordHeader {
+    RecordHeader { log_incarnation: 1, epoch: 1, session: SessionId { node: 1, incarnation: 1 }, sequence }
+}
+
+fn sample(sequence: u64, ts_ms: i64, value: f64) -> Vec<u8> {
+    let labels = Labels::from_pairs([("__name__", "up")]);
+    let batch = SubBatch {
+        tenant: TenantId(1),
+        definitions: vec![quorate_model::Definition { reference: SeriesRef(0), slot: Slot(0), labels }],
+        refs: vec![SeriesRef(0)],
+        ts_ms: vec![ts_ms],
+        values: vec![value],
+        ..SubBatch::default()
+    };
+    encode(sequence, RecordBody::Data(vec![batch]))
+}
+
+fn encode(sequence: u64, body: RecordBody) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    record::encode(&LogRecord { header: header(sequence), body }, &mut bytes);
+    bytes
+}
+
+struct Rig {
+    log: MemLog,
+    target: Arc<MapTarget>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        Self { log: MemLog::default(), target: Arc::new(MapTarget::new()) }
+    }
+
+    fn start(&self) -> Applier {
+        let log = Arc::new(self.log.clone());
+        Applier::start(PartitionId(0), self.target.clone(), log, Handle::current()).unwrap()
+    }
+
+    async fn append(&self, bytes: Vec<u8>) -> Position {
+        self.log.append(bytes.into()).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn it_is_ready_when_what_was_committed_at_the_start_is_applied() {
+    let rig = Rig::new();
+    for at in 0..5 {
+        rig.append(sample(at, at as i64, 1.0)).await;
+    }
+    rig.target.let_apply(false);
+    let applier = rig.start();
+    assert!(!applier.state().borrow().is_ready);
+    rig.target.let_apply(true);
+    applier.ready().await.unwrap();
+    assert_eq!(rig.target.state().floats.len(), 5);
+    applier.stop();
+}
+
+#[tokio::test]
+async fn an_empty_log_is_ready_at_once_and_live_entries_follow() {
+    let rig = Rig::new();
+    let applier = rig.start();
+    applier.ready().await.unwrap();
+    let position = rig.append(sample(1, 1, 1.0)).await;
+    applier.reached(position).await.unwrap();
+    assert_eq!(rig.target.state().floats.len(), 1);
+    applier.stop();
+}
+
+#[tokio::test]
+async fn a_restart_goes_on_behind_what_is_applied() {
+    let rig = Rig::new();
+    let applier = rig.start();
+    let position = rig.append(sample(1, 1, 1.0)).await;
+    applier.reached(position).await.unwrap();
+    applier.stop();
+    rig.append(sample(2, 2, 1.0)).await;
+    let applier = rig.start();
+    applier.ready().await.unwrap();
+    assert_eq!(rig.target.state().definitions, 2, "the first record was not applied again");
+    applier.stop();
+}
+
+#[tokio::test]
+async fn verdicts_find_their_waiter_however_early_they_come() {
+    let rig = Rig::new();
+    let applier = rig.start();
+    let verdicts = applier.verdicts();
+    let first = verdicts.expect(header(1).session, 1);
+    rig.append(sample(1, 1, 1.0)).await;
+    assert_eq!(first.await.unwrap()[0].counters.stored, 1);
+    let other_session = SessionId { node: 9, incarnation: 1 };
+    let other = verdicts.expect(other_session, 2);
+    let second = verdicts.expect(header(1).session, 2);
+    rig.append(sample(2, 1, 2.0)).await;
+    assert_eq!(second.await.unwrap()[0].counters.conflicts, 1);
+    verdicts.forget(other_session, 2);
+    assert!(other.await.is_err());
+    applier.stop();
+}
+
+/// A record that cannot be applied stops the partition, names itself, and nothing behind it is applied.
+async fn check_stops(bad: Vec<u8>, said: &str) {
+    let rig = Rig::new();
+    rig.append(sample(1, 1, 1.0)).await;
+    let position = rig.append(bad).await;
+    rig.append(sample(3, 3, 1.0)).await;
+    let applier = rig.start();
+    let why = applier.ready().await.unwrap_err();
+    assert!(why.contains(said) && why.contains(&position.to_string()), "{why}");
+    assert_eq!(rig.target.state().floats.len(), 1);
+    assert!(applier.reached(Position(u64::MAX)).await.is_err());
+    assert!(applier.verdicts().expect(header(9).session, 9).await.is_err());
+    assert_eq!(applier.verdicts().why_stopped().as_deref(), Some(&*why));
+    applier.stop();
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_applied_stops_the_partition() {
+    let mut damaged = sample(2, 2, 1.0);
+    *damaged.last_mut().unwrap() ^= 1;
+    check_stops(damaged, "checksum").await;
+    let undefined = SubBatch {
+        tenant: TenantId(1),
+        refs: vec![SeriesRef(7)],
+        ts_ms: vec![1],
+        values: vec![1.0],
+        ..SubBatch::default()
+    };
+    check_stops(encode(2, RecordBody::Data(vec![undefined])), "ref 7").await;
+    check_stops(encode(2, RecordBody::SessionForget(SessionId::default())), "panic").await;
+}

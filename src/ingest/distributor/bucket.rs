@@ -1,0 +1,60 @@
+//! A token bucket: a rate on average, with bursts.
+
+use std::time::{Duration, Instant};
+
+/// The tokens of one tenant. Empty until first used.
+#[derive(Debug, Default)]
+pub(super) struct Bucket {
+    tokens: f64,
+    filled_at: Option<Instant>,
+}
+
+impl Bucket {
+    /// Takes `items` tokens, or tells how long to wait until they are there.
+    ///
+    /// `rate` is in tokens a second and positive; `burst` is what the bucket holds. More items than the burst are
+    /// never granted; the time told is then that of a full bucket.
+    pub(super) fn take(&mut self, items: u64, rate: f64, burst: u64, now: Instant) -> Result<(), Duration> {
+        let burst = burst as f64;
+        let filled = match self.filled_at {
+            Some(at) => self.tokens + now.saturating_duration_since(at).as_secs_f64() * rate,
+            None => burst,
+        };
+        self.tokens = filled.min(burst);
+        self.filled_at = Some(now);
+        let items = items as f64;
+        if items <= self.tokens {
+            self.tokens -= items;
+            return Ok(());
+        }
+        let missing = items.min(burst) - self.tokens;
+        Err(Duration::from_secs_f64((missing / rate).clamp(0.0, 3600.0)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_model::{Clock, SystemClock};
+
+    #[test]
+    fn bursts_are_granted_and_the_rate_holds_afterwards() {
+        let start = SystemClock.instant();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut bucket = Bucket::default();
+        assert_eq!(bucket.take(200, 100.0, 200, at(0)), Ok(()));
+        assert_eq!(bucket.take(50, 100.0, 200, at(0)), Err(Duration::from_millis(500)));
+        assert_eq!(bucket.take(50, 100.0, 200, at(500)), Ok(()));
+        assert!(bucket.take(1, 100.0, 200, at(500)).is_err());
+        assert_eq!(bucket.take(200, 100.0, 200, at(60_000)), Ok(()), "no more than the burst is saved");
+        assert_eq!(bucket.take(1, 100.0, 200, at(60_000)), Err(Duration::from_millis(10)));
+    }
+
+    #[test]
+    fn more_than_the_burst_is_never_granted() {
+        let now = SystemClock.instant();
+        let mut bucket = Bucket::default();
+        assert_eq!(bucket.take(201, 100.0, 200, now), Err(Duration::ZERO));
+        assert_eq!(bucket.take(200, 100.0, 200, now), Ok(()));
+    }
+}

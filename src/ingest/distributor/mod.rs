@@ -1,0 +1,301 @@
+//! The gateway's side of a write: from a body to an answer that holds.
+//!
+//! Knows limits, sessions, partitions and their logs. Does not know HTTP, nor how a partition keeps samples.
+//! Path: `server::http::write` -> **here** -> `PartitionLog`; the verdict comes back from [`crate::applier`].
+//!
+//! - D1: all that can be refused is refused before the log, except a conflicting value (I2).
+//! - D2: an answer is a success only when every touched partition has committed and applied, or has committed
+//!   and its verdict is late; the answer of any partition that is unknown is an error.
+//! - D3: what was queued is sent whether or not its caller still waits (I3).
+//!
+//! Cost: nothing is allocated per sample or per known series; per request and touched partition one buffer.
+
+mod bucket;
+mod outcome;
+mod partition;
+mod prepare;
+#[cfg(test)]
+mod tests;
+
+pub use outcome::{WriteError, WriteOutcome, Written};
+pub use partition::PartitionInput;
+
+use crate::protocol::{Hashing, Protocol};
+use crate::series_cache::Session;
+use crate::telemetry::TenantCounters;
+use arc_swap::ArcSwap;
+use bucket::Bucket;
+use bytes::Bytes;
+use outcome::PartAnswer;
+use parking_lot::{Mutex, RwLock};
+use partition::PartitionQueue;
+use prepare::{Prepared, Work};
+use quorate_cluster::human::HumanDuration;
+use quorate_cluster::limits::LimitsProvider;
+use quorate_cluster::slots::{SlotTable, TargetLabels, slot_of};
+use quorate_model::{Clock, Labels, PartitionId, SessionId, Slot, TenantId};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// Bodies over this many bytes are read on a thread that may block.
+const INLINE_BODY: usize = 256 << 10;
+/// Work areas kept for the next requests.
+const MAX_SPARE_WORK: usize = 32;
+
+/// Sizes and times of the write path.
+#[derive(Debug, Clone)]
+pub struct DistributorConfig {
+    /// Most bytes of a decoded body.
+    pub max_decoded_bytes: usize,
+    /// Most bytes that wait in one partition's queue or are not applied yet; beyond it writes get 503.
+    pub max_queued_bytes: usize,
+    /// A partition's buffer is sent when it has this many bytes.
+    pub group_bytes: usize,
+    /// A partition's buffer is sent when its oldest bytes have waited this long, at once while the log is idle.
+    pub group_wait: Duration,
+    /// Appends of one partition that may be under way at once.
+    pub max_appends: usize,
+    /// After this a write is answered as unknown.
+    pub write_timeout: Duration,
+    /// After this a committed write is answered without its verdict.
+    pub verdict_timeout: Duration,
+    /// How long samples are kept where a tenant's limits do not say; 0 = forever.
+    pub retention: HumanDuration,
+    /// Byte forms of series that are remembered, over all tenants.
+    pub max_cached_series: usize,
+    /// Seed of the hashes of series, best a secret of the cluster.
+    pub hash_seed: u64,
+}
+
+impl Default for DistributorConfig {
+    fn default() -> Self {
+        Self {
+            max_decoded_bytes: 32 << 20,
+            max_queued_bytes: 64 << 20,
+            group_bytes: 256 << 10,
+            group_wait: Duration::from_millis(5),
+            max_appends: 4,
+            write_timeout: Duration::from_secs(30),
+            verdict_timeout: Duration::from_secs(5),
+            retention: HumanDuration::from_ms(0),
+            max_cached_series: 8 << 20,
+            hash_seed: 0,
+        }
+    }
+}
+
+/// One request to write.
+#[derive(Debug, Clone)]
+pub struct WriteRequest {
+    /// Who owns the series.
+    pub tenant: TenantId,
+    /// The tenant's name, for limits and metrics.
+    pub tenant_name: Arc<str>,
+    /// What the headers announced.
+    pub protocol: Protocol,
+    /// The body as it came: a snappy block.
+    pub body: Bytes,
+}
+
+/// Where a series belongs: its slot on the ring and the partition that owns it.
+pub type Placement = Arc<dyn Fn(TenantId, &Labels) -> (Slot, PartitionId) + Send + Sync>;
+
+/// The placement by slot: a series' slot comes from its target labels, a slot's partition from the table.
+pub fn placement(table: Arc<SlotTable>, target: Arc<TargetLabels>) -> Placement {
+    Arc::new(move |tenant, labels| {
+        let slot = slot_of(tenant, labels, &target);
+        (slot, table.partition(slot))
+    })
+}
+
+/// Takes writes for all partitions. See the module header.
+pub struct Distributor {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: DistributorConfig,
+    hashing: Hashing,
+    clock: Arc<dyn Clock>,
+    started: Instant,
+    limits: Arc<LimitsProvider>,
+    placement: Placement,
+    partitions: Vec<Arc<PartitionQueue>>,
+    session: ArcSwap<Session>,
+    tenants: RwLock<HashMap<TenantId, Arc<TenantState>>>,
+    spare: Mutex<Vec<Work>>,
+    is_draining: AtomicBool,
+}
+
+/// What the gateway keeps for a tenant, whatever the session.
+struct TenantState {
+    bucket: Mutex<Bucket>,
+    counters: TenantCounters,
+}
+
+impl std::fmt::Debug for Distributor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Distributor")
+            .field("partitions", &self.inner.partitions.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Distributor {
+    /// Starts a sender for each partition on the current tokio runtime.
+    ///
+    /// `session` is this gateway's session, issued for this start. The placement names only given partitions.
+    pub fn start(
+        config: DistributorConfig,
+        partitions: Vec<PartitionInput>,
+        placement: Placement,
+        session: SessionId,
+        limits: Arc<LimitsProvider>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let log_incarnation = partitions.first().map_or(0, |p| p.log.incarnation());
+        let session = Session::new(session, log_incarnation, partitions.len(), config.max_cached_series);
+        let partitions = partitions.into_iter().map(|input| PartitionQueue::start(input, &config)).collect();
+        let inner = Inner {
+            hashing: Hashing::new(config.hash_seed),
+            started: clock.instant(),
+            clock,
+            limits,
+            placement,
+            partitions,
+            session: ArcSwap::from_pointee(session),
+            tenants: RwLock::default(),
+            spare: Mutex::default(),
+            is_draining: AtomicBool::new(false),
+            config,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Writes one request. Dropping the future loses only the answer (D3).
+    ///
+    /// # Errors
+    /// [`WriteError`]; its code tells whether anything may have been written.
+    pub async fn write(&self, request: WriteRequest) -> Result<WriteOutcome, WriteError> {
+        if self.inner.is_draining.load(Ordering::Acquire) {
+            return Err(WriteError::Draining);
+        }
+        let prepared = if request.body.len() <= INLINE_BODY {
+            self.inner.prepare_and_queue(&request)?
+        } else {
+            let inner = Arc::clone(&self.inner);
+            let read = tokio::task::spawn_blocking(move || inner.prepare_and_queue(&request));
+            read.await.map_err(|cause| WriteError::Internal { cause: cause.to_string() })??
+        };
+        self.inner.answer(prepared).await
+    }
+
+    /// Opens another session: refuses writes until everything sent is applied, then forgets what the old one
+    /// defined. Needed when refs run out and when the log began again.
+    pub async fn renew(&self, session: SessionId) {
+        self.inner.is_draining.store(true, Ordering::Release);
+        self.drained().await;
+        let partitions = &self.inner.partitions;
+        let log_incarnation = partitions.first().map_or(0, |p| p.log_incarnation());
+        let max_forms = self.inner.config.max_cached_series;
+        let session = Session::new(session, log_incarnation, partitions.len(), max_forms);
+        self.inner.session.store(Arc::new(session));
+        self.inner.is_draining.store(false, Ordering::Release);
+    }
+
+    /// Refuses further writes and waits until all that was queued is answered and applied.
+    pub async fn close(&self) {
+        self.inner.is_draining.store(true, Ordering::Release);
+        self.drained().await;
+    }
+
+    async fn drained(&self) {
+        for partition in &self.inner.partitions {
+            partition.drained().await;
+        }
+    }
+
+    /// Forgets series that nobody sent for two hours; to be called every few minutes.
+    pub fn forget_idle(&self) {
+        self.inner.session.load().forget_idle(self.inner.unit());
+    }
+
+    /// The session in use.
+    pub fn session(&self) -> Arc<Session> {
+        self.inner.session.load_full()
+    }
+}
+
+impl Drop for Distributor {
+    fn drop(&mut self) {
+        for partition in &self.inner.partitions {
+            partition.stop();
+        }
+    }
+}
+
+impl Inner {
+    fn unit(&self) -> u32 {
+        let since = self.clock.instant().duration_since(self.started);
+        crate::series_cache::unit_of(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn tenant_state(&self, request: &WriteRequest) -> Arc<TenantState> {
+        if let Some(found) = self.tenants.read().get(&request.tenant) {
+            return Arc::clone(found);
+        }
+        let mut tenants = self.tenants.write();
+        let known = tenants.len();
+        Arc::clone(tenants.entry(request.tenant).or_insert_with(|| {
+            let counters = TenantCounters::new(&request.tenant_name, known);
+            Arc::new(TenantState { bucket: Mutex::default(), counters })
+        }))
+    }
+
+    /// Takes a work area, reads the request into it and queues what comes out.
+    fn prepare_and_queue(&self, request: &WriteRequest) -> Result<Prepared, WriteError> {
+        let spare = self.spare.lock().pop();
+        let mut work = spare.unwrap_or_default();
+        let prepared = self.prepare(request, &mut work);
+        work.shrink();
+        let mut spare = self.spare.lock();
+        if spare.len() < MAX_SPARE_WORK {
+            spare.push(work);
+        }
+        prepared
+    }
+
+    /// Waits for every touched partition. An unknown one wins over refusals.
+    async fn answer(&self, prepared: Prepared) -> Result<WriteOutcome, WriteError> {
+        let Prepared { state, parts, mut refusals } = prepared;
+        let mut written = Written::default();
+        let mut failure: Option<WriteError> = None;
+        let deadline = tokio::time::Instant::now() + self.config.write_timeout;
+        for part in parts {
+            match wait(part.answer, deadline, part.partition).await {
+                Ok(verdicts) => written.add(&part.counts.settle(verdicts.as_deref(), &mut refusals)),
+                Err(error) => failure = Some(WriteError::worse(failure.take(), error)),
+            }
+        }
+        state.counters.count_refusals(&refusals);
+        match failure {
+            Some(failure) => Err(failure.with_written(written)),
+            None => Ok(WriteOutcome::new(written, refusals)),
+        }
+    }
+}
+
+async fn wait(
+    answer: oneshot::Receiver<PartAnswer>,
+    deadline: tokio::time::Instant,
+    partition: PartitionId,
+) -> PartAnswer {
+    match tokio::time::timeout_at(deadline, answer).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) => Err(WriteError::unknown(partition, "its sender stopped")),
+        Err(_) => Err(WriteError::unknown(partition, "no answer before the deadline")),
+    }
+}

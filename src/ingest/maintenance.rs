@@ -1,0 +1,461 @@
+//! The background of a node's partitions: marks are proposed, sealed generations flushed, images cut, the log
+//! trimmed, blocks merged and dropped, idle series forgotten.
+//!
+//! Knows when. Does not know how: that is the store's. Everything here may come too early, too late or not at
+//! all without changing what queries see, only what it costs (DESIGN C2).
+//! Path: node start -> **here** -> `PartitionLog` (marks), `tsdb::PartitionStore` (work).
+
+use crate::applier::ApplyState;
+use parking_lot::{Condvar, Mutex};
+use quorate_commitlog::{LogError, PartitionLog, record};
+use quorate_model::{
+    Clock, FlushMark, LogRecord, PartitionId, Position, RecordBody, RecordHeader, SessionId, TenantId,
+};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+/// Epoch of the builder in control records: one voter builds, so there is one.
+const BUILDER_EPOCH: u32 = 1;
+
+/// How often each kind of work is looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MaintenanceConfig {
+    /// Marks, flushes and the log's wish for an image.
+    pub tick: Duration,
+    /// Images, and with them the trim of the log. Spread over the partitions.
+    pub image_interval: Duration,
+    /// Merges.
+    pub merge_interval: Duration,
+    /// Retention marks and the dropping of blocks below them.
+    pub retain_interval: Duration,
+    /// How long a series without unflushed samples keeps its row, in milliseconds.
+    pub idle_ms: i64,
+}
+
+impl Default for MaintenanceConfig {
+    fn default() -> Self {
+        Self {
+            tick: Duration::from_secs(1),
+            image_interval: Duration::from_secs(600),
+            merge_interval: Duration::from_secs(60),
+            retain_interval: Duration::from_secs(300),
+            idle_ms: 7_200_000,
+        }
+    }
+}
+
+/// What maintenance needs of a partition's store. Errors are texts: they are logged, and tried again.
+pub trait Maintained: Send + Sync {
+    /// Marks that should be proposed now.
+    fn marks_due(&self, now_ms: i64) -> Vec<FlushMark>;
+    /// Floors of tenants that should be proposed now.
+    fn retention_due(&self, now_ms: i64, retention_ms: &dyn Fn(TenantId) -> i64) -> Vec<(TenantId, i64)>;
+    /// Writes sealed generations as blocks. Returns how many blocks.
+    ///
+    /// # Errors
+    /// The rest waits for the next call.
+    fn flush(&self) -> Result<u64, String>;
+    /// Makes an image durable and returns its position.
+    ///
+    /// # Errors
+    /// The image before stays.
+    fn cut_image(&self) -> Result<Position, String>;
+    /// Merges blocks.
+    ///
+    /// # Errors
+    /// The inputs stay.
+    fn merge(&self, now_ms: i64) -> Result<u64, String>;
+    /// Drops blocks below the floors, and rows idle since before `before_ms`.
+    ///
+    /// # Errors
+    /// The blocks stay.
+    fn retain(&self, before_ms: i64) -> Result<u64, String>;
+}
+
+/// One partition for [`Maintenance::start`].
+#[derive(Clone)]
+pub struct MaintainedPartition {
+    /// Its number.
+    pub id: PartitionId,
+    /// Its store.
+    pub store: Arc<dyn Maintained>,
+    /// Its log.
+    pub log: Arc<dyn PartitionLog>,
+    /// How far apply has come.
+    pub state: watch::Receiver<ApplyState>,
+}
+
+impl std::fmt::Debug for MaintainedPartition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MaintainedPartition").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// A tenant's retention in milliseconds, 0 = forever.
+pub type Retention = Arc<dyn Fn(TenantId) -> i64 + Send + Sync>;
+
+/// What is called at every turn besides the partitions' work, such as forgetting idle series of the gateway.
+pub type EveryRetain = Box<dyn Fn() + Send>;
+
+/// The maintenance thread of a node. Dropping it asks the thread to end without waiting.
+#[derive(Debug)]
+pub struct Maintenance {
+    stop: Arc<Stop>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Stop {
+    is_set: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Maintenance {
+    /// Starts the thread. `session` stands in the headers of the records it proposes.
+    ///
+    /// # Errors
+    /// If the operating system gives no thread.
+    pub fn start(
+        config: MaintenanceConfig,
+        partitions: Vec<MaintainedPartition>,
+        session: SessionId,
+        retention: Retention,
+        every_retain: EveryRetain,
+        clock: Arc<dyn Clock>,
+        runtime: Handle,
+    ) -> std::io::Result<Self> {
+        let stop = Arc::new(Stop::default());
+        let seen = Arc::clone(&stop);
+        let mut run = Run::new(config, partitions, session, retention, every_retain, clock, runtime);
+        let thread =
+            std::thread::Builder::new().name("maintenance".to_owned()).spawn(move || run.until(&seen))?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+
+    /// Ends the thread after the work it is at, and waits for it.
+    pub fn stop(mut self) {
+        self.stop.set();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the maintenance thread panicked");
+        }
+    }
+}
+
+impl Drop for Maintenance {
+    fn drop(&mut self) {
+        self.stop.set();
+    }
+}
+
+impl Stop {
+    fn set(&self) {
+        *self.is_set.lock() = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits up to `time`; returns whether to stop.
+    fn wait(&self, time: Duration) -> bool {
+        let mut is_set = self.is_set.lock();
+        if !*is_set {
+            self.changed.wait_for(&mut is_set, time);
+        }
+        *is_set
+    }
+}
+
+/// When the next turns of one partition are due.
+struct Turns {
+    image: Instant,
+    merge: Instant,
+    retain: Instant,
+    /// Position of the newest record proposed here: nothing is proposed before it is applied.
+    proposed: Position,
+}
+
+struct Run {
+    config: MaintenanceConfig,
+    partitions: Vec<(MaintainedPartition, Turns)>,
+    session: SessionId,
+    retention: Retention,
+    every_retain: EveryRetain,
+    clock: Arc<dyn Clock>,
+    runtime: Handle,
+    sequence: u64,
+    next_own: Instant,
+}
+
+impl Run {
+    fn new(
+        config: MaintenanceConfig,
+        partitions: Vec<MaintainedPartition>,
+        session: SessionId,
+        retention: Retention,
+        every_retain: EveryRetain,
+        clock: Arc<dyn Clock>,
+        runtime: Handle,
+    ) -> Self {
+        let now = clock.instant();
+        let count = partitions.len().max(1) as u32;
+        let partitions = (1..)
+            .zip(partitions)
+            .map(|(nth, partition)| {
+                let turns = Turns {
+                    image: now + config.image_interval * nth / count,
+                    merge: now + config.merge_interval * nth / count,
+                    retain: now + config.retain_interval * nth / count,
+                    proposed: Position(0),
+                };
+                (partition, turns)
+            })
+            .collect();
+        let next_own = now + config.retain_interval;
+        Self { config, partitions, session, retention, every_retain, clock, runtime, sequence: 0, next_own }
+    }
+
+    fn until(&mut self, stop: &Stop) {
+        while !stop.wait(self.config.tick) {
+            for index in 0..self.partitions.len() {
+                self.turn(index);
+            }
+            let now = self.clock.instant();
+            if now >= self.next_own {
+                self.next_own = now + self.config.retain_interval;
+                (self.every_retain)();
+            }
+        }
+    }
+
+    /// One look at one partition.
+    fn turn(&mut self, index: usize) {
+        let (now, now_ms) = (self.clock.instant(), self.clock.now_ms());
+        let (partition, turns) = &self.partitions[index];
+        let partition = partition.clone();
+        let state = partition.state.borrow().clone();
+        if !state.is_ready || state.stopped.is_some() {
+            return;
+        }
+        let (image, merge, retain) = (now >= turns.image, now >= turns.merge, now >= turns.retain);
+        if state.applied >= turns.proposed {
+            self.propose(index, &partition, now_ms, retain);
+        }
+        report(&partition, "flush", partition.store.flush());
+        if merge {
+            self.partitions[index].1.merge = now + self.config.merge_interval;
+            report(&partition, "merge", partition.store.merge(now_ms));
+        }
+        if retain {
+            self.partitions[index].1.retain = now + self.config.retain_interval;
+            let before_ms = now_ms.saturating_sub(self.config.idle_ms);
+            report(&partition, "retain", partition.store.retain(before_ms));
+        }
+        if image {
+            self.partitions[index].1.image = now + self.config.image_interval;
+            self.cut_image(&partition);
+        }
+    }
+
+    fn propose(&mut self, index: usize, partition: &MaintainedPartition, now_ms: i64, retain: bool) {
+        let marks = partition.store.marks_due(now_ms);
+        let mut bodies = Vec::new();
+        if !marks.is_empty() {
+            bodies.push(RecordBody::FlushMark(marks));
+        }
+        if retain {
+            let floors = partition.store.retention_due(now_ms, self.retention.as_ref());
+            bodies.extend(
+                floors.into_iter().map(|(tenant, floor_ms)| RecordBody::RetentionMark { tenant, floor_ms }),
+            );
+        }
+        for body in bodies {
+            match self.append(partition, body) {
+                Ok(position) => self.partitions[index].1.proposed = position,
+                Err(error) => report::<()>(partition, "mark", Err(error.to_string())),
+            }
+        }
+    }
+
+    fn append(&mut self, partition: &MaintainedPartition, body: RecordBody) -> Result<Position, LogError> {
+        self.sequence += 1;
+        let header = RecordHeader {
+            log_incarnation: partition.log.incarnation(),
+            epoch: BUILDER_EPOCH,
+            session: self.session,
+            sequence: self.sequence,
+        };
+        let mut bytes = Vec::new();
+        record::encode(&LogRecord { header, body }, &mut bytes);
+        self.runtime.block_on(partition.log.append(bytes.into()))
+    }
+
+    /// A durable image, then the trim that it allows.
+    fn cut_image(&self, partition: &MaintainedPartition) {
+        let trimmed = partition.store.cut_image().and_then(|durable| {
+            self.runtime.block_on(partition.log.trim(durable)).map_err(|error| error.to_string())
+        });
+        report(partition, "image", trimmed);
+    }
+}
+
+/// Logs and counts a failure; the work is tried again at its next turn.
+fn report<T>(partition: &MaintainedPartition, operation: &'static str, result: Result<T, String>) {
+    if let Err(error) = result {
+        tracing::warn!(partition = %partition.id, operation, error, "maintenance failed");
+        metrics::counter!(
+            "quorate_maintenance_failures_total",
+            "operation" => operation,
+            "partition" => partition.id.to_string()
+        )
+        .increment(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_commitlog::mem_log::MemLog;
+    use quorate_model::ManualClock;
+
+    /// Records what it was asked; owes one mark and one floor.
+    #[derive(Default)]
+    struct Fake {
+        asked: Mutex<Vec<&'static str>>,
+        owes: Mutex<bool>,
+    }
+
+    impl Fake {
+        fn note(&self, what: &'static str) {
+            self.asked.lock().push(what);
+        }
+    }
+
+    impl Maintained for Fake {
+        fn marks_due(&self, now_ms: i64) -> Vec<FlushMark> {
+            let is_due = std::mem::take(&mut *self.owes.lock());
+            is_due.then_some(FlushMark { window_start_ms: now_ms, generation: 0 }).into_iter().collect()
+        }
+        fn retention_due(&self, _: i64, retention_ms: &dyn Fn(TenantId) -> i64) -> Vec<(TenantId, i64)> {
+            self.note("retention_due");
+            vec![(TenantId(3), retention_ms(TenantId(3)))]
+        }
+        fn flush(&self) -> Result<u64, String> {
+            self.note("flush");
+            Ok(0)
+        }
+        fn cut_image(&self) -> Result<Position, String> {
+            self.note("image");
+            Ok(Position(1))
+        }
+        fn merge(&self, _: i64) -> Result<u64, String> {
+            self.note("merge");
+            Err("no".into())
+        }
+        fn retain(&self, before_ms: i64) -> Result<u64, String> {
+            assert_eq!(before_ms, 1_000 - 7_200_000);
+            self.note("retain");
+            Ok(0)
+        }
+    }
+
+    fn run(store: &Arc<Fake>, log: &MemLog, state: &ApplyState, interval: Duration, runtime: &Handle) -> Run {
+        let partition = MaintainedPartition {
+            id: PartitionId(0),
+            store: Arc::clone(store) as Arc<dyn Maintained>,
+            log: Arc::new(log.clone()),
+            state: watch::channel(state.clone()).1,
+        };
+        let config = MaintenanceConfig {
+            image_interval: interval,
+            merge_interval: interval,
+            retain_interval: interval,
+            ..MaintenanceConfig::default()
+        };
+        let clock = Arc::new(ManualClock::new(1_000));
+        let session = SessionId { node: 1, incarnation: 2 };
+        Run::new(config, vec![partition], session, Arc::new(|_| 77), Box::new(|| ()), clock, runtime.clone())
+    }
+
+    fn bodies(log: &MemLog) -> Vec<RecordBody> {
+        log.entries().iter().map(|entry| record::decode(&entry.payload).unwrap().body).collect()
+    }
+
+    #[test]
+    fn marks_and_floors_are_logged_and_the_log_is_trimmed_behind_an_image() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let (store, log) = (Arc::new(Fake::default()), MemLog::default());
+        *store.owes.lock() = true;
+        let ready = ApplyState { is_ready: true, applied: Position(100), stopped: None };
+        let mut run = run(&store, &log, &ready, Duration::ZERO, runtime.handle());
+        run.append(&run.partitions[0].0.clone(), RecordBody::SessionForget(SessionId::default())).unwrap();
+        run.turn(0);
+        assert_eq!(*store.asked.lock(), ["retention_due", "flush", "merge", "retain", "image"]);
+        assert_eq!(
+            bodies(&log),
+            [
+                RecordBody::FlushMark(vec![FlushMark { window_start_ms: 1_000, generation: 0 }]),
+                RecordBody::RetentionMark { tenant: TenantId(3), floor_ms: 77 },
+            ],
+            "the first record is trimmed"
+        );
+    }
+
+    #[test]
+    fn nothing_is_proposed_before_the_last_proposal_is_applied() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let (store, log) = (Arc::new(Fake::default()), MemLog::default());
+        let ready = ApplyState { is_ready: true, ..ApplyState::default() };
+        let mut run = run(&store, &log, &ready, Duration::from_secs(3_600), runtime.handle());
+        for _ in 0..3 {
+            *store.owes.lock() = true;
+            run.turn(0);
+        }
+        assert_eq!(bodies(&log).len(), 1);
+        assert_eq!(*store.asked.lock(), ["flush"; 3]);
+    }
+
+    #[test]
+    fn a_partition_that_is_not_ready_or_has_stopped_is_left_alone() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let (store, log) = (Arc::new(Fake::default()), MemLog::default());
+        let stopped = ApplyState { is_ready: true, stopped: Some("x".into()), ..ApplyState::default() };
+        for state in [ApplyState::default(), stopped] {
+            run(&store, &log, &state, Duration::ZERO, runtime.handle()).turn(0);
+        }
+        assert!(store.asked.lock().is_empty() && log.entries().is_empty());
+    }
+
+    #[test]
+    fn the_thread_works_until_it_is_stopped() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let (store, log) = (Arc::new(Fake::default()), MemLog::default());
+        *store.owes.lock() = true;
+        let (_sender, state) = watch::channel(ApplyState { is_ready: true, ..ApplyState::default() });
+        let partition = MaintainedPartition {
+            id: PartitionId(0),
+            store: store.clone(),
+            log: Arc::new(log.clone()),
+            state,
+        };
+        let config = MaintenanceConfig { tick: Duration::from_millis(1), ..MaintenanceConfig::default() };
+        let maintenance = Maintenance::start(
+            config,
+            vec![partition],
+            SessionId::default(),
+            Arc::new(|_| 0),
+            Box::new(|| ()),
+            Arc::new(ManualClock::new(1_000)),
+            runtime.handle().clone(),
+        )
+        .unwrap();
+        let mut reader = log.read_from(Position(0));
+        runtime.block_on(reader.next()).unwrap();
+        maintenance.stop();
+        let asked = store.asked.lock().len();
+        assert!(asked <= store.asked.lock().len());
+        assert_eq!(Arc::strong_count(&store), 1, "the thread is gone");
+    }
+}

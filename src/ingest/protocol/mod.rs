@@ -1,0 +1,93 @@
+//! Remote write bodies as columns, without decoding labels.
+//!
+//! Knows snappy blocks and the two protobuf messages. Does not know tenants' limits, series or partitions.
+//! Path: `server::http` -> **here** -> `distributor`, which asks the series cache about each hash.
+//!
+//! A body is read in full before anything is made of it, so a malformed one has no effect. What is wrong with
+//! one series only is kept beside it as a [`Fault`], and the rest of the request is stored.
+
+#[cfg(test)]
+pub(crate) mod encoder;
+mod histogram;
+mod labels;
+mod request;
+mod rw1;
+mod rw2;
+mod snappy;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+pub use histogram::HistogramFault;
+pub use labels::{LabelFault, LabelPairs};
+pub(crate) use request::RawHash;
+pub use request::{Fault, Hashing, ParsedHistogram, ParsedMetadata, ParsedRequest, ParsedSeries};
+pub use snappy::BodyBuffer;
+
+use quorate_model::ErrorCode;
+
+/// The protocol that the headers of a request announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// `prometheus.WriteRequest`.
+    RemoteWrite1,
+    /// `io.prometheus.write.v2.Request`.
+    RemoteWrite2,
+}
+
+/// Why a body is refused as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// Larger than the limit, as declared or in fact.
+    #[error("the request has {bytes} bytes when decoded, over the limit of {limit}")]
+    TooLarge {
+        /// Its decoded bytes.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// No snappy block, or no message.
+    #[error("the request is malformed: {what}")]
+    Malformed {
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// A well-formed message of the other protocol.
+    #[error("the content type announces {announced:?}, the body is the other version of remote write")]
+    OtherProtocol {
+        /// What the headers said.
+        announced: Protocol,
+    },
+}
+
+impl BodyError {
+    /// What the caller can do.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::TooLarge { .. } => ErrorCode::TooLarge,
+            Self::Malformed { .. } => ErrorCode::BadInput,
+            Self::OtherProtocol { .. } => ErrorCode::UnsupportedMedia,
+        }
+    }
+}
+
+pub(crate) fn malformed(what: &'static str) -> BodyError {
+    BodyError::Malformed { what }
+}
+
+/// Reads a decoded body of `protocol` into the reused `request`.
+///
+/// # Errors
+/// [`BodyError`]; `request` then holds nothing of use.
+pub fn parse(
+    protocol: Protocol,
+    body: &[u8],
+    hashing: &Hashing,
+    request: &mut ParsedRequest,
+) -> Result<(), BodyError> {
+    request.clear();
+    match protocol {
+        Protocol::RemoteWrite1 => rw1::parse(body, hashing, request),
+        Protocol::RemoteWrite2 => rw2::parse(body, hashing, request),
+    }
+}

@@ -1,0 +1,238 @@
+//! Resolving the series of a request: known ones by one probe, others by their labels.
+
+use super::session::{DefinedSeries, Session, TenantSeries};
+use super::table::{Found, Table};
+use crate::protocol::{Hashing, LabelPairs, ParsedRequest, RawHash};
+use crate::refusal::{self, Loss, Refusals};
+use quorate_cluster::limits::Limits;
+use quorate_model::{Definition, Labels, METRIC_NAME, SeriesRef, Slot};
+
+/// What became of one series.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Resolved {
+    /// Its samples go to the ref of the partition.
+    Ref {
+        /// Index of the partition.
+        partition: u16,
+        /// The ref.
+        reference: SeriesRef,
+    },
+    /// It is refused, and that was told.
+    Refused,
+}
+
+/// Buffers that are used again.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    pub(crate) resolved: Vec<Resolved>,
+    misses: Vec<Miss>,
+    unknown: Vec<u32>,
+    pub(crate) pairs: LabelPairs,
+    canonical: Vec<u8>,
+    /// Definitions that the record of each partition must carry, by index of the partition.
+    pub(crate) definitions: Vec<Vec<(Definition, DefinedSeries)>>,
+}
+
+#[derive(Debug)]
+struct Miss {
+    series: u32,
+    raw: RawHash,
+    canonical: RawHash,
+    labels: Labels,
+    slot: Slot,
+    partition: u16,
+}
+
+/// What resolving needs to know about the request.
+pub(crate) struct Resolver<'a> {
+    pub(crate) session: &'a Session,
+    pub(crate) tenant: &'a TenantSeries,
+    pub(crate) limits: &'a Limits,
+    pub(crate) hashing: &'a Hashing,
+    /// The slot of a label set and the index of its partition.
+    pub(crate) placement: &'a dyn Fn(&Labels) -> (Slot, u16),
+    pub(crate) unit: u32,
+    /// Bytes that the labels of unknown series may take in one request.
+    pub(crate) max_label_bytes: usize,
+}
+
+/// Why no series of the request can be resolved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ResolveError {
+    /// The session has no more refs.
+    SessionUsedUp,
+    /// The labels of unknown series, expanded, are over their bound.
+    LabelBytes,
+}
+
+impl Resolver<'_> {
+    /// Fills `scratch.resolved`, one for each series, and `scratch.definitions`.
+    pub(crate) fn resolve(
+        &self,
+        body: &[u8],
+        request: &ParsedRequest,
+        scratch: &mut Scratch,
+        refusals: &mut Refusals,
+    ) -> Result<(), ResolveError> {
+        scratch.resolved.clear();
+        scratch.misses.clear();
+        scratch.unknown.clear();
+        self.probe(request, scratch);
+        if scratch.unknown.is_empty() {
+            return Ok(());
+        }
+        let unknown = std::mem::take(&mut scratch.unknown);
+        let split = self.split(body, request, &unknown, scratch, refusals);
+        scratch.unknown = unknown;
+        split?;
+        self.define(request, scratch, refusals)
+    }
+
+    /// The pass over known series: no branch depends on the one before, so the probes' misses overlap.
+    fn probe(&self, request: &ParsedRequest, scratch: &mut Scratch) {
+        let table = self.tenant.table.read();
+        scratch.resolved.reserve(request.series.len());
+        for (at, series) in request.series.iter().enumerate() {
+            let resolved = match table.find(series.hash, self.unit) {
+                Some(Found { partition, reference, is_defined: true }) if series.fault.is_none() => {
+                    Resolved::Ref { partition, reference: SeriesRef(reference) }
+                }
+                _ => {
+                    scratch.unknown.push(at as u32);
+                    Resolved::Refused
+                }
+            };
+            scratch.resolved.push(resolved);
+        }
+    }
+
+    /// Splits and checks the labels of unknown series, without a lock.
+    fn split(
+        &self,
+        body: &[u8],
+        request: &ParsedRequest,
+        unknown: &[u32],
+        scratch: &mut Scratch,
+        refusals: &mut Refusals,
+    ) -> Result<(), ResolveError> {
+        let mut budget = self.max_label_bytes;
+        for at in unknown {
+            let index = *at as usize;
+            if let Some(fault) = request.series[index].fault {
+                let (id, text) = refusal::of_fault(fault);
+                refusals.add(id, loss_of(request, index), || text);
+                continue;
+            }
+            if let Err(fault) = scratch.pairs.split(body, request, index) {
+                let (id, text) = refusal::of_label_fault(&fault);
+                refusals.add(id, loss_of(request, index), || text);
+                continue;
+            }
+            budget = budget.checked_sub(scratch.pairs.text_bytes()).ok_or(ResolveError::LabelBytes)?;
+            if let Some((id, text)) = check(&scratch.pairs, self.limits) {
+                refusals.add(id, loss_of(request, index), || text);
+                continue;
+            }
+            scratch.pairs.canonical_bytes(&mut scratch.canonical);
+            let labels = scratch.pairs.to_labels();
+            let (slot, partition) = (self.placement)(&labels);
+            scratch.misses.push(Miss {
+                series: *at,
+                raw: request.series[index].hash,
+                canonical: self.hashing.bytes(&scratch.canonical),
+                labels,
+                slot,
+                partition,
+            });
+        }
+        Ok(())
+    }
+
+    /// Gives refs to new series under the write lock, and adds the definitions.
+    fn define(
+        &self,
+        request: &ParsedRequest,
+        scratch: &mut Scratch,
+        refusals: &mut Refusals,
+    ) -> Result<(), ResolveError> {
+        let mut table = self.tenant.table.write();
+        let before = table.len();
+        let mut used_up = false;
+        for miss in scratch.misses.drain(..) {
+            let known = table.find(miss.canonical, self.unit);
+            let found = match known {
+                Some(found) => found,
+                None if self.is_over_limit(&table) => {
+                    let limit = self.limits.max_global_series_per_user;
+                    let loss = loss_of(request, miss.series as usize);
+                    refusals.add(refusal::SERIES_LIMIT, loss, || refusal::series_limit(limit));
+                    continue;
+                }
+                None => {
+                    let Some(reference) = self.session.next_ref(miss.partition) else {
+                        used_up = true;
+                        break;
+                    };
+                    let found = Found { partition: miss.partition, reference, is_defined: false };
+                    table.insert(miss.canonical, found, false, self.unit);
+                    found
+                }
+            };
+            if miss.raw != miss.canonical {
+                match table.find(miss.raw, self.unit) {
+                    None => table.insert(miss.raw, found, true, self.unit),
+                    Some(_) if found.is_defined => table.mark_defined(miss.raw, found.reference),
+                    Some(_) => {}
+                }
+            }
+            let reference = SeriesRef(found.reference);
+            scratch.resolved[miss.series as usize] = Resolved::Ref { partition: found.partition, reference };
+            if !found.is_defined {
+                let defined =
+                    DefinedSeries { raw: miss.raw, canonical: miss.canonical, reference: found.reference };
+                let definition = Definition { reference, slot: miss.slot, labels: miss.labels };
+                scratch.definitions[usize::from(found.partition)].push((definition, defined));
+            }
+        }
+        self.session.note_forms(table.len() - before);
+        if used_up { Err(ResolveError::SessionUsedUp) } else { Ok(()) }
+    }
+
+    fn is_over_limit(&self, table: &Table) -> bool {
+        let limit = self.limits.max_global_series_per_user;
+        limit > 0 && table.series() as u64 >= limit
+    }
+}
+
+/// What is lost with series `index`.
+fn loss_of(request: &ParsedRequest, index: usize) -> Loss {
+    let samples = request.samples_of(index).len() as u64;
+    let histograms = request.histograms_of(index).len() as u64;
+    Loss { samples, histograms, exemplars: 0, others: u64::from(samples + histograms == 0) }
+}
+
+/// What the limits say about the labels of a series that is not known yet.
+fn check(pairs: &LabelPairs, limits: &Limits) -> Option<(&'static str, String)> {
+    let series = || refusal::show(pairs.iter());
+    if pairs.get(METRIC_NAME).is_none() {
+        return Some((refusal::MISSING_NAME, refusal::missing_name()));
+    }
+    if pairs.len() > limits.max_label_names_per_series {
+        let text = refusal::too_many_names(pairs.len(), limits.max_label_names_per_series, &series());
+        return Some((refusal::TOO_MANY_NAMES, text));
+    }
+    for (name, value) in pairs.iter() {
+        if name == refusal::RESERVED_LABEL {
+            return Some((refusal::LABEL_INVALID, refusal::reserved_label(&series())));
+        }
+        if name.len() > limits.max_label_name_length {
+            let text = refusal::name_too_long(name, limits.max_label_name_length, &series());
+            return Some((refusal::NAME_TOO_LONG, text));
+        }
+        if value.len() > limits.max_label_value_length {
+            let text = refusal::value_too_long(name, value, limits.max_label_value_length, &series());
+            return Some((refusal::VALUE_TOO_LONG, text));
+        }
+    }
+    None
+}

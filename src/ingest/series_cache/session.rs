@@ -1,0 +1,184 @@
+//! A gateway session: the refs it has given, and what it knows of each tenant.
+
+use super::table::{Table, UNIT_MS, UNITS};
+use crate::protocol::RawHash;
+use parking_lot::{Mutex, RwLock};
+use quorate_cluster::limits::Limits;
+use quorate_model::{SessionId, TenantId};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+/// A session gives refs up to here; then the gateway needs another one.
+const MAX_REF: u32 = 1 << 31;
+/// Metadata remembered for a tenant; beyond it all is forgotten and sent again.
+const MAX_METADATA: usize = 100_000;
+
+/// One session of this gateway with every partition. Dropped as a whole when the session ends.
+#[derive(Debug)]
+pub struct Session {
+    id: SessionId,
+    log_incarnation: u32,
+    sequence: AtomicU64,
+    next_refs: Box<[AtomicU32]>,
+    tenants: RwLock<HashMap<TenantId, Arc<TenantSeries>>>,
+    /// Byte forms over all tenants.
+    forms: AtomicUsize,
+    max_forms: usize,
+}
+
+/// The byte forms of one tenant.
+#[derive(Debug)]
+pub(crate) struct TenantSeries {
+    pub(super) table: RwLock<Table>,
+    /// The label limits under which the table was filled.
+    label_limits: Mutex<[usize; 3]>,
+    /// Hashes of metadata that was committed.
+    metadata: Mutex<HashSet<u64>>,
+}
+
+/// A series whose definition stands in a record that is not committed yet.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DefinedSeries {
+    /// As it was sent.
+    pub(crate) raw: RawHash,
+    pub(crate) canonical: RawHash,
+    pub(crate) reference: u32,
+}
+
+impl Session {
+    /// A session without series. `max_forms` bounds what it remembers, over all tenants.
+    pub fn new(id: SessionId, log_incarnation: u32, partitions: usize, max_forms: usize) -> Self {
+        Self {
+            id,
+            log_incarnation,
+            sequence: AtomicU64::new(0),
+            next_refs: (0..partitions).map(|_| AtomicU32::new(0)).collect(),
+            tenants: RwLock::default(),
+            forms: AtomicUsize::new(0),
+            max_forms,
+        }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// The incarnation of the log that its definitions went to.
+    pub fn log_incarnation(&self) -> u32 {
+        self.log_incarnation
+    }
+
+    /// The number of the next record.
+    pub(crate) fn next_sequence(&self) -> u64 {
+        self.sequence.fetch_add(1, Relaxed) + 1
+    }
+
+    /// A ref that was never given before, or `None` if the session is used up.
+    pub(super) fn next_ref(&self, partition: u16) -> Option<u32> {
+        let next = &self.next_refs[usize::from(partition)];
+        next.fetch_update(Relaxed, Relaxed, |n| (n < MAX_REF).then_some(n + 1)).ok()
+    }
+
+    /// What is known of a tenant.
+    pub(crate) fn tenant(&self, tenant: TenantId) -> Arc<TenantSeries> {
+        if let Some(found) = self.tenants.read().get(&tenant) {
+            return Arc::clone(found);
+        }
+        Arc::clone(self.tenants.write().entry(tenant).or_insert_with(|| {
+            Arc::new(TenantSeries {
+                table: RwLock::default(),
+                label_limits: Mutex::new([0; 3]),
+                metadata: Mutex::default(),
+            })
+        }))
+    }
+
+    /// Active series of a tenant as this gateway sees them.
+    pub fn active_series(&self, tenant: TenantId) -> usize {
+        self.tenants.read().get(&tenant).map_or(0, |t| t.table.read().series())
+    }
+
+    /// Byte forms remembered, over all tenants.
+    pub fn forms(&self) -> usize {
+        self.forms.load(Relaxed)
+    }
+
+    pub(super) fn note_forms(&self, added: usize) {
+        self.forms.fetch_add(added, Relaxed);
+    }
+
+    /// Whether there is no room for more byte forms.
+    pub(super) fn is_full(&self) -> bool {
+        self.forms() >= self.max_forms
+    }
+
+    /// Forgets series that nobody sent for two hours; called now and then. If that leaves the cache full,
+    /// forgets all: a forgotten series is only defined once more.
+    pub fn forget_idle(&self, unit: u32) {
+        let tenants: Vec<_> = self.tenants.read().values().cloned().collect();
+        for tenant in &tenants {
+            let gone = tenant.table.write().forget_idle(unit);
+            self.forms.fetch_sub(gone, Relaxed);
+        }
+        if self.is_full() {
+            tracing::warn!(forms = self.forms(), "the series cache is full and begins again");
+            for tenant in &tenants {
+                self.forget_all_of(tenant);
+            }
+        }
+    }
+
+    fn forget_all_of(&self, tenant: &TenantSeries) {
+        let mut table = tenant.table.write();
+        self.forms.fetch_sub(table.len(), Relaxed);
+        table.clear();
+    }
+
+    /// Forgets a tenant's series if limits on labels have changed since they were checked, so that the next
+    /// request obeys.
+    pub(crate) fn obey(&self, tenant: &TenantSeries, limits: &Limits) {
+        let now =
+            [limits.max_label_names_per_series, limits.max_label_name_length, limits.max_label_value_length];
+        let before = std::mem::replace(&mut *tenant.label_limits.lock(), now);
+        if before != now && before != [0; 3] {
+            self.forget_all_of(tenant);
+        }
+    }
+}
+
+impl TenantSeries {
+    /// The definitions of `series` are committed.
+    pub(crate) fn mark_defined(&self, series: &[DefinedSeries]) {
+        let table = self.table.read();
+        for one in series {
+            table.mark_defined(one.raw, one.reference);
+            if one.canonical != one.raw {
+                table.mark_defined(one.canonical, one.reference);
+            }
+        }
+    }
+
+    /// Whether this metadata was committed before.
+    pub(crate) fn knows_metadata(&self, hash: u64) -> bool {
+        self.metadata.lock().contains(&hash)
+    }
+
+    /// Metadata that is committed now.
+    pub(crate) fn mark_metadata(&self, hashes: &[u64]) {
+        if hashes.is_empty() {
+            return;
+        }
+        let mut known = self.metadata.lock();
+        if known.len() + hashes.len() > MAX_METADATA {
+            known.clear();
+        }
+        known.extend(hashes);
+    }
+}
+
+/// The coarse time of the cache for a monotonic time in milliseconds.
+pub(crate) fn unit_of(monotonic_ms: u64) -> u32 {
+    (monotonic_ms / UNIT_MS) as u32 % UNITS
+}

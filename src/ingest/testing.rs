@@ -1,0 +1,173 @@
+//! Fakes of the write path's neighbours, for tests: a store that is a map, and a log that waits.
+
+use crate::applier::ApplyTarget;
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex};
+use quorate_commitlog::mem_log::MemLog;
+use quorate_commitlog::{LogError, LogReader, PartitionLog};
+use quorate_model::{
+    Labels, LogRecord, MetadataEntry, Position, RecordBody, SeriesRef, SessionId, SubBatch, TenantId,
+};
+use quorate_tsdb::{ApplyOutcome, ConflictExample, SubBatchVerdict};
+use std::collections::{BTreeMap, HashMap};
+use tokio::sync::Semaphore;
+
+/// A sample of the model: tenant, series, time.
+pub(crate) type Key = (TenantId, Labels, i64);
+
+/// A partition as a map from identity to bits: first write wins, every ref must be defined.
+#[derive(Debug, Default)]
+pub(crate) struct MapTarget {
+    state: Mutex<MapState>,
+    may_apply: (Mutex<bool>, Condvar),
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct MapState {
+    pub(crate) floats: BTreeMap<Key, u64>,
+    pub(crate) histograms: BTreeMap<Key, String>,
+    pub(crate) starts: BTreeMap<Key, i64>,
+    pub(crate) metadata: Vec<MetadataEntry>,
+    pub(crate) definitions: usize,
+    refs: HashMap<(SessionId, SeriesRef), (TenantId, Labels)>,
+    applied: Position,
+}
+
+impl MapTarget {
+    pub(crate) fn new() -> Self {
+        Self { may_apply: (Mutex::new(true), Condvar::new()), ..Self::default() }
+    }
+
+    /// Holds apply back, or lets it go on.
+    pub(crate) fn let_apply(&self, may: bool) {
+        *self.may_apply.0.lock() = may;
+        self.may_apply.1.notify_all();
+    }
+
+    pub(crate) fn state(&self) -> parking_lot::MutexGuard<'_, MapState> {
+        self.state.lock()
+    }
+}
+
+impl MapState {
+    fn apply(&mut self, session: SessionId, batch: &SubBatch) -> Result<SubBatchVerdict, String> {
+        let mut verdict = SubBatchVerdict { tenant: batch.tenant, ..SubBatchVerdict::default() };
+        for (at, reference) in batch.refs.iter().enumerate() {
+            let labels = self.resolve(session, *reference, batch.tenant)?;
+            let key = (batch.tenant, labels.clone(), batch.ts_ms[at]);
+            let bits = batch.values[at].to_bits();
+            if let Some((_, start)) = batch.starts.iter().find(|(index, _)| *index as usize == at) {
+                self.starts.insert(key.clone(), *start);
+            }
+            match *self.floats.entry(key).or_insert_with(|| {
+                verdict.counters.stored += 1;
+                bits
+            }) {
+                kept if kept != bits => {
+                    verdict.counters.conflicts += 1;
+                    if verdict.examples.len() < 10 {
+                        let value = batch.values[at];
+                        verdict.examples.push(ConflictExample { labels, ts_ms: batch.ts_ms[at], value });
+                    }
+                }
+                _ => {}
+            }
+        }
+        for sample in &batch.histograms {
+            let labels = self.resolve(session, sample.reference, batch.tenant)?;
+            let text = format!("{:?}", sample.histogram);
+            let key = (batch.tenant, labels, sample.ts_ms);
+            let kept = self.histograms.entry(key).or_insert_with(|| text.clone());
+            if *kept == text {
+                verdict.counters.stored += 1;
+            } else {
+                verdict.counters.conflicts += 1;
+            }
+        }
+        self.metadata.extend(batch.metadata.iter().cloned());
+        Ok(verdict)
+    }
+
+    fn resolve(&self, session: SessionId, reference: SeriesRef, tenant: TenantId) -> Result<Labels, String> {
+        match self.refs.get(&(session, reference)) {
+            Some((owner, labels)) if *owner == tenant => Ok(labels.clone()),
+            _ => Err(format!("ref {reference} of session {session} is not defined")),
+        }
+    }
+}
+
+impl ApplyTarget for MapTarget {
+    fn applied(&self) -> Position {
+        self.state.lock().applied
+    }
+
+    fn apply(&self, position: Position, record: &LogRecord) -> Result<ApplyOutcome, String> {
+        let mut may = self.may_apply.0.lock();
+        while !*may {
+            self.may_apply.1.wait(&mut may);
+        }
+        drop(may);
+        let mut state = self.state.lock();
+        let session = record.header.session;
+        let mut sub_batches = Vec::new();
+        if let RecordBody::Data(batches) = &record.body {
+            for batch in batches {
+                for definition in &batch.definitions {
+                    state.definitions += 1;
+                    let meaning = (batch.tenant, definition.labels.clone());
+                    let kept = state.refs.entry((session, definition.reference)).or_insert(meaning.clone());
+                    if *kept != meaning {
+                        return Err(format!("ref {} has two meanings", definition.reference));
+                    }
+                }
+            }
+            for batch in batches {
+                sub_batches.push(state.apply(session, batch)?);
+            }
+        }
+        if let RecordBody::SessionForget(_) = &record.body {
+            panic!("the model panics on purpose");
+        }
+        state.applied = position;
+        Ok(ApplyOutcome { sub_batches })
+    }
+}
+
+/// A log whose appends each need a permit.
+pub(crate) struct GateLog {
+    pub(crate) log: MemLog,
+    pub(crate) gate: Semaphore,
+}
+
+impl GateLog {
+    pub(crate) fn new(log: MemLog) -> Self {
+        Self { log, gate: Semaphore::new(0) }
+    }
+}
+
+#[async_trait]
+impl PartitionLog for GateLog {
+    async fn append(&self, entry: Bytes) -> Result<Position, LogError> {
+        if let Ok(permit) = self.gate.acquire().await {
+            permit.forget();
+        }
+        self.log.append(entry).await
+    }
+
+    fn read_from(&self, after: Position) -> Box<dyn LogReader> {
+        self.log.read_from(after)
+    }
+
+    async fn committed(&self) -> Result<Position, LogError> {
+        self.log.committed().await
+    }
+
+    async fn trim(&self, up_to: Position) -> Result<(), LogError> {
+        self.log.trim(up_to).await
+    }
+
+    fn incarnation(&self) -> u32 {
+        self.log.incarnation()
+    }
+}
