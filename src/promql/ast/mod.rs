@@ -4,6 +4,8 @@
 //! how a node is evaluated. Path: `parser` -> **here** -> `engine`, `format`, `parse_json`.
 //! No tree is deeper than [`MAX_DEPTH`], so walking it by recursion is safe.
 
+#[cfg(test)]
+mod depth;
 mod ops;
 
 pub use ops::{AggregateOp, BinaryOp, DurationOp, UnaryOp};
