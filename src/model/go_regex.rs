@@ -9,15 +9,21 @@ use std::fmt::Write;
 /// `expression` in the syntax of the `regex` crate. What is wrong in Go stays wrong.
 pub(crate) fn translate(expression: &str) -> String {
     // Most expressions have none of these characters.
-    if !expression.contains(['\\', '{', '[']) {
+    if !expression.contains(['\\', '{', '[', ')']) {
         return expression.to_owned();
     }
-    let mut translator = Translator { rest: expression, out: String::with_capacity(expression.len() + 16) };
+    let out = String::with_capacity(expression.len() + 16);
+    let mut translator = Translator { rest: expression, out, groups: 0 };
     while let Some(c) = translator.take() {
         match c {
             '\\' => translator.escape(),
             '{' => translator.brace(),
             '[' => translator.class(),
+            '(' => {
+                translator.groups += 1;
+                translator.out.push(c);
+            }
+            ')' => translator.close_group(),
             _ => translator.out.push(c),
         }
     }
@@ -27,6 +33,8 @@ pub(crate) fn translate(expression: &str) -> String {
 struct Translator<'e> {
     rest: &'e str,
     out: String,
+    /// How many groups are open.
+    groups: usize,
 }
 
 impl Translator<'_> {
@@ -51,6 +59,12 @@ impl Translator<'_> {
             '0'..='7' => self.octal(c),
             _ => self.out.extend(['\\', c]),
         }
+    }
+
+    /// One that closes no group is doubled, or it would close the group that callers put around the expression.
+    fn close_group(&mut self) {
+        self.out.push_str(if self.groups == 0 { "))" } else { ")" });
+        self.groups = self.groups.saturating_sub(1);
     }
 
     fn quoted(&mut self) {
@@ -197,7 +211,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_in_go_is_refused() {
-        for pattern in ["[a", "a(", r"\1", r"\q", "*a", r"a\", "[z-a]", r"\E"] {
+        for pattern in ["[a", "a(", "a)(b", ")", r"\1", r"\q", "*a", r"a\", "[z-a]", r"\E"] {
             assert!(Matcher::new("l", MatchOp::Regex, pattern).is_err(), "{pattern}");
         }
     }
