@@ -40,11 +40,7 @@ impl<'a> BitWriter<'a> {
     pub fn bits(&mut self, value: u64, count: u32) {
         debug_assert!(count <= 64);
         let mut left = count;
-        while left > 0 {
-            if self.free == 0 {
-                self.out.push(0);
-                self.free = 8;
-            }
+        if self.free > 0 && left > 0 {
             let step = left.min(u32::from(self.free));
             let part = (value >> (left - step)) as u8 & (0xffu16 >> (8 - step)) as u8;
             if let Some(last) = self.out.last_mut() {
@@ -52,6 +48,11 @@ impl<'a> BitWriter<'a> {
             }
             self.free -= step as u8;
             left -= step;
+        }
+        if left > 0 {
+            let bytes = (value << (64 - left)).to_be_bytes();
+            self.out.extend_from_slice(&bytes[..left.div_ceil(8) as usize]);
+            self.free = (8 - left as u8 % 8) % 8;
         }
     }
 }

@@ -17,7 +17,9 @@ const MAX_EXPONENT: usize = 18;
 const MANTISSA_LIMIT: f64 = 9_007_199_254_740_992.0;
 const GO_NAN_BITS: u64 = 0x7ff8_0000_0000_0001;
 /// Values looked at before a stream of long fractions is given up.
-const PROBE: usize = 16;
+const PROBE: usize = 8;
+/// Fractions of more than 15 digits are not decimals that somebody wrote; their integers save nothing.
+const FRACTION_LIMIT: f64 = 1e15;
 
 const POW10: [f64; MAX_EXPONENT + 1] =
     [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18];
@@ -50,12 +52,14 @@ fn fit(value: f64, exponent: usize) -> Fit {
     let scaled = value * POW10[exponent];
     let size = scaled.abs();
     // NaN and infinities fail this comparison as well.
-    if size.partial_cmp(&MANTISSA_LIMIT) != Some(std::cmp::Ordering::Less) {
+    let limit = if exponent == 0 { MANTISSA_LIMIT } else { FRACTION_LIMIT };
+    if size.partial_cmp(&limit) != Some(std::cmp::Ordering::Less) {
         return Fit::Never;
     }
     let half = if size < MANTISSA_LIMIT / 2.0 { 0.5f64.copysign(scaled) } else { 0.0 };
     let mantissa = (scaled + half) as i64;
-    if (mantissa as f64 / POW10[exponent]).to_bits() == value.to_bits() {
+    let back = if exponent == 0 { mantissa as f64 } else { mantissa as f64 / POW10[exponent] };
+    if back.to_bits() == value.to_bits() {
         return Fit::Exact(mantissa);
     }
     if value == 0.0 { Fit::Never } else { Fit::NotYet }
@@ -80,36 +84,66 @@ pub(crate) fn value_of(mantissa: i64, exponent: u8) -> Option<f64> {
 
 /// Chooses exponent and integer form for `values`, which are not empty; `None` if most of them do not fit.
 pub(crate) fn choose(values: &[f64], scratch: &mut Scratch) -> Option<Choice> {
-    let mut exponent = shared_exponent(values)?;
-    let mut misses = take_mantissas(values, exponent, scratch);
-    if misses * 8 > values.len() {
+    let mut exponent = take_mantissas(values, scratch)?;
+    if scratch.exceptions.len() * 8 > values.len() {
         let other = commonest_exponent(values);
         if other != exponent {
-            misses = take_mantissas(values, other, scratch);
+            take_at(values, other, scratch);
             exponent = other;
         }
     }
-    if misses * 2 > values.len() {
+    if scratch.exceptions.len() * 2 > values.len() {
         return None;
     }
     let ints = ints::choose(&scratch.mantissas, &mut scratch.ints);
     Some(Choice { exponent, ints, size: 1 + ints.size + exceptions_len(&scratch.exceptions) })
 }
 
-/// The smallest exponent that all fitting values share; `None` if nearly nothing at the front fits.
-fn shared_exponent(values: &[f64]) -> Option<usize> {
+/// Fills mantissas and exceptions for the smallest exponent that all fitting values share; `None` if nearly
+/// nothing at the front fits.
+fn take_mantissas(values: &[f64], scratch: &mut Scratch) -> Option<usize> {
     let mut exponent = 0;
-    let mut misses = 0;
-    for (seen, value) in values.iter().enumerate() {
-        match decimal(*value, exponent) {
-            Some((_, needed)) => exponent = needed,
-            None => misses += 1,
-        }
-        if seen + 1 == PROBE && misses * 4 > PROBE * 3 {
+    // Begins again with each larger exponent: mostly found within a few values.
+    while let Err((at, missed)) = try_at(values, exponent, scratch) {
+        if missed {
             return None;
         }
+        exponent = decimal(values[at], exponent).map_or(exponent, |(_, needed)| needed);
     }
     Some(exponent)
+}
+
+/// Fills mantissas and exceptions for `exponent`, up to a value that needs a larger one: its position then,
+/// or whether the front has too few values that fit.
+fn try_at(values: &[f64], exponent: usize, scratch: &mut Scratch) -> Result<(), (usize, bool)> {
+    let Scratch { mantissas, exceptions, .. } = scratch;
+    mantissas.clear();
+    exceptions.clear();
+    let mut last: Option<i64> = None;
+    for (position, value) in values.iter().enumerate() {
+        match fit(*value, exponent) {
+            Fit::Exact(mantissa) => take(mantissa, &mut last, mantissas),
+            Fit::NotYet if decimal(*value, exponent + 1).is_some() => return Err((position, false)),
+            Fit::NotYet | Fit::Never => {
+                exceptions.push((position as u32, value.to_bits()));
+                mantissas.push(last.unwrap_or(0));
+            }
+        }
+        if position + 1 == PROBE && exceptions.len() * 4 > PROBE * 3 {
+            return Err((position, true));
+        }
+    }
+    Ok(())
+}
+
+/// The first integer also stands for the exceptions before it.
+#[inline]
+fn take(mantissa: i64, last: &mut Option<i64>, mantissas: &mut Vec<i64>) {
+    if last.is_none() {
+        mantissas.fill(mantissa);
+    }
+    *last = Some(mantissa);
+    mantissas.push(mantissa);
 }
 
 /// The exponent that most values need. The slow path, for streams of mixed precision.
@@ -129,24 +163,20 @@ fn commonest_exponent(values: &[f64]) -> usize {
     best.0
 }
 
-/// Fills mantissas and exceptions; returns the number of exceptions.
-fn take_mantissas(values: &[f64], exponent: usize, scratch: &mut Scratch) -> usize {
+/// Fills mantissas and exceptions for `exponent`; every value that needs another one is an exception.
+fn take_at(values: &[f64], exponent: usize, scratch: &mut Scratch) {
     let Scratch { mantissas, exceptions, .. } = scratch;
     mantissas.clear();
     exceptions.clear();
     let mut last: Option<i64> = None;
     for (position, value) in values.iter().enumerate() {
         if let Fit::Exact(mantissa) = fit(*value, exponent) {
-            if last.is_none() {
-                mantissas.fill(mantissa);
-            }
-            last = Some(mantissa);
+            take(mantissa, &mut last, mantissas);
         } else {
             exceptions.push((position as u32, value.to_bits()));
+            mantissas.push(last.unwrap_or(0));
         }
-        mantissas.push(last.unwrap_or(0));
     }
-    exceptions.len()
 }
 
 fn kind(bits: u64, before: Option<u64>) -> u64 {

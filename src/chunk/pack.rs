@@ -13,6 +13,8 @@ use crate::varint;
 pub(crate) const BLOCK: usize = 64;
 const HAS_OUTLIERS: u8 = 0x80;
 const STREAM: &str = "packed";
+/// Values of the upper half of the range above which none of them is called an outlier.
+const MOST_OUTLIERS: usize = 16;
 
 /// How a block will be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,14 +54,23 @@ pub(crate) fn plan(values: &[i64]) -> Plan {
     if packed_bytes(values.len(), width) <= 3 {
         return plain;
     }
+    let half = 1u64 << (width - 1);
+    let high = values.iter().filter(|value| difference(**value, min) >= half).count();
     let mut best = plain;
-    for base in [min, third_lowest(values)] {
-        let other = plan_with_outliers(values, base);
-        if other.size < best.size {
-            best = other;
+    if high <= MOST_OUTLIERS {
+        best = cheaper(best, plan_with_outliers(values, min));
+    }
+    if high <= MOST_OUTLIERS || values.len() - high <= 2 {
+        let base = third_lowest(values);
+        if base != min {
+            best = cheaper(best, plan_with_outliers(values, base));
         }
     }
     best
+}
+
+fn cheaper(a: Plan, b: Plan) -> Plan {
+    if b.size < a.size { b } else { a }
 }
 
 fn header_len(base: i64) -> usize {
@@ -85,25 +96,26 @@ fn third_lowest(values: &[i64]) -> i64 {
 
 /// The cheapest width for `base` when every value that does not fit becomes an outlier.
 fn plan_with_outliers(values: &[i64], base: i64) -> Plan {
-    let mut count = [0u16; 65];
-    let mut bytes = [0u16; 65];
+    let mut count = [0usize; 65];
+    let mut below = 0;
     for value in values {
-        // Below the base: a huge difference, which makes it an outlier of every useful width.
-        let width = bit_len(difference(*value, base)) as usize;
-        count[width] += 1;
-        bytes[width] += outlier_len(*value, base) as u16;
+        let width = bit_len(difference(*value, base));
+        count[width as usize] += 1;
+        if width == 64 {
+            below += outlier_len(*value, base);
+        }
     }
-    let mut outliers = 0u16;
-    let mut outlier_bytes = 0u16;
+    let (mut outliers, mut outlier_bytes) = (0, 0);
     let mut best = Plan { base, width: 64, size: usize::MAX };
     for width in (0..=64usize).rev() {
-        let list = if outliers == 0 { 0 } else { 1 + usize::from(outlier_bytes) };
+        let list = if outliers == 0 { 0 } else { 1 + outlier_bytes };
         let size = header_len(base) + packed_bytes(values.len(), width as u32) + list;
         if size <= best.size {
             best = Plan { base, width: width as u32, size };
         }
         outliers += count[width];
-        outlier_bytes += bytes[width];
+        // Up to 63 bits the difference is positive, and zigzag adds one bit.
+        outlier_bytes += if width == 64 { below } else { count[width] * (1 + (width + 1).div_ceil(7)) };
     }
     best
 }
@@ -126,19 +138,19 @@ pub(crate) fn encode(values: &[i64], plan: &Plan, out: &mut Vec<u8>) {
 }
 
 fn pack(values: impl Iterator<Item = u64>, width: u32, out: &mut Vec<u8>) {
-    let mut window = 0u128;
+    let mut window = 0u64;
     let mut held = 0;
     for value in values {
-        window |= u128::from(value) << held;
+        window |= value << held;
         held += width;
         if held >= 64 {
-            out.extend_from_slice(&(window as u64).to_le_bytes());
-            window >>= 64;
+            out.extend_from_slice(&window.to_le_bytes());
             held -= 64;
+            // What did not fit; nothing if the value ended with the word.
+            window = value.checked_shr(width - held).unwrap_or(0);
         }
     }
-    let tail = (window as u64).to_le_bytes();
-    out.extend_from_slice(&tail[..held.div_ceil(8) as usize]);
+    out.extend_from_slice(&window.to_le_bytes()[..held.div_ceil(8) as usize]);
 }
 
 /// Takes a block of `out.len()` integers, 1 to [`BLOCK`], off the front of `rest`.
@@ -175,14 +187,19 @@ fn unpack_narrow(bytes: &[u8], length: usize, width: u32, base: i64, out: &mut [
     unpack_words(&padded, width, base, out);
 }
 
+/// `bytes` hold at least seven bytes behind the last packed one.
 #[inline]
 fn unpack_words(bytes: &[u8], width: u32, base: i64, out: &mut [i64]) {
     let mask = (1u64 << width) - 1;
-    let mut bit = 0usize;
-    for value in out {
-        let word = bytes[bit / 8..].first_chunk::<8>().map_or(0, |w| u64::from_le_bytes(*w));
-        *value = base.wrapping_add(((word >> (bit % 8)) & mask) as i64);
-        bit += width as usize;
+    let width = width as usize;
+    // Eight values take `width` bytes, so that each group begins at a byte.
+    for (group, values) in out.chunks_mut(8).enumerate() {
+        let bytes = &bytes[group * width..];
+        for (at, value) in values.iter_mut().enumerate() {
+            let bit = at * width;
+            let word = bytes[bit / 8..].first_chunk::<8>().map_or(0, |w| u64::from_le_bytes(*w));
+            *value = base.wrapping_add(((word >> (bit % 8)) & mask) as i64);
+        }
     }
 }
 

@@ -8,43 +8,78 @@
 use crate::ints::{self, Scratch};
 use crate::pack::{self, BLOCK};
 use crate::{ChunkError, check_len, varint};
+use std::cell::RefCell;
 
 const STEP: u8 = 1;
 const LINE: u8 = 2;
 const DELTAS: u8 = 3;
 const STREAM: &str = "time";
 
+/// The newest column and its bytes. Series of one target are encoded one after the other and share it.
+#[derive(Debug, Default)]
+struct Memo {
+    ts_ms: Vec<i64>,
+    stream: Vec<u8>,
+    residuals: Vec<i64>,
+    ints: Scratch,
+}
+
+thread_local! {
+    static MEMO: RefCell<Memo> = RefCell::default();
+}
+
 /// Appends the column of `ts_ms`, 1 to [`crate::MAX_SAMPLES`] times in any order.
 ///
 /// # Panics
 /// If `ts_ms` is empty.
 pub fn encode(ts_ms: &[i64], out: &mut Vec<u8>) {
-    let first = ts_ms[0];
-    let step = mean_step(ts_ms);
-    let residuals: Vec<i64> = residuals(ts_ms, first, step).collect();
-    if residuals.iter().all(|r| *r == 0) {
-        out.push(STEP);
-        varint::put_signed(out, first);
-        varint::put_signed(out, step);
-        return;
+    MEMO.with_borrow_mut(|memo| {
+        if memo.ts_ms != ts_ms {
+            memo.encode(ts_ms);
+        }
+        out.extend_from_slice(&memo.stream);
+    });
+}
+
+impl Memo {
+    fn encode(&mut self, ts_ms: &[i64]) {
+        let Self { residuals, ints, stream, .. } = self;
+        self.ts_ms.clear();
+        self.ts_ms.extend_from_slice(ts_ms);
+        stream.clear();
+        let first = ts_ms[0];
+        let step = mean_step(ts_ms);
+        residuals.clear();
+        residuals.extend(self::residuals(ts_ms, first, step));
+        if residuals.iter().all(|r| *r == 0) {
+            stream.push(STEP);
+            varint::put_signed(stream, first);
+            varint::put_signed(stream, step);
+            return;
+        }
+        let plans: Vec<pack::Plan> = residuals.chunks(BLOCK).map(pack::plan).collect();
+        if !is_near_line(residuals, step) {
+            let line = varint::len(varint::zigzag(first))
+                + varint::len(varint::zigzag(step))
+                + plans.iter().map(|plan| plan.size).sum::<usize>();
+            let deltas = ints::choose(ts_ms, ints);
+            if deltas.size < line {
+                stream.push(DELTAS);
+                return ints::write(&deltas, ints, stream);
+            }
+        }
+        stream.push(LINE);
+        varint::put_signed(stream, first);
+        varint::put_signed(stream, step);
+        for (block, plan) in residuals.chunks(BLOCK).zip(&plans) {
+            pack::encode(block, plan, stream);
+        }
     }
-    let plans: Vec<pack::Plan> = residuals.chunks(BLOCK).map(pack::plan).collect();
-    let line = varint::len(varint::zigzag(first))
-        + varint::len(varint::zigzag(step))
-        + plans.iter().map(|plan| plan.size).sum::<usize>();
-    let mut scratch = Scratch::default();
-    let deltas = ints::choose(ts_ms, &mut scratch);
-    if deltas.size < line {
-        out.push(DELTAS);
-        ints::write(&deltas, &scratch, out);
-        return;
-    }
-    out.push(LINE);
-    varint::put_signed(out, first);
-    varint::put_signed(out, step);
-    for (block, plan) in residuals.chunks(BLOCK).zip(&plans) {
-        pack::encode(block, plan, out);
-    }
+}
+
+/// Whether the times only jitter around the line: differences would then be noisier than the residuals.
+fn is_near_line(residuals: &[i64], step: i64) -> bool {
+    residuals.iter().all(|residual| residual.unsigned_abs() < step.unsigned_abs() / 8)
 }
 
 /// The step of the line through the first and last time, to the nearest millisecond.
