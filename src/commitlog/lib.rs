@@ -1,3 +1,65 @@
-//! The log of a partition: the seam that both logs share, its drivers, and the record inside.
+//! The log of a partition: the seam that every log shares, its drivers, and the record inside.
+//!
+//! Knows positions, entries as bytes, and the record's form. Does not know series, heads or tenants.
+//! Path: `ingest::distributor` -> **here** -> `raft`; `raft` -> **here** -> `ingest::applier`.
+//! Drivers: [`raft_log`], and [`mem_log`] for tests; [`conformance`] runs on both.
 
+pub mod conformance;
+mod error;
+pub mod mem_log;
+pub mod raft_log;
 pub mod record;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+pub use error::LogError;
+use quorate_model::Position;
+
+/// One committed entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogEntry {
+    /// Its place in the log.
+    pub position: Position,
+    /// What was appended.
+    pub payload: Bytes,
+}
+
+/// The durable, ordered log of one partition. Committed is not yet applied.
+///
+/// L1: positions strictly increase in the order of the log, also after reopening and trimming.
+/// L2: a resolved `append` survives every crash of this process and the loss of any minority of disks.
+/// L3: after `Indeterminate` or a dropped future the entry may or may not appear, at most once per attempt.
+/// L4: a reader gets every committed entry after its position exactly once and in order, or an error.
+#[async_trait]
+pub trait PartitionLog: Send + Sync {
+    /// Appends an entry and returns its position once it is committed. At most 64 MiB.
+    ///
+    /// # Errors
+    /// Code `Indeterminate` when the entry may still appear; with any other code it never will.
+    async fn append(&self, entry: Bytes) -> Result<Position, LogError>;
+
+    /// Reads the committed entries after `after`, then those to come.
+    fn read_from(&self, after: Position) -> Box<dyn LogReader>;
+
+    /// Position of the newest committed entry, confirmed with a quorum, not remembered. A reader delivers it,
+    /// unless it is trimmed or the log is empty (then 0).
+    async fn committed(&self) -> Result<Position, LogError>;
+
+    /// Allows the log to forget every entry up to `up_to`. Less than before changes nothing.
+    async fn trim(&self, up_to: Position) -> Result<(), LogError>;
+
+    /// Differs whenever the log was lost and begun again (C7). Never 0.
+    fn incarnation(&self) -> u32;
+}
+
+/// Reads one log in order.
+#[async_trait]
+pub trait LogReader: Send {
+    /// The next committed entries, at least one; waits until there is one. Bounded by bytes. A dropped future
+    /// loses nothing.
+    ///
+    /// # Errors
+    /// Code `Corrupt` when the log does not hold what follows the reader's position: it was trimmed, or the
+    /// log is shorter than what was committed once. Repeating the call does not help.
+    async fn next(&mut self) -> Result<Vec<LogEntry>, LogError>;
+}

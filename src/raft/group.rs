@@ -152,17 +152,19 @@ impl Group {
         }
     }
 
-    /// The newest committed position, confirmed with a quorum, not remembered. Readers see it already.
+    /// Position of the newest committed proposal, confirmed with a quorum, not remembered. Readers deliver it,
+    /// unless it was trimmed. A leader's own first entries do not count.
     pub async fn read_index(&self) -> Result<Position, RaftError> {
-        let id = self.inner.id;
-        match self.inner.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
-            Ok(_) => Ok(self.committed()),
+        let Inner { id, raft, log, .. } = &*self.inner;
+        let id = *id;
+        match raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
+            Ok(_) => Ok(Position(log.last_proposal(self.committed().0))),
             Err(OpenraftError::APIError(_)) => Err(RaftError::NotLeader { group: id }),
             Err(OpenraftError::Fatal(_)) => Err(RaftError::Stopped { group: id }),
         }
     }
 
-    /// The newest committed position that this node knows of.
+    /// The newest committed position that this node knows of; it may be a leader's own entry.
     pub fn committed(&self) -> Position {
         Position(*self.inner.committed.borrow())
     }

@@ -76,7 +76,7 @@ impl StateMachine {
             .then(|| self.log.ids(target, target + 1).first().copied())
             .flatten()
             .map(from_log_id);
-        let last_log_id = in_log.or_else(|| self.applied);
+        let last_log_id = in_log.or(self.applied);
         let last_membership = self.membership_at(last_log_id.as_ref().map(|id| id.index));
         RaftSnapshotMeta { last_log_id, last_membership }
     }

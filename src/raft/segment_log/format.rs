@@ -320,7 +320,7 @@ impl Records {
     ///
     /// # Errors
     /// [`FormatError`] when a record is cut or of an unknown kind.
-    pub fn next(&mut self) -> Result<Option<Decoded>, FormatError> {
+    pub fn read_next(&mut self) -> Result<Option<Decoded>, FormatError> {
         if self.at == self.body.len() {
             return Ok(None);
         }
@@ -486,14 +486,14 @@ mod tests {
         assert_eq!(read, Batch { start: 77, chain: 5, crc, records: 8, len: batch.len() });
         let mut records = Records::new(Bytes::copy_from_slice(&batch[BATCH_HEADER_LEN..]));
         for expected in every_record() {
-            let decoded = records.next().unwrap().unwrap();
+            let decoded = records.read_next().unwrap().unwrap();
             assert_eq!((decoded.group, &decoded.record), (GroupId(9), &expected));
             if let Record::Entry(entry) = &decoded.record {
                 assert_eq!(&batch[BATCH_HEADER_LEN + decoded.payload_at..][..3], &entry.payload[..]);
                 assert_eq!(decoded.payload_crc, crc32c::crc32c(b"abc"));
             }
         }
-        assert_eq!(records.next().unwrap(), None);
+        assert_eq!(records.read_next().unwrap(), None);
     }
 
     #[test]
@@ -518,6 +518,6 @@ mod tests {
     #[test]
     fn an_unknown_kind_is_refused_and_never_skipped() {
         let mut records = Records::new(Bytes::from_static(&[99, 0, 0, 0, 0, 0, 0, 0, 0]));
-        assert!(matches!(records.next(), Err(FormatError::Unknown { found: 99, .. })));
+        assert!(matches!(records.read_next(), Err(FormatError::Unknown { found: 99, .. })));
     }
 }

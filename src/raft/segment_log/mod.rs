@@ -286,16 +286,14 @@ impl GroupLog {
     /// [`SegmentError::Hole`] when the entries do not continue the log, [`SegmentError::TooLarge`].
     pub(crate) fn append(&self, entries: Vec<Entry>, done: Completion) -> Result<(), SegmentError> {
         let mut index = self.group.index.lock();
-        let mut expected = entries.first().map_or(0, |first| first.id.index);
-        for entry in &entries {
-            let at = entry.id.index;
+        let first = entries.first().map_or(0, |first| first.id.index);
+        for (expected, entry) in (first..).zip(&entries) {
             if entry.payload.len() > MAX_PAYLOAD {
                 return Err(SegmentError::TooLarge { len: entry.payload.len() });
             }
-            if at != expected || (at == entries[0].id.index && !index.takes(at)) {
-                return Err(SegmentError::Hole { group: self.group.id, index: at });
+            if entry.id.index != expected || (expected == first && !index.takes(first)) {
+                return Err(SegmentError::Hole { group: self.group.id, index: entry.id.index });
             }
-            expected += 1;
         }
         for entry in &entries {
             index.append(EntryMeta::queued(entry));
@@ -330,11 +328,19 @@ impl GroupLog {
         index.committed = committed.max(index.committed);
     }
 
-    /// The newest membership entry at or before `index`, with what is committed.
+    /// The newest membership entry at or before `up_to`.
     pub(crate) fn last_membership(&self, up_to: u64) -> Option<LogId> {
         let index = self.group.index.lock();
         let mut entries = index.range(0, up_to.saturating_add(1)).rev();
         entries.find(|meta| meta.kind == EntryKind::Membership).map(|meta| meta.id)
+    }
+
+    /// Index of the newest proposal at or before `up_to`; that of the last purged entry when there is none.
+    pub(crate) fn last_proposal(&self, up_to: u64) -> u64 {
+        let index = self.group.index.lock();
+        let mut entries = index.range(0, up_to.saturating_add(1)).rev();
+        let found = entries.find(|meta| meta.kind == EntryKind::Normal).map(|meta| meta.id.index);
+        found.or(index.purged.map(|purged| purged.index)).unwrap_or(0)
     }
 
     /// Ids of the entries with `from <= index < to`.

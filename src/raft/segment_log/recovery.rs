@@ -181,7 +181,7 @@ impl Recovered {
     fn take_records(&mut self, segment: u64, body_at: u64, body: Bytes) -> Result<u32, FormatError> {
         let mut records = Records::new(body);
         let mut count = 0;
-        while let Some(decoded) = records.next()? {
+        while let Some(decoded) = records.read_next()? {
             self.take_record(segment, body_at, &decoded);
             count += 1;
         }
