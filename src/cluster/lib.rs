@@ -1,1 +1,12 @@
-//! Placeholder header, replaced with the crate.
+//! Who owns what: slots and partitions, the metadata group, the limits of tenants.
+//!
+//! Knows tenants' names and numbers, slots, partitions and nodes. Does not know samples, records or HTTP.
+//! Path: `ingest`, `query`, `server` -> **here** -> `raft`.
+
+pub mod human;
+pub mod limits;
+pub mod meta;
+pub mod slots;
+
+pub use meta::{MetaError, MetaHandle};
+pub use slots::{SlotTable, TargetLabels, slot_of};

@@ -1,0 +1,79 @@
+use super::*;
+use quorate_model::NodeId;
+use quorate_raft::RaftConfig;
+use std::collections::BTreeMap;
+
+async fn open(dir: &Path) -> (RaftNode, MetaHandle) {
+    let node = RaftNode::start(&dir.join("log"), NodeId(1), RaftConfig::default()).await.unwrap();
+    let meta = MetaHandle::start(&node, dir).await.unwrap();
+    (node, meta)
+}
+
+fn sample_state() -> MetaState {
+    let tenants = ["a", "anonymous"].map(Arc::from).to_vec();
+    MetaState::restore(7, BTreeMap::from([("n1".to_owned(), 3)]), tenants)
+}
+
+#[tokio::test]
+async fn numbers_survive_restarts_with_and_without_an_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let (node, meta) = open(dir.path()).await;
+    let id = meta.cluster_id();
+    assert_ne!(id, 0);
+    assert_eq!(meta.register_node("n1").await.unwrap(), 1);
+    assert_eq!(meta.intern_tenant("a").await.unwrap(), TenantId(1));
+    assert_eq!(meta.intern_tenant("b").await.unwrap(), TenantId(2));
+    assert_eq!(meta.intern_tenant("a").await.unwrap(), TenantId(1));
+    node.shutdown().await;
+    for round in 0..3 {
+        let (node, meta) = open(dir.path()).await;
+        assert_eq!(meta.cluster_id(), id);
+        assert_eq!(meta.register_node("n1").await.unwrap(), 2 + round);
+        assert_eq!(meta.tenant("b"), Some(TenantId(2)));
+        assert_eq!(meta.tenant_name(TenantId(1)).as_deref(), Some("a"));
+        assert_eq!(meta.intern_tenant(&format!("new-{round}")).await.unwrap(), TenantId(3 + round));
+        meta.compact(round == 1).await.unwrap();
+        node.shutdown().await;
+    }
+    assert!(dir.path().join("meta.image").exists());
+}
+
+#[tokio::test]
+async fn tenants_that_arrive_at_once_get_one_number_each() {
+    let dir = tempfile::tempdir().unwrap();
+    let (node, meta) = open(dir.path()).await;
+    let names = (0..100).map(|n| format!("tenant-{}", n % 10));
+    let asked = names.map(|name| {
+        let meta = meta.clone();
+        async move { (name.clone(), meta.intern_tenant(&name).await.unwrap()) }
+    });
+    let answers = futures::future::join_all(asked).await;
+    for (name, tenant) in answers {
+        assert_eq!(meta.tenant(&name), Some(tenant));
+    }
+    assert_eq!(meta.tenants().len(), 10);
+    node.shutdown().await;
+}
+
+#[test]
+fn images_round_trip_and_never_change() {
+    let bytes = image::encode(Position(9), &sample_state());
+    assert_eq!(image::decode(&bytes).unwrap(), (Position(9), sample_state()));
+    let golden = "5152542d4d455441010000000900000000000000";
+    let hex: String = bytes[..20].iter().map(|b| format!("{b:02x}")).collect();
+    assert_eq!(hex, golden);
+    assert_eq!(bytes.len(), 24 + 16 + 4 + (4 + 2 + 4) + 4 + (4 + 1) + (4 + 9));
+}
+
+#[test]
+fn damaged_images_are_errors() {
+    let bytes = image::encode(Position(9), &sample_state());
+    for cut in 0..bytes.len() {
+        assert!(image::decode(&bytes[..cut]).is_err(), "cut at {cut}");
+    }
+    for at in 0..bytes.len() {
+        let mut changed = bytes.clone();
+        changed[at] ^= 1;
+        assert!(image::decode(&changed).is_err(), "bit flipped at {at}");
+    }
+}
