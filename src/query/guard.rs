@@ -1,0 +1,77 @@
+//! What stands over one running query: cancellation, deadline, memory.
+//!
+//! Path: `service` makes a guard -> **here** -> `promql::engine` asks it for every series and tile.
+
+use crate::budget::{BudgetExceeded, QueryAccount};
+use quorate_model::Clock;
+use quorate_promql::engine::{QueryError, QueryGuard};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// The flag by which a query is told to stop. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct CancelFlag(Arc<AtomicBool>);
+
+impl CancelFlag {
+    /// Tells the query to stop at its next check.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the query was told to stop.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Cancels when dropped: held by the future of the client's request, so that a client that leaves stops
+/// its query.
+#[derive(Debug)]
+pub struct CancelOnDrop(pub CancelFlag);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+/// The guard of a query that runs on this node.
+pub struct LocalGuard {
+    cancel: CancelFlag,
+    deadline: Instant,
+    clock: Arc<dyn Clock>,
+    account: QueryAccount,
+}
+
+impl LocalGuard {
+    /// A guard that stops the query at `deadline` or when `cancel` is set, and charges `account`.
+    pub fn new(cancel: CancelFlag, deadline: Instant, clock: Arc<dyn Clock>, account: QueryAccount) -> Self {
+        Self { cancel, deadline, clock, account }
+    }
+
+    /// The most bytes the query held at once.
+    pub fn peak_bytes(&self) -> u64 {
+        self.account.peak()
+    }
+}
+
+impl QueryGuard for LocalGuard {
+    fn check(&self) -> Result<(), QueryError> {
+        if self.cancel.is_cancelled() {
+            return Err(QueryError::Cancelled);
+        }
+        if self.clock.instant() >= self.deadline {
+            return Err(QueryError::TimedOut);
+        }
+        Ok(())
+    }
+
+    fn charge(&self, bytes: u64) -> Result<(), QueryError> {
+        self.account.charge(bytes).map_err(|refused: BudgetExceeded| QueryError::Budget(refused.to_string()))
+    }
+
+    fn release(&self, bytes: u64) {
+        self.account.release(bytes);
+    }
+}

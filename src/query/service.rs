@@ -1,0 +1,215 @@
+//! The query side of a node: admission, execution on its own threads, cancellation.
+//!
+//! Path: `server::http` -> **here** -> `promql::engine` over [`LocalSource`].
+//! Q1: a dropped future stops its query at the next check. Q2: at most `max_concurrent` queries run; others
+//! wait until their deadline. Q3: when a query ends, in whatever way, its memory is given back.
+
+use crate::budget::MemoryBudget;
+use crate::guard::{CancelFlag, CancelOnDrop, LocalGuard};
+use crate::limits::QueryLimits;
+use crate::source::LocalSource;
+use quorate_model::{Clock, ErrorCode, TenantId};
+use quorate_promql::engine::{self, EngineOptions, QueryError, QueryOutput};
+use quorate_promql::{Features, ParseError};
+use quorate_tsdb::PartitionStore;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+
+/// Settings of the query side.
+#[derive(Debug, Clone)]
+pub struct QueryConfig {
+    /// Queries that run at the same time.
+    pub max_concurrent: usize,
+    /// Longest time of a query, queueing included.
+    pub timeout: Duration,
+    /// Samples that one query may hold in memory at once.
+    pub max_samples: u64,
+    /// How far back an instant selector looks, milliseconds.
+    pub lookback_delta_ms: i64,
+    /// Memory for heads and queries together, bytes; a query gets at most a quarter.
+    pub memory_budget: u64,
+    /// Experimental parts of PromQL that are on.
+    pub features: Features,
+}
+
+/// One query as a client asks it.
+#[derive(Debug, Clone)]
+pub struct QueryParams {
+    /// Number of the tenant, `None` if it never wrote.
+    pub tenant: Option<TenantId>,
+    /// The query's text.
+    pub query: String,
+    /// At which times.
+    pub times: EvalTimes,
+    /// Shorter than the configured time-out, if the client asks for it.
+    pub timeout: Option<Duration>,
+    /// Instead of the configured lookback delta, milliseconds.
+    pub lookback_delta_ms: Option<i64>,
+    /// What the tenant may read.
+    pub limits: QueryLimits,
+}
+
+/// Evaluation times, milliseconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EvalTimes {
+    /// One time.
+    Instant(i64),
+    /// Every `step_ms` from `start_ms` to `end_ms`, both included.
+    Range {
+        /// First time.
+        start_ms: i64,
+        /// No time is later.
+        end_ms: i64,
+        /// Distance, above 0.
+        step_ms: i64,
+    },
+}
+
+/// An answer and what it took.
+#[derive(Debug)]
+pub struct Answer<T> {
+    /// The answer.
+    pub output: T,
+    /// Time spent waiting for a free place.
+    pub queued: Duration,
+    /// Time spent on the answer.
+    pub executed: Duration,
+    /// The most memory it held at once, bytes.
+    pub peak_bytes: u64,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryFailure {
+    /// The text is not PromQL, or uses what is not on.
+    #[error("invalid parameter \"query\": {0}")]
+    Parse(#[from] ParseError),
+    /// The engine or its source gave up.
+    #[error(transparent)]
+    Engine(#[from] QueryError),
+    /// Over a limit before anything was read.
+    #[error("{0}")]
+    Limit(String),
+    /// No place became free before the deadline.
+    #[error("query timed out in query queue")]
+    QueueTimeout,
+    /// The evaluation panicked: a bug.
+    #[error("the query failed unexpectedly; see the log of the node")]
+    Panicked,
+}
+
+impl QueryFailure {
+    /// What the caller can do about it.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Parse(_) => ErrorCode::BadInput,
+            Self::Engine(e) => e.code(),
+            Self::Limit(_) => ErrorCode::Unprocessable,
+            Self::QueueTimeout => ErrorCode::TimedOut,
+            Self::Panicked => ErrorCode::Internal,
+        }
+    }
+}
+
+/// Runs the queries of a node.
+pub struct QueryService {
+    partitions: Arc<[Arc<PartitionStore>]>,
+    config: QueryConfig,
+    places: Arc<Semaphore>,
+    memory: Arc<MemoryBudget>,
+    clock: Arc<dyn Clock>,
+}
+
+impl QueryService {
+    /// A service over the node's `partitions`.
+    pub fn new(partitions: Vec<Arc<PartitionStore>>, config: QueryConfig, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            partitions: partitions.into(),
+            places: Arc::new(Semaphore::new(config.max_concurrent)),
+            memory: MemoryBudget::new(config.memory_budget),
+            config,
+            clock,
+        }
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &QueryConfig {
+        &self.config
+    }
+
+    /// The node's query memory.
+    pub fn memory(&self) -> &Arc<MemoryBudget> {
+        &self.memory
+    }
+
+    /// Number of queries that run now.
+    pub fn running(&self) -> usize {
+        self.config.max_concurrent - self.places.available_permits()
+    }
+
+    /// The partitions that queries read.
+    pub fn partitions(&self) -> &Arc<[Arc<PartitionStore>]> {
+        &self.partitions
+    }
+
+    /// Evaluates a query at one time or over a range.
+    ///
+    /// # Errors
+    /// [`QueryFailure`]; its code says whether asking again can help.
+    pub async fn query(&self, params: QueryParams) -> Result<Answer<QueryOutput>, QueryFailure> {
+        let expr = quorate_promql::parse(&params.query, &self.config.features)?;
+        if let EvalTimes::Range { start_ms, end_ms, .. } = params.times {
+            params.limits.check_length(start_ms, end_ms).map_err(QueryFailure::Limit)?;
+        }
+        let options = EngineOptions {
+            lookback_delta_ms: params.lookback_delta_ms.unwrap_or(self.config.lookback_delta_ms),
+            max_samples: params.limits.max_samples_or(self.config.max_samples),
+            features: self.config.features,
+            query_text: params.query.as_str().into(),
+            ..EngineOptions::default()
+        };
+        let source = LocalSource::new(self.partitions.clone(), params.tenant, params.limits);
+        let times = params.times;
+        self.run(params.timeout, move |guard| match times {
+            EvalTimes::Instant(time_ms) => engine::instant(&source, &expr, time_ms, &options, guard),
+            EvalTimes::Range { start_ms, end_ms, step_ms } => {
+                engine::range(&source, &expr, start_ms, end_ms, step_ms, &options, guard)
+            }
+        })
+        .await
+    }
+
+    /// Runs `work` on a query thread once a place is free, under a guard of its own.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        timeout: Option<Duration>,
+        work: impl FnOnce(&LocalGuard) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<Answer<T>, QueryFailure> {
+        let arrived = self.clock.instant();
+        let deadline = arrived + timeout.map_or(self.config.timeout, |t| t.min(self.config.timeout));
+        let cancel = CancelFlag::default();
+        let _cancel_when_client_leaves = CancelOnDrop(cancel.clone());
+        let place = self.place(deadline).await?;
+        let started = self.clock.instant();
+        let guard = LocalGuard::new(cancel, deadline, self.clock.clone(), self.memory.account());
+        let done = tokio::task::spawn_blocking(move || {
+            let output = work(&guard);
+            drop(place);
+            output.map(|output| (output, guard.peak_bytes()))
+        });
+        let (output, peak_bytes) = done.await.map_err(|panicked| {
+            tracing::error!(%panicked, "query evaluation panicked");
+            QueryFailure::Panicked
+        })??;
+        let executed = self.clock.instant() - started;
+        Ok(Answer { output, queued: started - arrived, executed, peak_bytes })
+    }
+
+    async fn place(&self, deadline: Instant) -> Result<tokio::sync::OwnedSemaphorePermit, QueryFailure> {
+        tokio::time::timeout_at(deadline.into(), self.places.clone().acquire_owned())
+            .await
+            .map_err(|_elapsed| QueryFailure::QueueTimeout)?
+            .map_err(|_closed| QueryFailure::QueueTimeout)
+    }
+}
