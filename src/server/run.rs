@@ -132,7 +132,7 @@ async fn serve(source: Source, config: Arc<Config>, clock: Arc<dyn Clock>) -> Re
     stop.cancel();
     serving.await.map_err(text)?.map_err(text)?;
     if let Some(node) = node {
-        node.stop().await.map_err(text)?;
+        node.stop().await;
     }
     tracing::info!("stopped");
     ended

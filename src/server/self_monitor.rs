@@ -15,6 +15,9 @@ use std::time::Duration;
 
 /// Value of the label `job` of the node's own series.
 const JOB: &str = "quorate";
+/// Labels that name tenants. Series with one stay on `/metrics`: the tenant that gets the node's metrics must
+/// not learn of others.
+const TENANT_LABELS: [&str; 2] = ["tenant", "user"];
 
 /// Writes the node's metrics every `interval` into `tenant`, for as long as it is polled.
 pub async fn run(app: Arc<App>, tenant: Arc<str>, instance: String, interval: Duration) {
@@ -38,7 +41,7 @@ async fn write_once(app: &App, tenant: &Arc<str>, instance: &str) -> Result<(), 
     let outcome = services.distributor.write(request).await.map_err(|error| error.to_string())?;
     match outcome.refusals.first() {
         None => Ok(()),
-        Some(refusal) => Err(refusal.to_string()),
+        Some(refusal) => Err(refusal.message.clone()),
     }
 }
 
@@ -52,7 +55,11 @@ fn encode(page: &str, instance: &str, now_ms: i64) -> Result<Bytes, String> {
         push_series(&mut message, &labels.build(), now_ms, value, &mut scratch);
     };
     push(quorate_model::Labels::from_pairs([(quorate_model::METRIC_NAME, "up")]), 1.0);
-    let refused = read_page(page, push);
+    let refused = read_page(page, |labels, value| {
+        if TENANT_LABELS.iter().all(|name| labels.get(name).is_none()) {
+            push(labels, value);
+        }
+    });
     if refused > 0 {
         return Err(format!("{refused} lines of the metrics page are not well formed"));
     }
@@ -102,8 +109,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_becomes_a_remote_write_body() {
-        let body = encode("# HELP a A.\na{b=\"c\"} 1.5\n", "h:1", 300).unwrap();
+    fn a_page_becomes_a_remote_write_body_without_other_tenants() {
+        let body =
+            encode("# HELP a A.\na{b=\"c\"} 1.5\na{tenant=\"x\"} 1\na{user=\"x\"} 1\n", "h:1", 300).unwrap();
         let message = snap::raw::Decoder::new().decompress_vec(&body).unwrap();
         let mut expected = Vec::new();
         let label = |name: &str, value: &str| {

@@ -98,7 +98,8 @@ pub const KEYS: &[Key] = &[
         "Memory of all queries and heads together; 0 is 70 % of the cgroup's or machine's. One query gets \
          at most a quarter of it.",
     ),
-    text("storage.block_cache", "RocksDB's block cache, shared by all partitions."),
+    text("storage.block_cache", "RocksDB's block cache and memtables, shared by all partitions."),
+    text("storage.decoded_cache", "Decoded parts of blocks, shared by all partitions."),
     text("storage.maintenance_interval", "How often closed windows are written out, merged and dropped."),
     text(
         "storage.image_interval",

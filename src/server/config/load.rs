@@ -68,7 +68,7 @@ struct Line(usize);
 
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 == 0 { Ok(()) } else { write!(f, ":{}", self.0) }
+        if self.0 == 0 { Ok(()) } else { write!(f, ", line {}", self.0) }
     }
 }
 
@@ -197,16 +197,16 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_refused_with_its_line() {
-        check_error("retention: 1d\n\nretentoin: 2d\n", &[], "quorate.yaml:3: ", "retentoin");
-        check_error("query:\n  timeout: 1m\n  time_out: 1m\n", &[], "quorate.yaml:3: ", "time_out");
-        check_error("limits:\n  ingestion_rates: 5\n", &[], "quorate.yaml:2: ", "ingestion_rates");
-        check_error("overrides:\n  a:\n    nope: 5\n", &[], "quorate.yaml:3: ", "nope");
+        check_error("retention: 1d\n\nretentoin: 2d\n", &[], "quorate.yaml, line 3: ", "retentoin");
+        check_error("query:\n  timeout: 1m\n  time_out: 1m\n", &[], "quorate.yaml, line 3: ", "time_out");
+        check_error("limits:\n  ingestion_rates: 5\n", &[], "quorate.yaml, line 2: ", "ingestion_rates");
+        check_error("overrides:\n  a:\n    nope: 5\n", &[], "quorate.yaml, line 3: ", "nope");
     }
 
     #[test]
     fn a_wrong_value_names_its_line_or_its_flag() {
-        check_error("a: [\n", &[], "quorate.yaml:", "");
-        check_error("query:\n  timeout: soon\n", &[], "quorate.yaml:2: ", "soon");
+        check_error("a: [\n", &[], "quorate.yaml, line ", "");
+        check_error("query:\n  timeout: soon\n", &[], "quorate.yaml, line 2: ", "soon");
         check_error("", &[("query.timeout", "soon")], "--query.timeout: ", "soon");
         check_error("", &[("partitions", "many")], "--partitions: ", "many");
         check_error("", &[("partitions", "0")], "partitions must be", "");

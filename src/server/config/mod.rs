@@ -124,8 +124,8 @@ impl Config {
         if self.http_listen == self.grpc_listen && self.http_listen.port() != 0 {
             problems.push(format!("grpc_listen must differ from http_listen ({})", self.http_listen));
         }
-        if self.node_id == 0 || self.node_id > u64::from(u32::MAX) {
-            problems.push(format!("node_id must be 1 to {}, it is {}", u32::MAX, self.node_id));
+        if self.node_id == 0 || self.node_id > u64::from(u16::MAX) {
+            problems.push(format!("node_id must be 1 to {}, it is {}", u16::MAX, self.node_id));
         }
         if self.partitions == 0 || self.partitions > MAX_PARTITIONS {
             problems.push(format!("partitions must be 1 to {MAX_PARTITIONS}, it is {}", self.partitions));

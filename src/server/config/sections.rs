@@ -116,12 +116,17 @@ impl QueryConfig {
     }
 }
 
+/// Below this a cache costs more than it saves.
+const SMALLEST_CACHE: HumanSize = HumanSize::from_mib(8);
+
 /// Storage: the caches, and when heads are written out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StorageConfig {
-    /// RocksDB's block cache, shared by all partitions.
+    /// RocksDB's block cache and memtables, shared by all partitions.
     pub block_cache: HumanSize,
+    /// Decoded parts of blocks, shared by all partitions.
+    pub decoded_cache: HumanSize,
     /// How often closed windows are looked for, written out, merged and dropped.
     pub maintenance_interval: HumanDuration,
     /// Distance between two images of a head; an image bounds the replay after a restart.
@@ -132,7 +137,8 @@ impl Default for StorageConfig {
     fn default() -> Self {
         Self {
             block_cache: HumanSize::from_mib(256),
-            maintenance_interval: HumanDuration::from_secs(10),
+            decoded_cache: HumanSize::from_mib(64),
+            maintenance_interval: HumanDuration::from_secs(1),
             image_interval: HumanDuration::from_secs(300),
         }
     }
@@ -141,8 +147,10 @@ impl Default for StorageConfig {
 impl StorageConfig {
     /// Adds every problem found, each naming its key. Changes nothing.
     pub fn check(&self, problems: &mut Vec<String>) {
-        if self.block_cache.bytes() < 1 << 20 {
-            problems.push(format!("storage.block_cache must be at least 1MiB, it is {}", self.block_cache));
+        for (key, value) in [("block_cache", self.block_cache), ("decoded_cache", self.decoded_cache)] {
+            if value < SMALLEST_CACHE {
+                problems.push(format!("storage.{key} must be at least {SMALLEST_CACHE}, it is {value}"));
+            }
         }
         let durations =
             [("maintenance_interval", self.maintenance_interval), ("image_interval", self.image_interval)];

@@ -5,12 +5,13 @@
 
 use super::App;
 use super::extract::{Tenant, read_body};
+use crate::node::services::Services;
 use crate::status;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use quorate_ingest::{Protocol, WriteOutcome, WriteRequest};
+use quorate_ingest::{Protocol, WriteError, WriteOutcome, WriteRequest, Written};
 use quorate_model::ErrorCode;
 use std::sync::Arc;
 
@@ -19,14 +20,6 @@ const HISTOGRAMS_WRITTEN: HeaderName =
     HeaderName::from_static("x-prometheus-remote-write-histograms-written");
 const EXEMPLARS_WRITTEN: HeaderName = HeaderName::from_static("x-prometheus-remote-write-exemplars-written");
 const RETRY_ATTEMPT: HeaderName = HeaderName::from_static("retry-attempt");
-
-/// What was written of a request, for the headers of remote write 2.0.
-#[derive(Debug, Clone, Copy, Default)]
-struct Written {
-    samples: u64,
-    histograms: u64,
-    exemplars: u64,
-}
 
 /// Why a request was not written, or not in full.
 #[derive(Debug)]
@@ -81,21 +74,26 @@ async fn take(
         Refusal::plain(status, message)
     })?;
     let services = app.services().map_err(|e| Refusal::coded(e.code, e.message, attempt))?;
-    let tenant = services
-        .meta
-        .intern_tenant(&tenant_name)
-        .await
-        .map_err(|error| Refusal::coded(ErrorCode::Unavailable, error.to_string(), attempt))?;
+    let tenant = services.meta.intern_tenant(&tenant_name).await;
+    let tenant = tenant.map_err(|error| Refusal::coded(error.code(), error.to_string(), attempt))?;
     let request = WriteRequest { tenant, tenant_name, protocol, body };
     match services.distributor.write(request).await {
         Ok(outcome) => partial(&outcome),
-        Err(error) => {
-            if matches!(error.code(), ErrorCode::Internal | ErrorCode::Corrupt) {
-                tracing::error!(%error, "a write failed");
-            }
-            Err(Refusal::coded(error.code(), error.to_string(), attempt))
-        }
+        Err(error) => Err(failed(services, &error, attempt)),
     }
+}
+
+fn failed(services: &Arc<Services>, error: &WriteError, attempt: u32) -> Refusal {
+    match error {
+        WriteError::SessionUsedUp => services.renew_session(),
+        WriteError::Internal { .. } => tracing::error!(%error, "a write failed"),
+        _ => {}
+    }
+    let mut refusal = Refusal::coded(error.code(), error.to_string(), attempt);
+    let least = error.retry_after().map(|wait| wait.as_secs() + u64::from(wait.subsec_nanos() > 0));
+    refusal.retry_after = refusal.retry_after.max(least);
+    refusal.written = error.written();
+    refusal
 }
 
 /// All of a request was written, or the refused part is told.
@@ -113,7 +111,7 @@ fn partial(outcome: &WriteOutcome) -> Result<Written, Refusal> {
     );
     for refusal in &outcome.refusals {
         message.push('\n');
-        message.push_str(&refusal.to_string());
+        message.push_str(&refusal.message);
     }
     Err(Refusal { written, ..Refusal::plain(StatusCode::BAD_REQUEST, message) })
 }

@@ -1,0 +1,64 @@
+//! Why a node does not start.
+
+use quorate_cluster::MetaError;
+use quorate_commitlog::LogError;
+use quorate_kv::KvError;
+use quorate_model::PartitionId;
+use quorate_raft::RaftError;
+use quorate_tsdb::StoreError;
+use std::sync::Arc;
+
+/// Why a node did not start. The operator reads it; nothing else can be done about it.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store of blocks cannot be opened.
+    #[error("the store of blocks: {0}")]
+    Kv(#[from] KvError),
+    /// What the partitions share on disk cannot be opened.
+    #[error("the store of blocks: {0}")]
+    Disk(#[from] StoreError),
+    /// The segment log cannot be opened.
+    #[error("the log: {0}")]
+    Raft(#[from] RaftError),
+    /// The metadata group does not run.
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+    /// A partition cannot be opened.
+    #[error("partition {partition}: {cause}")]
+    Store {
+        /// The partition.
+        partition: PartitionId,
+        /// What its store said.
+        #[source]
+        cause: StoreError,
+    },
+    /// The log of a partition cannot be read.
+    #[error("partition {partition}: {cause}")]
+    Log {
+        /// The partition.
+        partition: PartitionId,
+        /// What its log said.
+        #[source]
+        cause: LogError,
+    },
+    /// The log of a partition was not replayed to its end.
+    #[error("partition {partition} was not replayed: {reason}")]
+    Replay {
+        /// The partition.
+        partition: PartitionId,
+        /// Why it stopped.
+        reason: Arc<str>,
+    },
+    /// The system gives no thread.
+    #[error("no thread: {0}")]
+    Thread(#[source] std::io::Error),
+    /// The memory of the machine cannot be read.
+    #[error("query.memory is 0 and the machine's memory cannot be read: {0}")]
+    Memory(#[source] std::io::Error),
+    /// The configuration cannot be used.
+    #[error("{0}")]
+    Config(String),
+    /// Opening a store panicked: a bug.
+    #[error("opening a store failed unexpectedly; see the log")]
+    Panicked,
+}

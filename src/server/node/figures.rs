@@ -1,0 +1,191 @@
+//! Figures that are read at the moment of a scrape: heads, blocks, logs, queries; and `status/tsdb`.
+//!
+//! Knows the stores' statistics and the names that existing dashboards use. Cost: walks the rows of every
+//! head, so it is for scrapes and not for requests.
+
+use super::services::Services;
+use crate::telemetry::exposition::Exposition;
+use quorate_model::{METRIC_NAME, TenantId, TimeRange};
+use quorate_tsdb::PartitionStats;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// Tenants that have figures of their own; the rest is summed up under this name.
+const MAX_TENANTS: usize = 100;
+const OTHER_TENANTS: &str = "__other";
+
+/// Writes the figures of a node that runs.
+pub fn write(services: &Services, page: &mut Exposition) {
+    let stats: Vec<PartitionStats> = services.partitions.iter().map(|p| p.store.stats()).collect();
+    write_head(&stats, page);
+    write_partitions(services, &stats, page);
+    write_tenants(services, &stats, page);
+    write_queries(services, page);
+    write_log(services, page);
+}
+
+/// The names of Prometheus' own head, over all partitions and tenants.
+fn write_head(stats: &[PartitionStats], page: &mut Exposition) {
+    let sum = |of: fn(&PartitionStats) -> u64| stats.iter().map(of).sum::<u64>() as f64;
+    page.gauge("prometheus_tsdb_head_series", "Series in the heads.", sum(|s| s.head_series));
+    page.gauge("prometheus_tsdb_head_chunks", "Chunks in the heads.", sum(|s| s.head_chunks));
+    page.counter(
+        "prometheus_tsdb_head_samples_appended_total",
+        "Samples applied to the heads; duplicates and conflicts left out.",
+        sum(|s| s.counters.values().map(|c| c.stored + c.late).sum()),
+    );
+    let ranges = || stats.iter().filter_map(|s| s.head_range);
+    if let (Some(first), Some(last)) = (ranges().map(|r| r.start_ms).min(), ranges().map(|r| r.end_ms).max())
+    {
+        page.gauge("prometheus_tsdb_head_min_time", "Start of the oldest open window.", first as f64);
+        page.gauge("prometheus_tsdb_head_max_time", "End of the newest open window.", last as f64);
+    }
+    page.gauge("prometheus_tsdb_blocks_loaded", "Published blocks.", sum(|s| s.blocks));
+    page.gauge("prometheus_tsdb_storage_blocks_bytes", "Bytes of published blocks.", sum(|s| s.block_bytes));
+}
+
+fn write_partitions(services: &Services, stats: &[PartitionStats], page: &mut Exposition) {
+    let mut family = |name: &str, kind: &str, help: &str, value: &dyn Fn(usize) -> f64| {
+        page.family(name, kind, help);
+        for (at, partition) in services.partitions.iter().enumerate() {
+            page.sample(name, &[("partition", &partition.id.to_string())], value(at));
+        }
+    };
+    let partitions = &services.partitions;
+    family("quorate_head_series", "gauge", "Series in the head.", &|at| stats[at].head_series as f64);
+    family("quorate_head_bytes", "gauge", "Memory of the head.", &|at| stats[at].memory.total() as f64);
+    family("quorate_late_bytes", "gauge", "Memory of late samples.", &|at| stats[at].late_bytes as f64);
+    family("quorate_sealed_generations", "gauge", "Generations that wait for their flush.", &|at| {
+        stats[at].sealed_generations as f64
+    });
+    family("quorate_blocks", "gauge", "Published blocks.", &|at| stats[at].blocks as f64);
+    family("quorate_block_samples", "gauge", "Samples in published blocks.", &|at| {
+        stats[at].block_samples as f64
+    });
+    family("quorate_applied_position", "gauge", "Log position that is applied.", &|at| {
+        partitions[at].store.applied().0 as f64
+    });
+    family("quorate_durable_position", "gauge", "Log position of the last durable image.", &|at| {
+        partitions[at].store.durable().0 as f64
+    });
+    family("quorate_partition_failed", "gauge", "Whether the partition stopped applying.", &|at| {
+        f64::from(u8::from(partitions[at].state.borrow().stopped.is_some()))
+    });
+}
+
+fn write_tenants(services: &Services, stats: &[PartitionStats], page: &mut Exposition) {
+    let mut by_tenant: BTreeMap<TenantId, [u64; 4]> = BTreeMap::new();
+    for (tenant, counters) in stats.iter().flat_map(|s| &s.counters) {
+        let sums = by_tenant.entry(*tenant).or_default();
+        let parts = [counters.stored, counters.late, counters.duplicates, counters.conflicts];
+        sums.iter_mut().zip(parts).for_each(|(sum, part)| *sum += part);
+    }
+    let mut other = [0; 4];
+    for sums in by_tenant.values().skip(MAX_TENANTS) {
+        other.iter_mut().zip(sums).for_each(|(sum, part)| *sum += part);
+    }
+    let more = by_tenant.len() > MAX_TENANTS;
+    let named = by_tenant.iter().take(MAX_TENANTS).map(|(tenant, sums)| {
+        let name = services.meta.tenant_name(*tenant);
+        (name.map_or_else(|| tenant.to_string(), |name| name.to_string()), *sums)
+    });
+    let name = "quorate_tenant_samples_total";
+    page.family(name, "counter", "Samples of committed records by tenant and what became of them.");
+    for (tenant, sums) in named.chain(more.then(|| (OTHER_TENANTS.to_owned(), other))) {
+        for (verdict, count) in ["stored", "late", "duplicate", "conflict"].into_iter().zip(sums) {
+            page.sample(name, &[("tenant", &tenant), ("verdict", verdict)], count as f64);
+        }
+    }
+}
+
+fn write_queries(services: &Services, page: &mut Exposition) {
+    let queries = &services.queries;
+    page.gauge("prometheus_engine_queries", "Queries that run now.", queries.running() as f64);
+    page.gauge(
+        "prometheus_engine_queries_concurrent_max",
+        "Queries that may run at once.",
+        queries.config().max_concurrent as f64,
+    );
+    let memory = queries.memory();
+    page.gauge("quorate_query_memory_bytes", "Memory of the queries that run.", memory.in_use() as f64);
+    page.gauge("quorate_memory_budget_bytes", "Memory for heads and queries.", memory.limit() as f64);
+}
+
+fn write_log(services: &Services, page: &mut Exposition) {
+    let log = services.raft.stats();
+    page.counter(
+        "quorate_log_syncs_total",
+        "Batches of the log, each with one fdatasync.",
+        log.batches as f64,
+    );
+    page.counter("quorate_log_written_bytes_total", "Bytes written to the log.", log.bytes as f64);
+    page.counter("quorate_log_entries_total", "Entries written to the log.", log.entries as f64);
+    page.gauge("quorate_log_segments", "Segment files of the log.", log.segments as f64);
+    page.gauge("quorate_log_torn_bytes", "Bytes cut off the log at the start.", log.torn_bytes as f64);
+    let Ok(store) = services.kv.usage() else { return };
+    page.gauge("quorate_store_cache_bytes", "RocksDB's cache, memtables included.", store.cache_bytes as f64);
+    page.gauge("quorate_store_disk_bytes", "RocksDB's live files.", store.disk_bytes as f64);
+}
+
+/// What the heads hold of one tenant, in the form of Prometheus' `status/tsdb`; `top` entries a list.
+///
+/// Times are those of the node's open windows, and each series counts as one chunk, its open one.
+pub fn tsdb_status(services: &Services, tenant: Option<TenantId>, top: usize) -> Value {
+    let mut series = 0;
+    let mut pairs: BTreeMap<(String, String), u64> = BTreeMap::new();
+    let mut windows: Option<TimeRange> = None;
+    for (partition, tenant) in services.partitions.iter().filter_map(|p| Some((p, tenant?))) {
+        // Any pair of a partition may be among the first of the sum.
+        let part = partition.store.cardinality(tenant, usize::MAX);
+        series += part.series;
+        for (pair, count) in part.pairs {
+            *pairs.entry(pair).or_default() += count;
+        }
+        if let Some(open) = partition.store.stats().head_range {
+            let seen = windows.unwrap_or(open);
+            windows = Some(TimeRange::new(seen.start_ms.min(open.start_ms), seen.end_ms.max(open.end_ms)));
+        }
+    }
+    let (mut values, mut bytes) = (Counts::new(), Counts::new());
+    for ((name, value), count) in &pairs {
+        *values.entry(name.clone()).or_default() += 1;
+        *bytes.entry(name.clone()).or_default() += value.len() as u64 * count;
+    }
+    let metrics = pairs.iter().filter(|((name, _), _)| name == METRIC_NAME);
+    json!({
+        "headStats": {
+            "numSeries": series,
+            "numLabelPairs": pairs.len(),
+            "chunkCount": series,
+            "minTime": windows.map_or(i64::MAX, |w| w.start_ms),
+            "maxTime": windows.map_or(i64::MIN, |w| w.end_ms),
+        },
+        "seriesCountByMetricName": largest(metrics.map(|((_, value), count)| (value.clone(), *count)), top),
+        "labelValueCountByLabelName": largest(values, top),
+        "memoryInBytesByLabelName": largest(bytes, top),
+        "seriesCountByLabelValuePair": largest(
+            pairs.iter().map(|((name, value), count)| (format!("{name}={value}"), *count)),
+            top,
+        ),
+    })
+}
+
+type Counts = BTreeMap<String, u64>;
+
+fn largest(counts: impl IntoIterator<Item = (String, u64)>, top: usize) -> Vec<Value> {
+    let mut sorted: Vec<(String, u64)> = counts.into_iter().collect();
+    sorted.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    sorted.into_iter().take(top).map(|(name, value)| json!({"name": name, "value": value})).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_come_first_and_equal_ones_by_name() {
+        let counts = [("b", 1), ("c", 3), ("a", 1)].map(|(name, count)| (name.to_owned(), count));
+        let expected = [json!({"name": "c", "value": 3}), json!({"name": "a", "value": 1})];
+        assert_eq!(largest(counts, 2), expected);
+    }
+}

@@ -1,0 +1,209 @@
+//! A node: the stores, logs and services of one process, started in order and stopped in reverse.
+//!
+//! Knows how the crates are wired; decides nothing about data. Path: `run` -> **here** -> everything.
+//! N1: a node that has started has applied every write that was acknowledged before.
+//! N2: a partition that stops applying ends the node: an answer without it would not be complete.
+
+mod error;
+pub mod figures;
+pub mod partition;
+pub mod services;
+
+pub use error::StartError;
+
+use crate::config::Config;
+use crate::datadir::DataDir;
+use futures::future::{select_all, try_join_all};
+use partition::Partition;
+use quorate_cluster::limits::LimitsProvider;
+use quorate_cluster::{MetaHandle, SlotTable, TargetLabels};
+use quorate_ingest::{Applier, Distributor, DistributorConfig, Maintenance, MaintenanceConfig, placement};
+use quorate_kv::{KvOptions, RocksKv};
+use quorate_model::{Clock, NodeId, PartitionId, SessionId, TenantId};
+use quorate_query::{QueryConfig, QueryService};
+use quorate_raft::{RaftConfig, RaftNode};
+use quorate_tsdb::Disk;
+use services::Services;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+/// How often the metadata group may forget what its image holds.
+const META_COMPACT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// A running node. It holds the data dir until it is dropped.
+pub struct Node {
+    services: Arc<Services>,
+    appliers: Vec<Applier>,
+    maintenance: Maintenance,
+    meta_compaction: JoinHandle<()>,
+    dir: DataDir,
+}
+
+impl Node {
+    /// Opens everything in `dir` and replays every log.
+    ///
+    /// # Errors
+    /// [`StartError`]; what was opened is closed by dropping it.
+    pub async fn start(
+        config: &Config,
+        dir: DataDir,
+        limits: Arc<LimitsProvider>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StartError> {
+        let query_config = query_config(config)?;
+        let node = config.node_id as u16; // checked by the configuration
+        let (kv, disk) = open_disk(config, node, dir.path()).await?;
+        let raft = RaftNode::start(&dir.path().join("log"), NodeId(config.node_id), RaftConfig::default());
+        let raft = raft.await?;
+        let meta = MetaHandle::start(&raft, dir.path()).await?;
+        let incarnation = meta.register_node(&node.to_string()).await?;
+        let session = SessionId { node: u32::from(node), incarnation };
+        let ids = (0..dir.partitions()).map(PartitionId);
+        let started = try_join_all(ids.map(|id| Partition::start(id, &raft, &disk, dir.path()))).await?;
+        let (partitions, appliers): (Vec<Partition>, Vec<Applier>) = started.into_iter().unzip();
+        tracing::info!(partitions = partitions.len(), %session, "replaying the log");
+        try_join_all(partitions.iter().map(Partition::ready)).await?;
+        let stores = partitions.iter().map(|partition| partition.store.clone()).collect();
+        let services = Arc::new(Services {
+            distributor: Arc::new(distributor(
+                config,
+                &partitions,
+                &appliers,
+                session,
+                &meta,
+                &limits,
+                &clock,
+            )),
+            queries: QueryService::new(stores, query_config, clock.clone()),
+            meta,
+            partitions,
+            raft,
+            kv,
+            node: u32::from(node),
+            renewing: AtomicBool::new(false),
+        });
+        let maintenance = maintenance(config, &services, session, limits, clock)?;
+        let meta_compaction = tokio::spawn(compact_meta(services.meta.clone()));
+        Ok(Self { services, appliers, maintenance, meta_compaction, dir })
+    }
+
+    /// What the listeners use.
+    pub fn services(&self) -> &Arc<Services> {
+        &self.services
+    }
+
+    /// Waits until a partition stops applying, which it does only by failing. Gives the reason.
+    pub async fn failed(&self) -> String {
+        let waits = self.services.partitions.iter().map(|partition| {
+            Box::pin(
+                async move { format!("partition {} stopped: {}", partition.id, partition.stopped().await) },
+            )
+        });
+        select_all(waits).await.0
+    }
+
+    /// Ends in order: no further writes, no background work, no apply, then the log. The data dir is free after.
+    pub async fn stop(self) {
+        let Self { services, appliers, maintenance, meta_compaction, dir } = self;
+        services.distributor.close().await;
+        meta_compaction.abort();
+        let stopping = tokio::task::spawn_blocking(move || {
+            maintenance.stop();
+            appliers.into_iter().for_each(Applier::stop);
+        });
+        if stopping.await.is_err() {
+            tracing::error!("stopping the background work panicked");
+        }
+        services.raft.shutdown().await;
+        drop(services);
+        drop(dir);
+    }
+}
+
+async fn open_disk(config: &Config, node: u16, dir: &Path) -> Result<(Arc<RocksKv>, Arc<Disk>), StartError> {
+    let options = KvOptions { cache_bytes: config.storage.block_cache.as_usize(), ..KvOptions::default() };
+    let path = dir.join("blocks");
+    let decoded_bytes = config.storage.decoded_cache.bytes();
+    let opening = tokio::task::spawn_blocking(move || {
+        let kv = Arc::new(RocksKv::open(&path, &options)?);
+        let disk = Disk::open(kv.clone(), node, decoded_bytes)?;
+        Ok::<_, StartError>((kv, disk))
+    });
+    opening.await.map_err(|_| StartError::Panicked)?
+}
+
+fn distributor(
+    config: &Config,
+    partitions: &[Partition],
+    appliers: &[Applier],
+    session: SessionId,
+    meta: &MetaHandle,
+    limits: &Arc<LimitsProvider>,
+    clock: &Arc<dyn Clock>,
+) -> Distributor {
+    let settings = DistributorConfig {
+        max_decoded_bytes: config.http.max_write_body.as_usize(),
+        retention: config.retention,
+        hash_seed: meta.cluster_id() as u64,
+        ..DistributorConfig::default()
+    };
+    let inputs =
+        partitions.iter().zip(appliers).map(|(partition, applier)| partition.input(applier)).collect();
+    let table = Arc::new(SlotTable::build(partitions.len() as u32));
+    let place = placement(table, Arc::new(TargetLabels::default()));
+    Distributor::start(settings, inputs, place, session, limits.clone(), clock.clone())
+}
+
+fn maintenance(
+    config: &Config,
+    services: &Arc<Services>,
+    session: SessionId,
+    limits: Arc<LimitsProvider>,
+    clock: Arc<dyn Clock>,
+) -> Result<Maintenance, StartError> {
+    let settings = MaintenanceConfig {
+        tick: config.storage.maintenance_interval.into(),
+        image_interval: config.storage.image_interval.into(),
+        ..MaintenanceConfig::default()
+    };
+    let (meta, node_retention) = (services.meta.clone(), config.retention);
+    let retention = Arc::new(move |tenant: TenantId| {
+        // A tenant without a name yet has no limits of its own either.
+        let name = meta.tenant_name(tenant).unwrap_or_default();
+        limits.of(&name).retention_ms(node_retention)
+    });
+    let distributor = services.distributor.clone();
+    let partitions = services.partitions.iter().map(Partition::maintained).collect();
+    let forget_idle = Box::new(move || distributor.forget_idle());
+    Maintenance::start(settings, partitions, session, retention, forget_idle, clock, Handle::current())
+        .map_err(StartError::Thread)
+}
+
+async fn compact_meta(meta: MetaHandle) {
+    let mut turns = tokio::time::interval(META_COMPACT_INTERVAL);
+    loop {
+        turns.tick().await;
+        if let Err(error) = meta.compact(false).await {
+            tracing::warn!(%error, "the metadata was not compacted");
+        }
+    }
+}
+
+fn query_config(config: &Config) -> Result<QueryConfig, StartError> {
+    let memory_budget = match config.query.memory.bytes() {
+        0 => quorate_query::budget::default_node_budget().map_err(StartError::Memory)?,
+        bytes => bytes,
+    };
+    Ok(QueryConfig {
+        max_concurrent: config.query.max_concurrency,
+        timeout: config.query.timeout.into(),
+        max_samples: config.query.max_samples,
+        lookback_delta_ms: config.query.lookback_delta.as_ms(),
+        memory_budget,
+        features: config.features().map_err(StartError::Config)?,
+    })
+}
