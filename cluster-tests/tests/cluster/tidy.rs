@@ -18,18 +18,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("query", &["model", "cluster", "commitlog", "chunk", "promql", "tsdb"]),
     (
         "server",
-        &[
-            "model",
-            "chunk",
-            "kv",
-            "promql",
-            "raft",
-            "tsdb",
-            "commitlog",
-            "cluster",
-            "ingest",
-            "query",
-        ],
+        &["model", "chunk", "kv", "promql", "raft", "tsdb", "commitlog", "cluster", "ingest", "query"],
     ),
 ];
 

@@ -24,7 +24,7 @@ const SIGABRT: i32 = 6;
 /// The steps that make something durable, with the places where the process can be killed in each.
 const STEPS: [(&str, &[&str]); 6] = [
     ("append", &["append.before_write", "append.after_write", "append.after_sync"]),
-    ("flush", &["flush.after_write", "flush.after_ingest", "series_log.after_write"]),
+    ("flush", &["flush.after_ingest", "series_log.after_write", "series_log.after_sync"]),
     ("publish", &["publish.before_cat", "publish.after_cat"]),
     ("image", &["image.after_cut", "image.after_write", "image.after_sync", "image.after_cat"]),
     ("trim", &["trim.before", "trim.after"]),
