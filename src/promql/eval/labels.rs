@@ -24,16 +24,15 @@ pub(crate) fn metric_name(labels: &Labels) -> &str {
     labels.metric_name().unwrap_or("")
 }
 
+/// Whether a label belongs to the group of its series. `names` is sorted.
+pub(crate) fn in_group(label: &str, names: &[String], without: bool) -> bool {
+    let listed = names.binary_search_by(|n| n.as_str().cmp(label)).is_ok();
+    if without { !listed && label != METRIC_NAME } else { listed }
+}
+
 /// The labels of the group of a series. `names` is sorted.
 pub(crate) fn group(labels: &Labels, names: &[String], without: bool) -> Labels {
-    let listed = |name: &str| names.binary_search_by(|n| n.as_str().cmp(name)).is_ok();
-    if without {
-        labels.without(|name| name == METRIC_NAME || listed(name))
-    } else if names.is_empty() {
-        Labels::empty()
-    } else {
-        labels.without(|name| !listed(name))
-    }
+    labels.without(|name| !in_group(name, names, without))
 }
 
 /// The labels by which series of two sides match. `names` is sorted.

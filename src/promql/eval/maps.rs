@@ -5,8 +5,8 @@ use super::{Evaluator, Sink};
 use crate::engine::QueryError;
 use crate::functions::{FunctionId, math};
 use crate::histogram::FloatHistogram;
-use crate::plan::{Call, Node, TimeGrid};
-use quorate_model::{METRIC_NAME, MatchOp};
+use crate::plan::{Call, Node, Selector, TimeGrid};
+use quorate_model::{METRIC_NAME, MatchOp, Matcher};
 
 /// Hands the series of some input on.
 type Input<'a, 'q> = &'a mut dyn FnMut(&mut Evaluator<'q>, Sink<'_, 'q>) -> Result<(), QueryError>;
@@ -21,10 +21,7 @@ impl<'q> Evaluator<'q> {
             return true;
         }
         match node {
-            Node::Selector(selector) => selector
-                .matchers
-                .iter()
-                .any(|m| m.name() == METRIC_NAME && m.op() == MatchOp::Equal && !m.value().is_empty()),
+            Node::Selector(selector) => self.selects_one_metric(selector),
             Node::Aggregate(aggregate) => {
                 aggregate.without || !aggregate.grouping.iter().any(|name| super::labels::is_metadata(name))
             }
@@ -32,6 +29,13 @@ impl<'q> Evaluator<'q> {
             Node::Once(inner) | Node::Negate(inner) => self.keeps_series_apart(inner),
             _ => false,
         }
+    }
+
+    /// Whether all series of a selector have the same metric name, or names stay for now anyway.
+    pub(super) fn selects_one_metric(&self, selector: &Selector) -> bool {
+        let names_one =
+            |m: &Matcher| m.name() == METRIC_NAME && m.op() == MatchOp::Equal && !m.value().is_empty();
+        self.delays_names() || selector.matchers.iter().any(names_one)
     }
 
     /// Hands on the changed series of an input without their metric names. Where names keep series of `node` apart,

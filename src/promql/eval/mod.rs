@@ -80,6 +80,11 @@ impl<'q> Evaluator<'q> {
         QueryOutput { value, warnings, infos, stats: self.stats }
     }
 
+    /// Refuses a grid with more steps than samples may be held: one series of it would be too much.
+    fn check_steps(&self, grid: TimeGrid) -> Result<(), QueryError> {
+        if grid.steps as u64 > self.options.max_samples { Err(QueryError::TooManySamples) } else { Ok(()) }
+    }
+
     /// Evaluates a node that gives series and hands them to `sink` one by one.
     pub(crate) fn stream(
         &mut self,

@@ -21,6 +21,10 @@ use quorate_model::{CounterResetHint, Labels, SeriesBuffer, is_stale};
 use std::collections::HashSet;
 use std::sync::Arc;
 
+/// What takes the samples of an input series: its labels, whether its name is to be dropped, its samples.
+pub(super) type SampleSink<'s, 'q> =
+    &'s mut dyn FnMut(&mut Evaluator<'q>, &Labels, bool, &Samples) -> Result<(), QueryError>;
+
 /// A call of a window function with its scalar arguments evaluated.
 struct WindowCall<'q> {
     call: &'q Call,
@@ -51,7 +55,7 @@ impl<'q> Evaluator<'q> {
             windows: self.windows(window, grid),
             scalars,
             arg_span: call.arg_spans[0],
-            seen: (!self.delays_names()).then(HashSet::new),
+            seen: self.may_repeat(call, window).then(HashSet::new),
         };
         let memory = self.charge(Points::bytes(grid.steps))?;
         let mut out = Column::new(grid.steps);
@@ -60,6 +64,15 @@ impl<'q> Evaluator<'q> {
         })?;
         drop(memory);
         Ok(())
+    }
+
+    /// Whether results of different series may have the same labels, which is an error then.
+    fn may_repeat(&self, call: &Call, window: &Window) -> bool {
+        let apart = match &window.input {
+            WindowInput::Selector(selector) => self.selects_one_metric(selector),
+            WindowInput::Subquery(inner, _) => self.keeps_series_apart(inner),
+        };
+        !apart && call.function != FunctionId::AbsentOverTime
     }
 
     fn windows(&self, window: &Window, grid: TimeGrid) -> Windows {
@@ -191,7 +204,7 @@ impl<'q> Evaluator<'q> {
         &mut self,
         window: &'q Window,
         grid: TimeGrid,
-        sink: &mut dyn FnMut(&mut Self, &Labels, bool, &Samples) -> Result<(), QueryError>,
+        sink: SampleSink<'_, 'q>,
     ) -> Result<(), QueryError> {
         let mut samples = Samples::default();
         match &window.input {
@@ -215,6 +228,7 @@ impl<'q> Evaluator<'q> {
             WindowInput::Subquery(inner, step) => {
                 let inner_grid = grid.subquery(window.at, window.offset, window.range, *step);
                 let Some(inner_grid) = inner_grid else { return Ok(()) };
+                self.check_steps(inner_grid)?;
                 let mut inner_held = 0;
                 let mut memory = self.charge(0)?;
                 self.stream(inner, inner_grid, &mut |ev, column| {

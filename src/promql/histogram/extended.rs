@@ -36,7 +36,8 @@ pub(crate) fn rate(
         (*hists[last]).clone()
     };
     let is_gauge = |h: &FloatHistogram| h.hint == CounterResetHint::Gauge;
-    if !kind.is_counter && !(is_gauge(&left) && is_gauge(&right)) {
+    let both_gauges = is_gauge(&left) && is_gauge(&right);
+    if !kind.is_counter && !both_gauges {
         notes.native_histogram_not_gauge(site.metric, site.arg);
     }
     let mut result = right.clone();

@@ -16,10 +16,23 @@ pub(crate) struct TimeGrid {
 /// Most steps of a grid; a range query of an API is limited to far fewer before it gets here.
 const MAX_STEPS: i64 = 1 << 31;
 
+/// No evaluation time is farther from the epoch than this, 73 million years, so that adding and taking away offsets,
+/// ranges and lookbacks cannot overflow: a duration is at most 2^63 nanoseconds.
+const MAX_TIME: i64 = 1 << 61;
+
+fn check_time(time: i64) -> Result<(), String> {
+    if (-MAX_TIME..=MAX_TIME).contains(&time) {
+        Ok(())
+    } else {
+        Err(format!("the time {time} ms is out of range"))
+    }
+}
+
 impl TimeGrid {
     /// A single time.
-    pub(crate) fn instant(time: i64) -> Self {
-        Self { start: time, step: 1, steps: 1 }
+    pub(crate) fn instant(time: i64) -> Result<Self, String> {
+        check_time(time)?;
+        Ok(Self { start: time, step: 1, steps: 1 })
     }
 
     /// `start`, `start + step`, and so on up to `end`.
@@ -33,6 +46,8 @@ impl TimeGrid {
         if end < start {
             return Err("end timestamp must not be before start time".into());
         }
+        check_time(start)?;
+        check_time(end)?;
         match end.checked_sub(start).map(|length| length / step) {
             Some(intervals) if intervals < MAX_STEPS => {
                 Ok(Self { start, step, steps: intervals as usize + 1 })
@@ -83,7 +98,7 @@ impl QueryTimes {
     /// The time of an `@` modifier.
     pub(crate) fn resolve(&self, at: Option<AtModifier>) -> Option<i64> {
         at.map(|at| match at {
-            AtModifier::Timestamp(ts) => ts,
+            AtModifier::Timestamp(ts) => ts.clamp(-MAX_TIME, MAX_TIME),
             AtModifier::Start => self.start,
             AtModifier::End => self.end,
         })

@@ -10,7 +10,7 @@ mod quantile;
 mod ranking;
 
 use super::column::Columns;
-use super::labels::group;
+use super::labels::{group, in_group};
 use super::{Evaluator, Sink};
 use crate::ast::AggregateOp;
 use crate::engine::QueryError;
@@ -55,25 +55,32 @@ impl<'q> Evaluator<'q> {
 /// Numbers the groups of an aggregation in the order in which they are first seen.
 struct Grouping<'a> {
     aggregate: &'a Aggregate,
-    numbers: HashMap<Labels, usize>,
+    numbers: HashMap<Vec<u8>, usize>,
+    /// Scratch space, so that a series of a known group costs no allocation.
+    key: Vec<u8>,
 }
 
 impl<'a> Grouping<'a> {
     fn new(aggregate: &'a Aggregate) -> Self {
-        Self { aggregate, numbers: HashMap::new() }
+        Self { aggregate, numbers: HashMap::new(), key: Vec::new() }
     }
 
     /// The number of the group of a series, and its labels if it is new.
     fn number(&mut self, labels: &Labels) -> (usize, Option<Labels>) {
-        let next = self.numbers.len();
-        let labels = group(labels, &self.aggregate.grouping, self.aggregate.without);
-        match self.numbers.get(&labels) {
-            Some(number) => (*number, None),
-            None => {
-                self.numbers.insert(labels.clone(), next);
-                (next, Some(labels))
+        let (names, without) = (&self.aggregate.grouping, self.aggregate.without);
+        self.key.clear();
+        for (name, value) in labels.iter().filter(|(name, _)| in_group(name, names, without)) {
+            for text in [name, value] {
+                self.key.extend((text.len() as u32).to_le_bytes());
+                self.key.extend_from_slice(text.as_bytes());
             }
         }
+        if let Some(number) = self.numbers.get(self.key.as_slice()) {
+            return (*number, None);
+        }
+        let next = self.numbers.len();
+        self.numbers.insert(self.key.clone(), next);
+        (next, Some(group(labels, names, without)))
     }
 }
 

@@ -62,9 +62,9 @@ fn combine(binary: &Binary, scalar_first: bool, column: &mut Column, scalars: &[
     if !points.has_histograms() && !matches!(binary.op, BinaryOp::TrimLower | BinaryOp::TrimUpper) {
         return combine_floats(binary, scalar_first, column, scalars);
     }
-    for step in 0..points.steps() {
+    for (step, scalar) in scalars.iter().enumerate() {
         let Some(point) = points.get(step) else { continue };
-        let scalar = Point::Float(scalars[step]);
+        let scalar = Point::Float(*scalar);
         let (a, b) = if scalar_first { (&scalar, &point) } else { (&point, &scalar) };
         let result = element(binary.op, a, b, binary.span, notes);
         points.remove(step);

@@ -20,14 +20,14 @@ pub(crate) struct Tally {
 }
 
 /// Runs all scripts of a directory.
-pub(crate) fn directory(dir: &Path) -> Vec<Tally> {
+pub(crate) fn directory(dir: &Path, features: Features) -> Vec<Tally> {
     let mut files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "test"));
     files.sort();
-    files.iter().map(|path| file(path)).collect()
+    files.iter().map(|path| file(path, features)).collect()
 }
 
-fn file(path: &Path) -> Tally {
+fn file(path: &Path, features: Features) -> Tally {
     let name = path.file_name().unwrap().to_string_lossy().into_owned();
     let mut tally = Tally { file: name, passed: 0, failed: Vec::new() };
     for section in read(&std::fs::read_to_string(path).unwrap()) {
@@ -35,7 +35,7 @@ fn file(path: &Path) -> Tally {
         for command in section {
             match command {
                 Command::Load(series) => load(&mut source, series),
-                Command::Eval(eval) => match case(&source, &eval) {
+                Command::Eval(eval) => match case(&source, &eval, features) {
                     Ok(()) => tally.passed += 1,
                     Err(problem) => {
                         tally.failed.push(format!("line {}: {}: {problem}", eval.line, eval.expr))
@@ -74,16 +74,13 @@ impl Query<'_> {
     }
 }
 
-fn case(source: &MemSource, case: &Eval) -> Check {
-    let expr = match parse(&case.expr, &Features::all()) {
+fn case(source: &MemSource, case: &Eval, features: Features) -> Check {
+    let expr = match parse(&case.expr, &features) {
         Ok(expr) => expr,
         Err(e) => return check_failure(case, &e.to_string()),
     };
-    let options = EngineOptions {
-        features: Features::all(),
-        query_text: case.expr.as_str().into(),
-        ..EngineOptions::default()
-    };
+    let options =
+        EngineOptions { features, query_text: case.expr.as_str().into(), ..EngineOptions::default() };
     let query = Query { source, options };
     if case.is_range {
         return judge(case, query.range(&expr, case.start, case.end, case.step), |value| {

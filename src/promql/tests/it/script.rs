@@ -21,6 +21,8 @@ pub(crate) enum Command {
 pub(crate) enum Pattern {
     Text(String),
     Regex(Regex),
+    /// Every text.
+    Any,
 }
 
 impl Pattern {
@@ -28,6 +30,7 @@ impl Pattern {
         match self {
             Self::Text(expected) => text == expected,
             Self::Regex(expected) => expected.is_match(text),
+            Self::Any => true,
         }
     }
 }
@@ -183,7 +186,7 @@ fn eval(line: usize, lines: &[&str]) -> (Eval, usize) {
             let pattern = match (found.get(2).map(|m| m.as_str()), found.get(3)) {
                 (Some("msg"), Some(text)) => Pattern::Text(text.as_str().trim().into()),
                 (Some(_), Some(text)) => Pattern::Regex(Regex::new(text.as_str().trim()).unwrap()),
-                _ => Pattern::Regex(Regex::new("").unwrap()),
+                _ => Pattern::Any,
             };
             case.expects.entry(found[1].into()).or_default().push(pattern);
         } else if let Some(value) = number(line) {
