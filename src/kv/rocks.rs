@@ -4,6 +4,7 @@
 //! files by ingest and are never compacted: their content is rewritten by our own merges. Every other write
 //! goes through one log, synced when asked. Blocks the calling thread; never call it on an async runtime.
 
+mod mark;
 mod options;
 
 use crate::{Cf, Change, Durability, Ingest, KeyRange, Kv, KvError, KvRead, Visitor, WriteBatch};
@@ -26,6 +27,7 @@ pub struct RocksKv {
     db: DB,
     path: PathBuf,
     families: options::Families,
+    mark: mark::SyncedMark,
     next_run: AtomicU64,
 }
 
@@ -65,7 +67,9 @@ impl RocksKv {
             DB::open_cf_descriptors(families.db(), path, descriptors).map_err(|e| open_error(path, &e))?;
         options::check_effective(path, options)?;
         clear_runs(&runs)?;
-        Ok(Self { db, path: path.to_owned(), families, next_run: AtomicU64::new(0) })
+        let mark = mark::SyncedMark::open(path)?;
+        mark.check(db.latest_sequence_number())?;
+        Ok(Self { db, path: path.to_owned(), families, mark, next_run: AtomicU64::new(0) })
     }
 
     /// The directory of the store.
@@ -97,6 +101,16 @@ impl RocksKv {
 
     fn cf(&self, cf: Cf) -> &ColumnFamily {
         self.db.cf_handle(cf.name()).expect("every family is opened at start")
+    }
+
+    /// Writes a batch and, if it is synced, raises the mark to what is then durable for certain.
+    ///
+    /// Numbers are given in the order of the log, so this batch ends at least its length behind what was
+    /// visible before, whatever others write meanwhile.
+    fn commit(&self, batch: rocksdb::WriteBatch, synced: bool) -> Result<(), KvError> {
+        let sequence = self.db.latest_sequence_number() + batch.len() as u64;
+        self.db.write_opt(batch, &write_options(synced)).map_err(|e| kv_error(&e))?;
+        if synced { self.mark.raise(sequence) } else { Ok(()) }
     }
 
     fn is_empty(&self, cf: Cf, range: &KeyRange) -> Result<bool, KvError> {
@@ -149,8 +163,7 @@ impl Kv for RocksKv {
                 Change::DeleteRange { .. } => {}
             }
         }
-        let synced = durability == Durability::Synced;
-        self.db.write_opt(out, &write_options(synced)).map_err(|e| kv_error(&e))
+        self.commit(out, durability == Durability::Synced)
     }
 
     fn ingest(&self, cf: Cf) -> Result<Box<dyn Ingest + '_>, KvError> {

@@ -63,8 +63,8 @@ fn db_options(options: &KvOptions, memtables: &WriteBufferManager) -> Options {
     out.set_write_buffer_manager(memtables);
     out.set_max_open_files(options.max_open_files);
     out.set_max_background_jobs(options.background_jobs);
-    // A torn tail is what a crash leaves; damage before it is refused instead of rolled back.
-    out.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    // A power loss leaves a torn tail, which is dropped; the synced mark refuses a log that lost more.
+    out.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     out.set_track_and_verify_wals_in_manifest(true);
     out.set_recycle_log_file_num(0);
     out.set_paranoid_checks(true);

@@ -119,43 +119,59 @@ fn a_damaged_table_is_an_error_and_not_a_short_scan() {
     assert!(seen < 100);
 }
 
-#[test]
-fn damage_in_the_middle_of_the_log_is_refused_and_a_torn_tail_is_not() {
+/// Writes 60 records, the last `unsynced` of them buffered, spoils a copy of the log, and opens it: the number
+/// of records that are left.
+fn reopen_spoiled(unsynced: u8, spoil: impl Fn(&mut Vec<u8>)) -> Result<usize, KvError> {
     let rocks = Rocks::new();
     for key in 0..60u8 {
-        rocks
-            .kv
-            .write(WriteBatch::new().put(Cf::Cat, vec![key], vec![key; 100]), Durability::Synced)
-            .unwrap();
+        let durability = if key < 60 - unsynced { Durability::Synced } else { Durability::Buffered };
+        rocks.kv.write(WriteBatch::new().put(Cf::Cat, vec![key], vec![key; 100]), durability).unwrap();
     }
-    let reopen = |spoil: &dyn Fn(&mut Vec<u8>)| {
-        let copy = tempfile::tempdir().unwrap();
-        copy_files(rocks.kv.path(), copy.path());
-        let logs = fs::read_dir(copy.path()).unwrap().map(|e| e.unwrap().path());
-        let log = logs.filter(|p| p.extension().is_some_and(|x| x == "log")).max().unwrap();
-        let mut bytes = fs::read(&log).unwrap();
-        spoil(&mut bytes);
-        fs::write(&log, bytes).unwrap();
-        RocksKv::open(copy.path(), &small()).map(|kv| {
-            let mut keys = 0;
-            kv.scan(Cf::Cat, &KeyRange::all(), &mut |_, _| {
-                keys += 1;
-                ControlFlow::Continue(())
-            })
-            .unwrap();
-            keys
-        })
-    };
-    let torn = reopen(&|bytes| {
-        let keep = bytes.len() - 3;
-        bytes.truncate(keep);
-    });
-    assert_eq!(torn, Ok(59));
-    let damaged = reopen(&|bytes| {
+    let copy = tempfile::tempdir().unwrap();
+    copy_files(rocks.kv.path(), copy.path());
+    let logs = fs::read_dir(copy.path()).unwrap().map(|e| e.unwrap().path());
+    let log = logs.filter(|p| p.extension().is_some_and(|x| x == "log")).max().unwrap();
+    let mut bytes = fs::read(&log).unwrap();
+    spoil(&mut bytes);
+    fs::write(&log, bytes).unwrap();
+    let kv = RocksKv::open(copy.path(), &small())?;
+    let mut keys = 0;
+    kv.scan(Cf::Cat, &KeyRange::all(), &mut |_, _| {
+        keys += 1;
+        ControlFlow::Continue(())
+    })?;
+    Ok(keys)
+}
+
+fn cut(bytes: &mut Vec<u8>) {
+    bytes.truncate(bytes.len() - 3);
+}
+
+fn fill_tail(with: u8) -> impl Fn(&mut Vec<u8>) {
+    move |bytes| {
+        let from = bytes.len() - 50;
+        bytes[from..].fill(with);
+        bytes.extend([with; 5_000]);
+    }
+}
+
+#[test]
+fn a_torn_tail_that_was_not_acknowledged_is_dropped() {
+    assert_eq!(reopen_spoiled(1, cut), Ok(59));
+    assert_eq!(reopen_spoiled(1, fill_tail(0)), Ok(59));
+    assert_eq!(reopen_spoiled(1, fill_tail(0xa5)), Ok(59));
+    assert_eq!(reopen_spoiled(0, |_| ()), Ok(60));
+}
+
+#[test]
+fn a_log_that_lost_an_acknowledged_write_is_refused() {
+    let flip_middle = |bytes: &mut Vec<u8>| {
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
-    });
-    assert!(matches!(damaged, Err(KvError::Corrupt { .. })), "{damaged:?}");
+    };
+    for lost in [reopen_spoiled(0, cut), reopen_spoiled(0, fill_tail(0)), reopen_spoiled(2, flip_middle)] {
+        assert!(matches!(lost, Err(KvError::Corrupt { .. })), "{lost:?}");
+    }
 }
 
 #[test]
