@@ -14,14 +14,18 @@ mod verdicts;
 pub use verdicts::Verdicts;
 
 use quorate_commitlog::record::{RecordDecoder, empty_record};
-use quorate_commitlog::{LogEntry, LogReader, PartitionLog};
-use quorate_model::{LogRecord, PartitionId, Position, failpoint};
+use quorate_commitlog::{LogEntry, LogError, LogReader, PartitionLog};
+use quorate_model::{ErrorCode, LogRecord, PartitionId, Position, failpoint};
 use quorate_tsdb::ApplyOutcome;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
+
+/// Pause before the committed position is asked for again.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What apply needs of a partition's store.
 pub trait ApplyTarget: Send + Sync {
@@ -237,11 +241,20 @@ impl Run {
     }
 }
 
-async fn committed(log: &dyn PartitionLog) -> Result<Position, quorate_commitlog::LogError> {
-    log.committed().await
+/// The committed position; asks again while the log is not available, as it is between leaders.
+async fn committed(log: &dyn PartitionLog) -> Result<Position, LogError> {
+    loop {
+        match log.committed().await {
+            Err(error) if matches!(error.code(), ErrorCode::Unavailable | ErrorCode::Indeterminate) => {
+                tracing::warn!(%error, "the committed position is not known yet");
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+            known => return known,
+        }
+    }
 }
 
-async fn next(reader: &mut dyn LogReader) -> Result<Vec<LogEntry>, quorate_commitlog::LogError> {
+async fn next(reader: &mut dyn LogReader) -> Result<Vec<LogEntry>, LogError> {
     reader.next().await
 }
 

@@ -193,6 +193,19 @@ impl Distributor {
         self.inner.answer(prepared).await
     }
 
+    /// All of a write but the log: reads, checks, resolves and encodes, then drops what came out. Returns the
+    /// bytes that a log would have taken. For dry runs and benchmarks; new series get refs.
+    ///
+    /// # Errors
+    /// What [`Distributor::write`] would refuse as a whole before the log.
+    pub fn rehearse(&self, request: &WriteRequest) -> Result<usize, WriteError> {
+        self.inner.with_work(|work| {
+            let (read, _) = self.inner.read(request, work)?;
+            let parts = self.inner.encode(request.tenant, &read, work)?;
+            Ok(parts.iter().map(|part| part.bytes.len()).sum())
+        })
+    }
+
     /// Opens another session: refuses writes until everything sent is applied, then forgets what the old one
     /// defined. Needed when refs run out and when the log began again.
     pub async fn renew(&self, session: SessionId) {
@@ -257,15 +270,20 @@ impl Inner {
 
     /// Takes a work area, reads the request into it and queues what comes out.
     fn prepare_and_queue(&self, request: &WriteRequest) -> Result<Prepared, WriteError> {
+        self.with_work(|work| self.prepare(request, work))
+    }
+
+    /// Runs `f` with buffers that an earlier request has grown.
+    fn with_work<T>(&self, f: impl FnOnce(&mut Work) -> T) -> T {
         let spare = self.spare.lock().pop();
         let mut work = spare.unwrap_or_default();
-        let prepared = self.prepare(request, &mut work);
+        let done = f(&mut work);
         work.shrink();
         let mut spare = self.spare.lock();
         if spare.len() < MAX_SPARE_WORK {
             spare.push(work);
         }
-        prepared
+        done
     }
 
     /// Waits for every touched partition. An unknown one wins over refusals.

@@ -67,8 +67,36 @@ impl Work {
     }
 }
 
+/// What is known of a request once it is read.
+pub(super) struct Read {
+    state: Arc<TenantState>,
+    session: Arc<Session>,
+    tenant: Arc<TenantSeries>,
+    bounds: TimeBounds,
+}
+
+/// One partition's part, encoded, with room for it reserved.
+pub(super) struct Encoded {
+    index: usize,
+    pub(super) bytes: Vec<u8>,
+    counts: PartCounts,
+    reservation: Reservation,
+}
+
 impl Inner {
     pub(super) fn prepare(&self, request: &WriteRequest, work: &mut Work) -> Result<Prepared, WriteError> {
+        let (read, refusals) = self.read(request, work)?;
+        let encoded = self.encode(request.tenant, &read, work)?;
+        let parts = encoded.into_iter().map(|part| self.queue(part, &read, &mut work.rest)).collect();
+        Ok(Prepared { state: read.state, parts, refusals })
+    }
+
+    /// Decodes, reads, resolves, checks, and sorts into columns.
+    pub(super) fn read(
+        &self,
+        request: &WriteRequest,
+        work: &mut Work,
+    ) -> Result<(Read, Refusals), WriteError> {
         let state = self.tenant_state(request);
         let limits = self.limits.of(&request.tenant_name);
         let body = work.body.decode(&request.body, self.config.max_decoded_bytes)?;
@@ -87,8 +115,7 @@ impl Inner {
         let bounds = TimeBounds::new(self.clock.now_ms(), &limits, retention_ms);
         Sorter { body, limits: &limits, bounds, refusals: &mut refusals }.sort(buffers);
         self.sort_metadata(request.tenant, &tenant, &limits, body, buffers, &mut refusals);
-        let parts = self.queue(request.tenant, &bounds, &session, &tenant, buffers)?;
-        Ok(Prepared { state, parts, refusals })
+        Ok((Read { state, session, tenant, bounds }, refusals))
     }
 
     fn charge_rate(
@@ -161,7 +188,7 @@ impl Inner {
         buffers: &mut Buffers,
         refusals: &mut Refusals,
     ) {
-        for parsed in &buffers.request.metadata {
+        for parsed in tenant.unknown_metadata(&buffers.request.metadata) {
             let entry = match read_metadata(body, parsed, limits) {
                 Ok(entry) => entry,
                 Err((reason, text)) => {
@@ -169,40 +196,25 @@ impl Inner {
                     continue;
                 }
             };
-            let hash = self.hash_metadata(&entry);
-            if tenant.knows_metadata(hash) {
-                continue;
-            }
             let labels = Labels::from_sorted([(METRIC_NAME, entry.family.as_str())]);
             let (_, partition) = (self.placement)(id, &labels);
             let columns = &mut buffers.columns[usize::from(self.index_of(partition))];
             columns.floats.metadata.push(entry);
-            columns.metadata.push(hash);
+            columns.metadata.push(parsed.hash);
         }
     }
 
-    fn hash_metadata(&self, entry: &MetadataEntry) -> u64 {
-        let mut bytes = Vec::with_capacity(entry.family.len() + entry.help.len() + entry.unit.len() + 3);
-        bytes.push(entry.metric_type as u8);
-        for text in [&entry.family, &entry.help, &entry.unit] {
-            bytes.extend_from_slice(text.as_bytes());
-            bytes.push(0xff);
-        }
-        self.hashing.bytes(&bytes).low
-    }
-
-    /// Encodes every touched partition's part, reserves room for all, then queues them.
-    fn queue(
+    /// Encodes every touched partition's part and reserves room for all of them.
+    pub(super) fn encode(
         &self,
         id: TenantId,
-        bounds: &TimeBounds,
-        session: &Arc<Session>,
-        tenant: &Arc<TenantSeries>,
-        buffers: &mut Buffers,
-    ) -> Result<Vec<Part>, WriteError> {
-        let mut ready: Vec<(usize, Vec<u8>, PartCounts, Reservation)> = Vec::new();
-        for (index, columns) in buffers.columns.iter_mut().enumerate() {
-            let counts = columns.finish(id, bounds.first_ms);
+        read: &Read,
+        work: &mut Work,
+    ) -> Result<Vec<Encoded>, WriteError> {
+        let Buffers { columns, encoder, .. } = &mut work.rest;
+        let mut parts = Vec::new();
+        for (index, columns) in columns.iter_mut().enumerate() {
+            let counts = columns.finish(id, read.bounds.first_ms);
             if counts.sub_batches() == 0 {
                 continue;
             }
@@ -212,30 +224,33 @@ impl Inner {
             }
             let mut bytes = Vec::with_capacity(64 + 10 * counts.samples as usize);
             if counts.has_floats {
-                buffers.encoder.encode(&columns.floats, &mut bytes);
+                encoder.encode(&columns.floats, &mut bytes);
             }
             if counts.has_histograms {
-                buffers.encoder.encode(&columns.histograms, &mut bytes);
+                encoder.encode(&columns.histograms, &mut bytes);
             }
             let reservation = queue.reserve(bytes.len())?;
-            ready.push((index, bytes, counts, reservation));
+            parts.push(Encoded { index, bytes, counts, reservation });
         }
-        let queued = ready.into_iter().map(|(index, bytes, counts, reservation)| {
-            let (answer, receiver) = oneshot::channel();
-            let columns = &mut buffers.columns[index];
-            self.partitions[index].push(Pending {
-                session: Arc::clone(session),
-                bytes,
-                sub_batches: counts.sub_batches(),
-                tenant: Arc::clone(tenant),
-                defined: std::mem::take(&mut columns.defined),
-                metadata: std::mem::take(&mut columns.metadata),
-                answer,
-                reservation,
-            });
-            Part { partition: self.partitions[index].id(), counts, answer: receiver }
+        Ok(parts)
+    }
+
+    fn queue(&self, part: Encoded, read: &Read, buffers: &mut Buffers) -> Part {
+        let Encoded { index, bytes, counts, reservation } = part;
+        let (answer, receiver) = oneshot::channel();
+        let columns = &mut buffers.columns[index];
+        let queue = &self.partitions[index];
+        queue.push(Pending {
+            session: Arc::clone(&read.session),
+            bytes,
+            sub_batches: counts.sub_batches(),
+            tenant: Arc::clone(&read.tenant),
+            defined: std::mem::take(&mut columns.defined),
+            metadata: std::mem::take(&mut columns.metadata),
+            answer,
+            reservation,
         });
-        Ok(queued.collect())
+        Part { partition: queue.id(), counts, answer: receiver }
     }
 }
 

@@ -44,11 +44,14 @@ impl RawHash {
         Self { low: Self::B, high: Self::A }
     }
 
-    /// Adds the next symbol. Each lane is a bijection of its state, so lists that differ in one symbol differ.
+    /// Adds the next two symbols. Each lane is a bijection of its state, and the two are joined before it, so
+    /// that the chain of dependent steps is half as long as the list.
     #[inline]
-    pub(super) fn mix(&mut self, symbol: Self) {
-        self.low = (self.low.rotate_left(5) ^ symbol.low).wrapping_mul(Self::A);
-        self.high = (self.high.rotate_left(27) ^ symbol.high).wrapping_mul(Self::B);
+    pub(super) fn mix(&mut self, first: Self, second: Self) {
+        let low = first.low.wrapping_mul(Self::B) ^ second.low;
+        let high = first.high.wrapping_mul(Self::A) ^ second.high;
+        self.low = (self.low.rotate_left(5) ^ low).wrapping_mul(Self::A);
+        self.high = (self.high.rotate_left(27) ^ high).wrapping_mul(Self::B);
     }
 
     /// Ends a list of symbols: spreads the high bits, which the last multiplications favour.
@@ -124,6 +127,8 @@ pub struct ParsedMetadata {
     pub unit: Range<usize>,
     /// Whether `family` is a metric name.
     pub is_metric_name: bool,
+    /// Under which it is remembered once it is committed; the protocols have hashes of their own.
+    pub(crate) hash: u64,
 }
 
 /// A request as columns. `clear` keeps the capacity.

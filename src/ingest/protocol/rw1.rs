@@ -30,7 +30,7 @@ pub(super) fn parse(body: &[u8], hashing: &Hashing, out: &mut ParsedRequest) -> 
                 expect(wire, LEN)?;
                 has_own = true;
                 let range = cursor.range()?;
-                metadata(&cursor, range, out)?;
+                metadata(&cursor, range, hashing, out)?;
             }
             (field, wire) => {
                 has_other |= matches!(field, 4 | 5) && wire == LEN;
@@ -122,6 +122,10 @@ fn gather(
 #[inline]
 fn sample(cursor: &mut Cursor<'_>, out: &mut ParsedRequest) -> Result<(), BodyError> {
     let range = cursor.range()?;
+    if let Some((ts_ms, value)) = cursor.plain_sample(range) {
+        out.push_sample(ts_ms, value, 0);
+        return Ok(());
+    }
     let mut inner = cursor.within(range);
     let (mut value, mut ts_ms) = (0f64, 0i64);
     while !inner.is_at_end() {
@@ -183,7 +187,12 @@ pub(super) fn count_chars(text: &[u8]) -> usize {
     text.iter().filter(|byte| **byte & 0xc0 != 0x80).count()
 }
 
-fn metadata(cursor: &Cursor<'_>, range: (usize, usize), out: &mut ParsedRequest) -> Result<(), BodyError> {
+fn metadata(
+    cursor: &Cursor<'_>,
+    range: (usize, usize),
+    hashing: &Hashing,
+    out: &mut ParsedRequest,
+) -> Result<(), BodyError> {
     let mut inner = cursor.within(range);
     let mut entry = ParsedMetadata {
         metric_type: MetricType::Unknown,
@@ -191,6 +200,7 @@ fn metadata(cursor: &Cursor<'_>, range: (usize, usize), out: &mut ParsedRequest)
         help: 0..0,
         unit: 0..0,
         is_metric_name: false,
+        hash: hashing.bytes(&cursor.bytes[range.0..range.1]).low,
     };
     while !inner.is_at_end() {
         let (field, wire) = inner.tag()?;

@@ -134,20 +134,17 @@ impl Series {
             cursor.at = start as usize;
         }
         let mut hash = RawHash::of_no_symbols();
-        let mut fault = None;
-        let mut count = 0usize;
         while !cursor.is_at_end() {
-            let reference = cursor.varint()?;
-            match usize::try_from(reference).ok().and_then(|at| out.symbol_hashes.get(at)) {
-                Some(symbol) => hash.mix(*symbol),
-                None => fault = Some(Fault::SymbolRange),
+            let name = symbol(&mut cursor, out)?;
+            if cursor.is_at_end() {
+                return Ok((labels, Some(Fault::OddReferences), hash));
             }
-            count += 1;
+            match (name, symbol(&mut cursor, out)?) {
+                (Some(name), Some(value)) => hash.mix(name, value),
+                _ => return Ok((labels, Some(Fault::SymbolRange), hash)),
+            }
         }
-        if !count.is_multiple_of(2) {
-            fault = Some(Fault::OddReferences);
-        }
-        Ok((labels, fault, hash.finish()))
+        Ok((labels, None, hash.finish()))
     }
 
     /// The creation time of the series, as drafts of 2.0 had it, stands in where samples tell no start.
@@ -194,10 +191,17 @@ impl Series {
                 *out.symbols.get(at).ok_or(malformed("metadata points behind the symbol table"))?;
             Ok(start as usize..end as usize)
         };
+        let mut hash = RawHash::of_no_symbols();
+        let known = |at: usize| out.symbol_hashes.get(at).copied().unwrap_or(hash);
+        let parts = [known(family), known(help), known(unit)];
+        hash.mix(parts[0], parts[1]);
+        hash.mix(parts[2], parts[2]);
+        let hash = hash.finish().low.wrapping_add(metric_type as u64);
         let (help, unit) = (place(help)?, place(unit)?);
         if metric_type != MetricType::Unknown || !help.is_empty() || !unit.is_empty() {
             let family = place(family)?;
-            out.metadata.push(ParsedMetadata { metric_type, family, help, unit, is_metric_name: true });
+            let entry = ParsedMetadata { metric_type, family, help, unit, is_metric_name: true, hash };
+            out.metadata.push(entry);
         }
         Ok(())
     }
@@ -224,6 +228,13 @@ impl Series {
         }
         Ok(None)
     }
+}
+
+/// The hash of the next symbol, `None` if the reference points behind the table.
+#[inline]
+fn symbol(cursor: &mut Cursor<'_>, out: &ParsedRequest) -> Result<Option<RawHash>, BodyError> {
+    let reference = cursor.varint()?;
+    Ok(usize::try_from(reference).ok().and_then(|at| out.symbol_hashes.get(at)).copied())
 }
 
 /// Collects references that do not stand together.
@@ -255,6 +266,10 @@ fn gather(
 #[inline]
 fn sample(cursor: &mut Cursor<'_>, out: &mut ParsedRequest) -> Result<(), BodyError> {
     let range = cursor.range()?;
+    if let Some((ts_ms, value)) = cursor.plain_sample(range) {
+        out.push_sample(ts_ms, value, 0);
+        return Ok(());
+    }
     let mut inner = cursor.within(range);
     let (mut value, mut ts_ms, mut start_ms) = (0f64, 0i64, 0i64);
     while !inner.is_at_end() {

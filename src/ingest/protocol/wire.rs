@@ -100,6 +100,27 @@ impl<'a> Cursor<'a> {
         Ok(u64::from_le_bytes(*bytes))
     }
 
+    /// A sample as every sender writes it: value, then time, and nothing else. `None` leaves everything to the
+    /// general reader.
+    #[inline]
+    pub(super) fn plain_sample(&self, range: (usize, usize)) -> Option<(i64, f64)> {
+        let message = &self.bytes[range.0..range.1];
+        let (head, time) = message.split_first_chunk::<10>()?;
+        if head[0] != 0x09 || head[9] != 0x10 || time.len() > 9 {
+            return None;
+        }
+        let mut ts_ms = 0u64;
+        for (at, byte) in time.iter().enumerate() {
+            ts_ms |= u64::from(byte & 0x7f) << (7 * at);
+            let is_last = at + 1 == time.len();
+            if (*byte < 0x80) != is_last {
+                return None;
+            }
+        }
+        let value = head[1..9].first_chunk::<8>().filter(|_| !time.is_empty())?;
+        Some((ts_ms as i64, f64::from_bits(u64::from_le_bytes(*value))))
+    }
+
     pub(super) fn double(&mut self) -> Result<f64, BodyError> {
         Ok(f64::from_bits(self.fixed64()?))
     }

@@ -1,7 +1,7 @@
 //! A gateway session: the refs it has given, and what it knows of each tenant.
 
 use super::table::{Table, UNIT_MS, UNITS};
-use crate::protocol::RawHash;
+use crate::protocol::{ParsedMetadata, RawHash};
 use parking_lot::{Mutex, RwLock};
 use quorate_cluster::limits::Limits;
 use quorate_model::{SessionId, TenantId};
@@ -160,9 +160,13 @@ impl TenantSeries {
         }
     }
 
-    /// Whether this metadata was committed before.
-    pub(crate) fn knows_metadata(&self, hash: u64) -> bool {
-        self.metadata.lock().contains(&hash)
+    /// The pieces of metadata that were not committed before.
+    pub(crate) fn unknown_metadata<'a>(&self, all: &'a [ParsedMetadata]) -> Vec<&'a ParsedMetadata> {
+        if all.is_empty() {
+            return Vec::new();
+        }
+        let known = self.metadata.lock();
+        all.iter().filter(|entry| !known.contains(&entry.hash)).collect()
     }
 
     /// Metadata that is committed now.
