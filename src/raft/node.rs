@@ -10,6 +10,9 @@ use tokio::sync::{Mutex, Semaphore};
 use crate::segment_log::{GroupId, SegmentLog, SegmentLogConfig, SegmentLogStats};
 use crate::{Group, RaftError};
 
+/// Bound of `pending_bytes`: a batch of the log holds less than 4 GiB.
+const MAX_PENDING: usize = 1 << 30;
+
 /// Settings of a node's groups and their log.
 #[derive(Debug, Clone)]
 pub struct RaftConfig {
@@ -17,7 +20,7 @@ pub struct RaftConfig {
     pub segment_bytes: u64,
     /// Recent payloads kept in memory for readers that follow, over all groups.
     pub cache_bytes: usize,
-    /// Payloads proposed and not yet durable, over all groups; further proposals wait.
+    /// Payloads proposed and not yet durable, over all groups; further proposals wait. At most 1 GiB.
     pub pending_bytes: usize,
 }
 
@@ -55,7 +58,7 @@ impl RaftNode {
         let dir = dir.to_owned();
         let opened = tokio::task::spawn_blocking(move || SegmentLog::open(&dir, settings)).await;
         let log = opened.map_err(|_| crate::segment_log::SegmentError::Closed)??;
-        let pending_limit = config.pending_bytes.clamp(1, Semaphore::MAX_PERMITS);
+        let pending_limit = config.pending_bytes.clamp(1, MAX_PENDING);
         Ok(Self {
             inner: Arc::new(Inner {
                 id,

@@ -241,3 +241,58 @@ async fn a_group_with_members_elsewhere_is_refused() {
         other => panic!("expected a refusal, got {other:?}"),
     }
 }
+
+/// Prints proposals per second and latencies; run by hand, best with `--release`:
+/// `cargo test -p quorate-raft --release -- --ignored --nocapture measure`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn measure_proposals() {
+    use quorate_model::{Clock, SystemClock};
+    for (len, clients, groups, total) in [
+        (1 << 10, 1, 1, 2_000),
+        (1 << 10, 64, 4, 40_000),
+        (1 << 10, 512, 4, 80_000),
+        (64 << 10, 8, 4, 4_000),
+        (256 << 10, 1, 1, 500),
+        (256 << 10, 8, 4, 2_000),
+        (256 << 10, 32, 4, 2_000),
+    ] {
+        let dir =
+            tempfile::tempdir_in(std::env::var_os("QUORATE_MEASURE_DIR").unwrap_or(".".into())).unwrap();
+        let node = start(dir.path()).await;
+        let payload = Bytes::from(vec![7u8; len]);
+        let (batches, begin) = (node.stats().batches, SystemClock.instant());
+        let mut tasks = Vec::new();
+        for client in 0..clients {
+            let group = node.group(GroupId(client % groups)).await.unwrap();
+            let payload = payload.clone();
+            tasks.push(tokio::spawn(async move {
+                let mut times = Vec::new();
+                for _ in 0..total / clients {
+                    let at = SystemClock.instant();
+                    group.propose(payload.clone()).await.unwrap();
+                    times.push(at.elapsed());
+                }
+                times
+            }));
+        }
+        let mut times = Vec::new();
+        for task in tasks {
+            times.extend(task.await.unwrap());
+        }
+        let seconds = begin.elapsed().as_secs_f64();
+        times.sort_unstable();
+        let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e3;
+        println!(
+            "{:>4} KiB, {clients:>3} clients, {groups} groups: {:>7.0} proposals/s, {:>6.1} MiB/s, \
+             {:>6.0} syncs/s, p50 {:.2} ms, p99 {:.2} ms",
+            len >> 10,
+            times.len() as f64 / seconds,
+            (times.len() * len) as f64 / seconds / 1_048_576.0,
+            (node.stats().batches - batches) as f64 / seconds,
+            at(0.5),
+            at(0.99)
+        );
+        node.shutdown().await;
+    }
+}

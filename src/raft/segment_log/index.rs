@@ -56,18 +56,16 @@ pub(super) struct GroupIndex {
 }
 
 impl GroupIndex {
-    /// Adds an entry; it replaces everything from its index on. Returns whether a gap opened before it,
-    /// which only recovery may see (a purge that follows in the stream explains it).
-    pub(super) fn append(&mut self, meta: EntryMeta) -> bool {
+    /// Adds an entry; it replaces everything from its index on. What was before a hole is dropped: only recovery
+    /// may see one, and a purge that follows in the stream must cover it.
+    pub(super) fn append(&mut self, meta: EntryMeta) {
         if self.entries.back().is_some_and(|back| back.id.index >= meta.id.index) {
             self.truncate_after(meta.id.index.checked_sub(1));
         }
-        let gap = self.last().is_some_and(|last| last.index + 1 != meta.id.index);
-        if gap {
+        if self.last().is_some_and(|last| last.index + 1 != meta.id.index) {
             self.entries.clear();
         }
         self.entries.push_back(meta);
-        gap
     }
 
     /// Whether an entry at `index` continues the log or replaces its end.
@@ -240,16 +238,16 @@ mod tests {
     #[test]
     fn an_entry_replaces_what_stands_at_and_after_its_place() {
         let mut index = index_of(0..6);
-        assert!(!index.append(EntryMeta::queued(&entry(2))));
+        index.append(EntryMeta::queued(&entry(2)));
         assert_eq!(indexes(&index, 0, 9), [0, 1, 2]);
-        assert!(!index.append(EntryMeta::queued(&entry(0))));
+        index.append(EntryMeta::queued(&entry(0)));
         assert_eq!(indexes(&index, 0, 9), [0]);
     }
 
     #[test]
-    fn a_gap_drops_what_was_before_it() {
+    fn a_hole_drops_what_was_before_it() {
         let mut index = index_of(0..3);
-        assert!(index.append(EntryMeta::queued(&entry(9))));
+        index.append(EntryMeta::queued(&entry(9)));
         assert_eq!(indexes(&index, 0, 99), [9]);
     }
 

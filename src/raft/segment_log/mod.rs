@@ -213,10 +213,8 @@ impl SegmentLog {
     pub fn close(&self) {
         self.shared.queue.lock().closed = true;
         self.shared.wake.notify_one();
-        if let Some(writer) = self.writer.lock().take()
-            && writer.join().is_err()
-        {
-            tracing::error!(dir = %self.shared.dir.display(), "the log's writer panicked");
+        if let Some(writer) = self.writer.lock().take() {
+            writer.join().expect("the writer's panics end the process");
         }
         if let Err(error) = self.lock.unlock() {
             tracing::warn!(dir = %self.shared.dir.display(), %error, "cannot unlock the log");

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use super::format::{
-    BATCH_HEADER_LEN, BATCH_MAGIC, Decoded, FormatError, GroupId, LogId, Record, Records, SEGMENT_HEADER_LEN,
+    BATCH_HEADER_LEN, BATCH_MAGIC, Decoded, FormatError, GroupId, Record, Records, SEGMENT_HEADER_LEN,
     SegmentHeader, decode_batch,
 };
 use super::index::{EntryMeta, GroupIndex, Place, Tail};
@@ -33,8 +33,6 @@ pub(super) struct Recovered {
     pub(super) end: u64,
     /// Bytes cut off the end: an interrupted write.
     pub(super) torn: u64,
-    /// First index behind a gap, per group, until a purge explains it.
-    gaps: HashMap<GroupId, u64>,
 }
 
 /// Reads the log in `dir`, which exists. Leaves no segments when there is no log yet.
@@ -56,7 +54,7 @@ pub(super) fn recover(dir: &Path, config: &SegmentLogConfig) -> Result<Recovered
         let file = file.map_err(|error| SegmentError::io("open", path, error))?;
         found.segments.push(SegmentFile { sequence: *sequence, path: path.clone(), file });
     }
-    found.check_gaps(dir)?;
+    found.check_holes(dir)?;
     cut_torn_end(&mut found).map_err(|error| SegmentError::io("truncate", dir, error))?;
     Ok(found)
 }
@@ -197,16 +195,12 @@ impl Recovered {
             Record::Vote(vote) => index.vote = Some(*vote),
             Record::Entry(entry) => {
                 let offset = body_at + decoded.payload_at as u64;
-                let gap = index.append(EntryMeta {
+                index.append(EntryMeta {
                     crc: decoded.payload_crc,
                     place: Some(Place { segment, offset }),
                     payload: None,
                     ..EntryMeta::queued(entry)
                 });
-                let starts_late = index.purged.is_none() && index.first_index() == Some(entry.id.index);
-                if gap || (starts_late && entry.id.index > 0) {
-                    self.gaps.insert(group, entry.id.index);
-                }
             }
             Record::TruncateAfter(after) => index.truncate_after(*after),
             Record::Purge(id) => index.purge(*id),
@@ -215,13 +209,19 @@ impl Recovered {
         }
     }
 
-    /// Entries may be missing only where a purge says so: it may stand in a later segment than the ones that
-    /// were deleted because of it.
-    fn check_gaps(&self, dir: &Path) -> Result<(), SegmentError> {
-        for (group, first) in &self.gaps {
-            let purged: Option<LogId> = self.groups.get(group).and_then(|index| index.purged);
-            if purged.is_none_or(|purged| purged.index + 1 < *first) {
-                let reason = format!("entries of group {group} before {first} are missing");
+    /// Entries may be missing only where a purge says so. It may stand in a later segment than the ones that
+    /// were deleted because of it, so only the end of the stream tells.
+    fn check_holes(&self, dir: &Path) -> Result<(), SegmentError> {
+        for (group, index) in &self.groups {
+            let expected = index.purged.map_or(0, |purged| purged.index + 1);
+            if let Some(first) = index.first_index().filter(|first| *first != expected) {
+                let reason =
+                    format!("entries of group {group} from {expected} to before {first} are missing");
+                return Err(SegmentError::damaged(dir, 0, reason));
+            }
+            let last = index.last().map(|last| last.index);
+            if let Some(committed) = index.committed.filter(|committed| Some(committed.index) > last) {
+                let reason = format!("entries of group {group} up to {} are missing", committed.index);
                 return Err(SegmentError::damaged(dir, 0, reason));
             }
         }

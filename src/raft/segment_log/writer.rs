@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -30,6 +31,7 @@ const KEEP_BUFFER: usize = 32 << 20;
 /// Starts the writer behind what recovery found; begins the first segment when there is none.
 pub(super) fn start(shared: Arc<Shared>, found: &Recovered) -> io::Result<JoinHandle<()>> {
     let (_, _, newest) = shared.segments.numbers();
+    let dir = shared.dir.clone();
     let mut end = End { chain: found.chain, offset: found.offset, at: found.end };
     let segment = match shared.segments.get(newest) {
         Some(segment) => segment,
@@ -44,7 +46,13 @@ pub(super) fn start(shared: Arc<Shared>, found: &Recovered) -> io::Result<JoinHa
         cached_bytes: 0,
         marked: false,
     };
-    std::thread::Builder::new().name("raft-log".to_owned()).spawn(move || writer.run())
+    let run = move || {
+        // Requests that lost their writer would wait for ever: a panic here ends the process as an error does.
+        if catch_unwind(AssertUnwindSafe(|| writer.run())).is_err() {
+            die("write", &dir, &io::Error::other("the writer panicked"));
+        }
+    };
+    std::thread::Builder::new().name("raft-log".to_owned()).spawn(run)
 }
 
 /// The end of the stream.
@@ -87,6 +95,8 @@ struct Written {
 
 impl Writer {
     fn run(&mut self) {
+        // A crash may have come between a purge and the deletion that it allowed.
+        self.delete_segments();
         loop {
             match self.wait() {
                 Work::Requests(requests) => self.write(requests),
