@@ -74,40 +74,27 @@ impl<'q> Evaluator<'q> {
         grid: TimeGrid,
     ) -> Result<InfoSeries<'q>, QueryError> {
         let mut infos = InfoSeries { columns: Columns::new(self.guard), by_target: BTreeMap::new() };
-        let mut matchers = Vec::new();
-        for name in IDENTIFYING {
-            let enriched = base.iter().filter(|column| !is_info(column));
-            let values: BTreeSet<&str> = enriched.filter_map(|column| column.labels.get(name)).collect();
-            matchers.extend(one_of(name, &values));
-        }
+        let enriched = base.iter().filter(|column| !is_info(column));
+        let matchers = matchers_of_targets(enriched, wanted);
         if matchers.is_empty() {
             return Ok(infos);
         }
-        matchers.extend(wanted.data.iter().chain(&wanted.names).cloned());
-        let (at, offset) = reference_time(input, &mut Vec::new()).unwrap_or((None, 0));
-        let (first, last) = at.map_or((grid.start, grid.end()), |at| (at, at));
+        let selector = looks_at(input);
+        let (first, last) = selector.at.map_or((grid.start, grid.end()), |at| (at, at));
         let lookback = self.options.lookback_delta_ms;
-        let range = TimeRange::new(first - offset - lookback + 1, last - offset);
-        let request = SelectRequest { matchers: &matchers, range, step_ms: grid.step };
-        let selection = self.source.select(&request)?;
+        let range = TimeRange::new(first - selector.offset - lookback + 1, last - selector.offset);
+        let selection =
+            self.source.select(&SelectRequest { matchers: &matchers, range, step_ms: grid.step })?;
         self.stats.series += selection.len() as u64;
-        let selector = Selector {
-            select: 0,
-            matchers: Vec::new(),
-            at,
-            offset,
-            mode: RangeMode::Plain,
-            stats_only: false,
-            span: <_>::default(),
-        };
         let mut buffer = SeriesBuffer::default();
         let mut column = Column::new(grid.steps);
         for index in 0..selection.len() {
             self.guard.check()?;
             selection.read(index, &mut buffer)?;
             self.stats.samples_read += buffer.len() as u64;
+            column.labels = selection.labels(index).clone();
             if !buffer.histograms.is_empty() {
-                let labels = text(selection.labels(index));
+                let labels = text(&column.labels);
                 return Err(QueryError::Execution(format!(
                     "this should be an info metric, with float samples: {labels}"
                 )));
@@ -115,13 +102,35 @@ impl<'q> Evaluator<'q> {
             column.points.reset(grid.steps);
             self.look_up(Take::Time, &buffer, &selector, grid, &mut column.points);
             if !column.points.is_empty() {
-                column.labels = selection.labels(index).clone();
                 self.hold(column.points.weight())?;
                 infos.push(&mut column)?;
             }
         }
         Ok(infos)
     }
+}
+
+/// What selects the info series of all targets of `enriched`, nothing if there is no target.
+fn matchers_of_targets<'a>(enriched: impl Iterator<Item = &'a Column>, wanted: &Wanted) -> Vec<Matcher> {
+    let mut values = [BTreeSet::new(), BTreeSet::new()];
+    for column in enriched {
+        for (name, values) in IDENTIFYING.iter().zip(&mut values) {
+            values.extend(column.labels.get(name));
+        }
+    }
+    let mut matchers: Vec<Matcher> =
+        IDENTIFYING.iter().zip(&values).filter_map(|(name, values)| one_of(name, values)).collect();
+    if !matchers.is_empty() {
+        matchers.extend(wanted.data.iter().chain(&wanted.names).cloned());
+    }
+    matchers
+}
+
+/// A selector that looks at the times at which `input` looks at its samples.
+fn looks_at(input: &Node) -> Selector {
+    let (at, offset) = reference_time(input, &mut Vec::new()).unwrap_or((None, 0));
+    let (mode, span) = (RangeMode::Plain, <_>::default());
+    Selector { select: 0, matchers: Vec::new(), at, offset, mode, stats_only: false, span }
 }
 
 impl Wanted {

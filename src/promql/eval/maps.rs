@@ -94,10 +94,6 @@ impl<'q> Evaluator<'q> {
         grid: TimeGrid,
         sink: Sink<'_, 'q>,
     ) -> Result<(), QueryError> {
-        let mut scalars = Vec::new();
-        for arg in call.args.iter().skip(1) {
-            scalars.push(self.scalar(arg, grid)?);
-        }
         if let Some(f) = math::of_one(call.function) {
             let Some(input) = call.args.first() else { return self.stream_of_time(f, grid, sink) };
             return self.map_series(input, grid, sink, &mut |_, column| {
@@ -105,37 +101,34 @@ impl<'q> Evaluator<'q> {
                 column.points.map_floats(f);
             });
         }
-        let bounds = |step: usize| match call.function {
-            FunctionId::Clamp => (scalars[0][step], scalars[1][step]),
-            FunctionId::ClampMin => (scalars[0][step], f64::INFINITY),
-            _ => (f64::NEG_INFINITY, scalars[0][step]),
-        };
-        let function = call.function;
-        let one = vec![1.0; grid.steps];
-        let nearest = scalars.first().unwrap_or(&one);
-        let apply = |step: usize, value: f64| match function {
-            FunctionId::Round => Some(math::round(value, nearest[step])),
-            _ => {
-                let (min, max) = bounds(step);
-                math::clamp(value, min, max)
-            }
-        };
-        if !matches!(
-            function,
-            FunctionId::Round | FunctionId::Clamp | FunctionId::ClampMin | FunctionId::ClampMax
-        ) {
-            return Err(QueryError::Execution(format!("unknown function {}()", call.name)));
-        }
+        let bound = self.bound(call, grid)?;
         self.map_series(&call.args[0], grid, sink, &mut |_, column| {
             column.points.drop_histograms();
             for step in 0..grid.steps {
                 let Some(value) = column.points.float(step) else { continue };
-                match apply(step, value) {
+                match bound.apply(step, value) {
                     Some(value) => column.points.set(step, value),
                     None => column.points.remove(step),
                 }
             }
         })
+    }
+
+    /// The scalar arguments of `round` and `clamp` and its kin.
+    fn bound(&mut self, call: &'q Call, grid: TimeGrid) -> Result<Bound, QueryError> {
+        let mut scalar = |at: usize, default: f64| match call.args.get(at) {
+            Some(arg) => self.scalar(arg, grid),
+            None => Ok(vec![default; grid.steps]),
+        };
+        let absent = usize::MAX;
+        let (min, max) = match call.function {
+            FunctionId::Round => return Ok(Bound::Nearest(scalar(1, 1.0)?)),
+            FunctionId::Clamp => (1, 2),
+            FunctionId::ClampMin => (1, absent),
+            FunctionId::ClampMax => (absent, 1),
+            _ => return Err(QueryError::Execution(format!("unknown function {}()", call.name))),
+        };
+        Ok(Bound::Between(scalar(min, f64::NEG_INFINITY)?, scalar(max, f64::INFINITY)?))
     }
 
     /// Hands on a calendar function of the evaluation time.
@@ -172,5 +165,20 @@ impl<'q> Evaluator<'q> {
             column.points.reset(grid.steps);
             numbers.into_iter().for_each(|(step, value)| column.points.set(step, value));
         })
+    }
+}
+
+/// A function of a float and scalars, which have one value for each step.
+enum Bound {
+    Nearest(Vec<f64>),
+    Between(Vec<f64>, Vec<f64>),
+}
+
+impl Bound {
+    fn apply(&self, step: usize, value: f64) -> Option<f64> {
+        match self {
+            Self::Nearest(nearest) => Some(math::round(value, nearest[step])),
+            Self::Between(min, max) => math::clamp(value, min[step], max[step]),
+        }
     }
 }

@@ -45,6 +45,8 @@ pub(crate) fn range<'q>(
         }
         ValueType::Vector => {
             let columns = finished(ev, &plan.root, grid)?;
+            // Both forms are there while one is made of the other.
+            let _memory = ev.charge(columns.weight() * size_of::<(i64, f64)>() as u64)?;
             let mut series: Vec<RangeSeries> =
                 columns.iter().map(|column| range_series(column, grid)).collect();
             series.sort_by(|a, b| a.labels.cmp(&b.labels));

@@ -17,6 +17,9 @@ mod reset;
 pub(crate) mod total;
 mod trim;
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) use arithmetic::Told;
 pub(crate) use bounds::Bucket;
 

@@ -10,6 +10,9 @@ mod build;
 mod grid;
 mod selects;
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) use grid::{QueryTimes, TimeGrid};
 pub(crate) use selects::SelectSpec;
 

@@ -163,15 +163,16 @@ fn extreme_times_and_offsets_give_empty_results() {
 
 #[test]
 fn the_deepest_query_fits_the_stack_of_a_worker_thread() {
-    let nested = |open: &str, close: &str| format!("{}requests_total{}", open.repeat(240), close.repeat(240));
+    let nested =
+        |open: &str, close: &str, n: usize| format!("{}requests_total{}", open.repeat(n), close.repeat(n));
     let queries = [
-        nested("abs(", ")"),
-        nested("-(", ")"),
-        nested("sum(", ")"),
-        nested("max_over_time(", "[1m:1m])"),
-        nested("(1 + ", ")"),
-        format!("requests_total{}", " + requests_total".repeat(240)),
-        format!("requests_total{}", " or requests_total".repeat(240)),
+        nested("abs(", ")", 498),
+        nested("sum(", ")", 498),
+        nested("-(", ")", 249),
+        nested("max_over_time(", "[1m:1m])", 249),
+        nested("(1 + ", ")", 249),
+        format!("requests_total{}", " + requests_total".repeat(498)),
+        format!("requests_total{}", " or requests_total".repeat(498)),
     ];
     let small = std::thread::Builder::new().stack_size(2 << 20);
     let run = move || {
