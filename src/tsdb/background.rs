@@ -1,12 +1,15 @@
-//! The background work of a partition: flush, image, merge and retention, one at a time.
+//! The background work of a partition: flush, image, merge and retention.
 //!
 //! Knows the order of durable steps (C1, C8): data first, synced; then one synced `cat` batch; then the View; old
 //! data last. Does not know when it is called. Each step may be the last before a crash.
+//! A flush, an image and a merge may run beside each other; two of a kind may not. After a write to `cat` whose
+//! effect is not known nothing more is written: the partition is to be opened again and replayed (K5).
 //! Path: `partition_store` -> **here** -> `flush`, `image`, `block`.
 
 use crate::block::{BlockMeta, MergeHooks, merge};
 use crate::cat::{self, ImagePointer};
 use crate::disk::Disk;
+use crate::durable::{remove_if_there, sync_dir};
 use crate::error::StoreError;
 use crate::flush::write_block;
 use crate::head::{Head, Hidden};
@@ -17,7 +20,7 @@ use crate::series_file::SeriesFile;
 use crate::store_block::StoreBlock;
 use crate::view::Views;
 use parking_lot::Mutex;
-use quorate_kv::{Cf, Durability, WriteBatch};
+use quorate_kv::{Cf, Durability, KvError, WriteBatch};
 use quorate_model::failpoint;
 use quorate_model::{Labels, PartitionId, Position, TenantId, TimeRange};
 use std::ops::ControlFlow;
@@ -57,8 +60,19 @@ pub(crate) struct Background {
     views: Arc<Views>,
     series: Arc<SeriesFile>,
     durable: AtomicU64,
-    /// Held during each work; the number of the newest image.
-    work: Mutex<u64>,
+    flushing: Mutex<()>,
+    images: Mutex<ImageNumbers>,
+    /// Held by merges and retention: both replace blocks.
+    replacing: Mutex<()>,
+    failed: Mutex<Option<KvError>>,
+}
+
+#[derive(Debug)]
+struct ImageNumbers {
+    /// The durable image, 0 for none.
+    current: u64,
+    /// The last number that was tried: names are not used twice.
+    last: u64,
 }
 
 impl Background {
@@ -71,8 +85,19 @@ impl Background {
     ) -> Self {
         let image = image.unwrap_or_default();
         let durable = AtomicU64::new(image.position.0);
-        let work = Mutex::new(image.image);
-        Self { disk, partition, dir: dir.to_owned(), head, views, series, durable, work }
+        Self {
+            disk,
+            partition,
+            dir: dir.to_owned(),
+            head,
+            views,
+            series,
+            durable,
+            flushing: Mutex::default(),
+            images: Mutex::new(ImageNumbers { current: image.image, last: image.image }),
+            replacing: Mutex::default(),
+            failed: Mutex::default(),
+        }
     }
 
     /// Position of the last durable image.
@@ -82,11 +107,12 @@ impl Background {
 
     /// Writes every complete sealed generation as a block and publishes it.
     pub(crate) fn flush(&self) -> Result<FlushReport, StoreError> {
-        let _work = self.work.lock();
+        let _flushing = self.flushing.lock();
         let mut report = FlushReport::default();
         let mut sealed = self.views.pin().sealed();
         sealed.sort_by_key(|s| (s.window_start_ms(), s.generation()));
         for sealed in sealed.iter().filter(|s| s.is_complete()) {
+            self.check()?;
             let meta = write_block(&self.disk, self.partition, &self.head, sealed)?;
             failpoint::hit("flush.after_ingest");
             report.add(&meta);
@@ -97,17 +123,18 @@ impl Background {
 
     /// Cuts an image and makes it durable. Gives its position.
     pub(crate) fn cut_image(&self) -> Result<Position, StoreError> {
-        let mut number = self.work.lock();
+        let mut numbers = self.images.lock();
+        self.check()?;
         let mut cut = image::cut(&self.head, &self.views)?;
         failpoint::hit("image.after_cut");
-        let pending = (std::mem::take(&mut cut.frames), cut.entries);
-        let written = self.write_image(*number + 1, &cut, pending);
+        numbers.last += 1;
+        self.series.take(std::mem::take(&mut cut.frames), cut.entries);
+        let written = self.write_image(numbers.last, &mut cut);
         if written.is_err() {
             self.series.give_back(&self.head);
         }
         let pointer = written?;
-        let old = *number;
-        *number = pointer.image;
+        let old = std::mem::replace(&mut numbers.current, pointer.image);
         self.series.published(&pointer);
         self.durable.store(cut.position.0, Ordering::Release);
         remove_if_there(&image_path(&self.dir, old))?;
@@ -115,29 +142,25 @@ impl Background {
         Ok(cut.position)
     }
 
-    fn write_image(
-        &self,
-        number: u64,
-        cut: &image::Cut,
-        (frames, entries): (Vec<u8>, u64),
-    ) -> Result<ImagePointer, StoreError> {
-        let (series_log, series_log_len) = self.series.write(frames, entries, &cut.live_rows)?;
-        let path = image_path(&self.dir, number);
-        image_file::write(&path, self.partition, cut.position, &cut.sections)?;
+    fn write_image(&self, number: u64, cut: &mut image::Cut) -> Result<ImagePointer, StoreError> {
+        let (series_log, series_log_len) = self.series.write(&cut.live_rows)?;
+        let (position, path) = (cut.position, image_path(&self.dir, number));
+        image_file::write(&path, self.partition, position, cut.finish()?)?;
         sync_dir(&self.dir)?;
-        let pointer = ImagePointer { position: cut.position, image: number, series_log, series_log_len };
+        let pointer = ImagePointer { position, image: number, series_log, series_log_len };
         let mut batch = WriteBatch::new();
         batch.put(Cf::Cat, ImagePointer::key(self.partition), pointer.encode());
-        self.disk.kv().write(&batch, Durability::Synced)?;
+        self.commit(&batch)?;
         failpoint::hit("image.after_cat");
         Ok(pointer)
     }
 
     /// Merges what the policy picks, one block after the other. Gives the number of merges.
     pub(crate) fn merge(&self, now_ms: i64, close_delay_ms: i64) -> Result<u64, StoreError> {
+        let _replacing = self.replacing.lock();
         let mut merges = 0;
         loop {
-            let _work = self.work.lock();
+            self.check()?;
             let view = self.views.pin();
             let metas: Vec<&BlockMeta> = view.blocks().iter().map(|b| b.meta()).collect();
             let waiting: Vec<i64> = view.sealed().iter().map(|s| s.window_start_ms()).collect();
@@ -160,7 +183,8 @@ impl Background {
 
     /// Drops blocks all of whose tenants' floors lie behind them. Gives their number.
     pub(crate) fn retain(&self) -> Result<u64, StoreError> {
-        let _work = self.work.lock();
+        let _replacing = self.replacing.lock();
+        self.check()?;
         let hidden = self.head.hidden();
         let view = self.views.pin();
         let expired =
@@ -176,8 +200,8 @@ impl Background {
 
     /// One synced batch: a block in, replaced blocks out. Then the View.
     fn publish(&self, added: Option<BlockMeta>, replaced: &[Arc<StoreBlock>]) -> Result<(), StoreError> {
-        let kv = self.disk.kv();
-        let added = added.map(|meta| StoreBlock::open(kv, self.disk.cache(), meta)).transpose()?;
+        let (kv, cache) = (self.disk.kv(), self.disk.cache());
+        let added = added.map(|meta| StoreBlock::open(kv, cache, meta)).transpose()?;
         let mut batch = WriteBatch::new();
         if let Some(block) = &added {
             batch.put(Cf::Cat, cat::block_key(self.partition, block.meta().id()), block.meta().encode());
@@ -186,17 +210,30 @@ impl Background {
             batch.delete(Cf::Cat, cat::block_key(self.partition, block.meta().id()));
         }
         failpoint::hit("publish.before_cat");
-        kv.write(&batch, Durability::Synced)?;
+        self.commit(&batch)?;
         failpoint::hit("publish.after_cat");
         replaced.iter().for_each(|block| block.retire());
         self.views.publish(|old| {
-            let stays = |b: &&Arc<StoreBlock>| !replaced.iter().any(|r| r.meta().id() == b.meta().id());
-            let mut blocks: Vec<_> = old.iter().filter(stays).cloned().collect();
+            let is_kept = |b: &&Arc<StoreBlock>| !replaced.iter().any(|r| r.meta().id() == b.meta().id());
+            let mut blocks: Vec<_> = old.iter().filter(is_kept).cloned().collect();
             blocks.extend(added);
             blocks.sort_by_key(|b| (b.window().start_ms, b.meta().id()));
             blocks
         });
         Ok(())
+    }
+
+    fn commit(&self, batch: &WriteBatch) -> Result<(), StoreError> {
+        let written = self.disk.kv().write(batch, Durability::Synced);
+        if let Err(error @ (KvError::Io { .. } | KvError::Corrupt { .. })) = &written {
+            *self.failed.lock() = Some(error.clone());
+        }
+        Ok(written?)
+    }
+
+    /// Refuses work after a commit of unknown effect.
+    fn check(&self) -> Result<(), StoreError> {
+        self.failed.lock().clone().map_or(Ok(()), |error| Err(error.into()))
     }
 }
 
@@ -222,17 +259,4 @@ impl MergeHooks for HiddenHooks {
 /// Path of an image file.
 pub(crate) fn image_path(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("image-{number:010}"))
-}
-
-/// Makes new and removed names in a directory durable (TR23).
-pub(crate) fn sync_dir(dir: &Path) -> Result<(), StoreError> {
-    let sync = || std::fs::File::open(dir)?.sync_all();
-    sync().map_err(|e| StoreError::file(dir, e))
-}
-
-pub(crate) fn remove_if_there(path: &Path) -> Result<(), StoreError> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(StoreError::file(path, error)),
-        _ => Ok(()),
-    }
 }

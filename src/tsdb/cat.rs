@@ -113,7 +113,9 @@ pub fn all_block_ids(kv: &dyn KvRead) -> Result<BTreeSet<BlockId>, StoreError> {
     Ok(ids)
 }
 
-fn scan(kv: &dyn KvRead, range: &KeyRange) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+type Pair = (Vec<u8>, Vec<u8>);
+
+fn scan(kv: &dyn KvRead, range: &KeyRange) -> Result<Vec<Pair>, StoreError> {
     let mut found = Vec::new();
     kv.scan(Cf::Cat, range, &mut |key, value| {
         found.push((key.to_vec(), value.to_vec()));

@@ -30,10 +30,20 @@ pub(crate) struct Cut {
     pub(crate) frames: Vec<u8>,
     pub(crate) entries: u64,
     pub(crate) live_rows: RoaringBitmap,
+    sealed: Vec<Arc<SealedGeneration>>,
 }
 
-/// Cuts the state between two records. Apply waits while the open parts are copied; sealed generations never
-/// change and are copied afterwards.
+impl Cut {
+    /// All sections. Sealed generations never change, so they are copied here, beside apply.
+    pub(crate) fn finish(&mut self) -> Result<&[Section], StoreError> {
+        for (number, sealed) in std::mem::take(&mut self.sealed).iter().enumerate() {
+            self.sections.push((SEALED + number as u32, put_sealed(sealed)?));
+        }
+        Ok(&self.sections)
+    }
+}
+
+/// Cuts the state between two records. Apply waits while the open parts are copied.
 pub(crate) fn cut(head: &Head, views: &Views) -> Result<Cut, StoreError> {
     let mut writer = head.writer().lock();
     let sealed = views.pin().sealed();
@@ -50,10 +60,7 @@ pub(crate) fn cut(head: &Head, views: &Views) -> Result<Cut, StoreError> {
     let position = writer.position;
     drop(index);
     drop(writer);
-    for (number, sealed) in sealed.iter().enumerate() {
-        sections.push((SEALED + number as u32, put_sealed(sealed)?));
-    }
-    Ok(Cut { position, sections, frames, entries, live_rows })
+    Ok(Cut { position, sections, frames, entries, live_rows, sealed })
 }
 
 /// Fills an empty head from the sections of an image and the entries of its series log. Sealed generations

@@ -2,6 +2,7 @@
 //!
 //! Knows sections and bytes. Does not know what they hold: see `image`. Format: `docs/formats/image.md`.
 
+use crate::durable::sync_file;
 use crate::error::StoreError;
 use quorate_model::failpoint;
 use quorate_model::{PartitionId, Position};
@@ -32,7 +33,7 @@ pub(crate) fn write(
         file.write_all(&header)?;
         bodies.iter().try_for_each(|body| file.write_all(body))?;
         failpoint::hit("image.after_write");
-        file.sync_all()?;
+        sync_file(&file, path);
         failpoint::hit("image.after_sync");
         Ok(())
     };

@@ -8,6 +8,7 @@ pub mod block;
 pub mod cat;
 mod config;
 mod disk;
+mod durable;
 mod error;
 mod flush;
 mod gather;
@@ -15,6 +16,8 @@ mod head;
 mod image;
 mod image_file;
 mod image_meta;
+#[cfg(test)]
+mod image_tests;
 mod labels;
 mod marks;
 mod merge_policy;

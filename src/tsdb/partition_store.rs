@@ -6,10 +6,11 @@
 //! P2: after `open` the state is that of the durable image; the caller replays the log from `applied` on and
 //! serves no query before it has reached what was committed.
 
-use crate::background::{Background, FlushReport, image_path, remove_if_there};
+use crate::background::{Background, FlushReport, image_path};
 use crate::cat::{self, ImagePointer};
 use crate::config::StoreConfig;
 use crate::disk::Disk;
+use crate::durable::remove_if_there;
 use crate::error::{ApplyError, StoreError};
 use crate::head::{ApplyOutcome, Head, WindowLength, Writer};
 use crate::image;
@@ -152,6 +153,11 @@ impl PartitionStore {
     /// stay readable from blocks. Gives their number.
     pub fn free_idle(&self, before_ms: i64) -> u64 {
         self.head.free_idle(before_ms)
+    }
+
+    /// Memory of late samples, in bytes: at twice the budget apply should wait (C16).
+    pub fn late_bytes(&self) -> u64 {
+        self.head.late_bytes()
     }
 
     /// The series that pass every matcher and may have samples in `range`.

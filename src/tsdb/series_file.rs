@@ -3,8 +3,8 @@
 //! Knows one directory. Does not know rows' samples. Path: `background` writes, `head::apply` asks for what a
 //! cleared ref meant. R2: entries are in the head's pending part, in flight, or in the file: never in none.
 
-use crate::background::{remove_if_there, sync_dir};
 use crate::cat::ImagePointer;
+use crate::durable::{remove_if_there, sync_dir};
 use crate::error::StoreError;
 use crate::head::Head;
 use crate::series_log::{self, PendingSeries, SeriesEntry};
@@ -53,19 +53,17 @@ impl SeriesFile {
         dir.join(format!("series-{number:010}"))
     }
 
-    /// Writes the frames of a cut, by appending or into a new file. Gives the file's number and valid length.
-    pub(crate) fn write(
-        &self,
-        frames: Vec<u8>,
-        entries: u64,
-        live: &RoaringBitmap,
-    ) -> Result<(u64, u64), StoreError> {
-        let (number, len, old) = {
-            let mut state = self.state.lock();
-            state.in_flight = (frames, entries);
-            (state.number, state.len, state.entries)
+    /// Holds what was taken from the head until it is published or given back.
+    pub(crate) fn take(&self, frames: Vec<u8>, entries: u64) {
+        self.state.lock().in_flight = (frames, entries);
+    }
+
+    /// Writes what was taken, by appending or into a new file. Gives the file's number and valid length.
+    pub(crate) fn write(&self, live: &RoaringBitmap) -> Result<(u64, u64), StoreError> {
+        let (number, len, old, (frames, entries)) = {
+            let state = self.state.lock();
+            (state.number, state.len, state.entries, state.in_flight.clone())
         };
-        let frames = self.state.lock().in_flight.0.clone();
         if number == 0 {
             return Ok((1, series_log::create(&Self::path(&self.dir, 1), &frames)?));
         }

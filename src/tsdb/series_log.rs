@@ -5,6 +5,7 @@
 //! Format: `docs/formats/series_log.md`. R1: definitions reach the file before the image that needs them is
 //! published; what lies behind the image's length is the rest of an unfinished image and is cut off at start.
 
+use crate::durable::sync_file;
 use crate::error::StoreError;
 use quorate_chunk::varint;
 use quorate_model::failpoint;
@@ -124,7 +125,7 @@ pub(crate) fn create(path: &Path, frames: &[u8]) -> Result<u64, StoreError> {
         file.write_all(&VERSION.to_le_bytes())?;
         file.write_all(frames)?;
         failpoint::hit("series_log.after_write");
-        file.sync_all()?;
+        sync_file(&file, path);
         failpoint::hit("series_log.after_sync");
         Ok(HEADER_LEN + frames.len() as u64)
     };
@@ -139,7 +140,7 @@ pub(crate) fn append(path: &Path, length: u64, frames: &[u8]) -> Result<u64, Sto
         file.seek(SeekFrom::Start(length))?;
         file.write_all(frames)?;
         failpoint::hit("series_log.after_write");
-        file.sync_all()?;
+        sync_file(&file, path);
         failpoint::hit("series_log.after_sync");
         Ok(length + frames.len() as u64)
     };

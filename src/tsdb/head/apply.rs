@@ -199,10 +199,11 @@ impl Head {
         let mut cleared = Vec::new();
         let known = writer.sessions.get(session);
         for reference in references {
+            if let Some(row) = known.and_then(|session| session.row_of(reference, batch.tenant)) {
+                rows.push(row);
+                continue;
+            }
             match known.map_or(Meaning::Unknown, |s| s.get(reference)) {
-                Meaning::Row(row) if known.is_some_and(|s| s.is_of(reference, batch.tenant)) => {
-                    rows.push(row)
-                }
                 Meaning::Row(row) if self.index().read().tenant(row) == batch.tenant => rows.push(row),
                 Meaning::Row(_) => {
                     let detail = format!("ref {reference} is not of tenant {}", batch.tenant);

@@ -58,6 +58,8 @@ impl Head {
         let mut hidden = (*self.hidden()).clone();
         let floor = hidden.floors.entry(tenant).or_insert(floor_ms);
         *floor = floor_ms.max(*floor);
+        let floor = *floor;
+        hidden.tombstones.retain(|t| t.tenant != tenant || t.range.end_ms >= floor);
         self.set_hidden(hidden);
     }
 

@@ -71,10 +71,12 @@ pub(crate) fn put_window(window: &WindowStripe, out: &mut Vec<u8>) -> Result<(),
         for chunk in chunks {
             put_streams(out, chunk.lane, chunk.count, [chunk.times, chunk.values, chunk.starts]);
         }
-        let mut side = SeriesBuffer::default();
-        window.side(row).into_iter().for_each(|s| s.for_each(|ts, sample| push(&mut side, ts, sample)));
         let mut chunks = Vec::new();
-        quorate_chunk::cut_buffer(&side, MAX_SAMPLES, &mut chunks)?;
+        if let Some(side) = window.side(row) {
+            let mut samples = SeriesBuffer::default();
+            side.for_each(|ts, sample| push(&mut samples, ts, sample));
+            quorate_chunk::cut_buffer(&samples, MAX_SAMPLES, &mut chunks)?;
+        }
         varint::put(out, chunks.len() as u64);
         for c in chunks {
             put_streams(out, c.lane, c.count, [&c.times, &c.values, &c.starts]);

@@ -12,7 +12,7 @@ use roaring::RoaringBitmap;
 use std::collections::BTreeMap;
 
 impl Head {
-    /// Frees the rows without unflushed samples whose newest float is before `before_ms`. Gives their number.
+    /// Frees the rows without unflushed samples whose newest one is before `before_ms`. Gives their number.
     pub(crate) fn free_idle(&self, before_ms: i64) -> u64 {
         let writer = &mut *self.writer.lock();
         let sealed = self.views.pin().sealed();
@@ -21,11 +21,10 @@ impl Head {
             let stripe = stripe.read();
             let index = self.index.read();
             for within in stripe.row_numbers() {
-                let is_old = stripe.row(within).is_some_and(|r| r.open.last_ts < before_ms);
                 let is_flushed =
                     || !sealed.iter().filter_map(|s| s.part(number)).any(|part| part.has(within));
                 let row = row_at(number, within);
-                if is_old && !index.is_free(row) && stripe.is_idle(within) && is_flushed() {
+                if !index.is_free(row) && stripe.is_idle(within, before_ms) && is_flushed() {
                     freed.insert(row);
                 }
             }

@@ -49,10 +49,13 @@ impl Session {
         }
     }
 
-    /// Whether the ref lies among refs of this tenant only; if not, the row's own tenant must be asked.
-    pub(crate) fn is_of(&self, reference: SeriesRef, tenant: TenantId) -> bool {
-        let page = self.pages.get(reference.0 as usize / REFS_PER_PAGE).and_then(Option::as_ref);
-        page.is_some_and(|p| p.tenant == Some(tenant))
+    /// The row of a ref that lies among refs of this tenant only. `None` says nothing: ask [`Session::get`] and
+    /// the row's own tenant then.
+    #[inline]
+    pub(crate) fn row_of(&self, reference: SeriesRef, tenant: TenantId) -> Option<u32> {
+        let page = self.pages.get(reference.0 as usize / REFS_PER_PAGE)?.as_ref()?;
+        let row = page.rows[reference.0 as usize % REFS_PER_PAGE];
+        (page.tenant == Some(tenant) && row < CLEARED).then_some(row)
     }
 
     /// Sets what a ref below [`REF_LIMIT`] means.
@@ -206,8 +209,11 @@ mod tests {
         assert_eq!(session.get(SeriesRef(2000)), Meaning::Cleared);
         assert_eq!(session.get(SeriesRef(1999)), Meaning::Unknown);
         assert_eq!(session.iter().collect::<Vec<_>>(), [(SeriesRef(2000), None)]);
-        assert!(session.is_of(SeriesRef(1999), TenantId(1)));
-        session.set(SeriesRef(1999), TenantId(2), Some(1));
-        assert!(!session.is_of(SeriesRef(1999), TenantId(1)));
+        session.set(SeriesRef(1999), TenantId(1), Some(1));
+        assert_eq!(session.row_of(SeriesRef(1999), TenantId(1)), Some(1));
+        assert_eq!(session.row_of(SeriesRef(1999), TenantId(2)), None);
+        assert_eq!(session.row_of(SeriesRef(2000), TenantId(1)), None);
+        session.set(SeriesRef(1998), TenantId(2), Some(2));
+        assert_eq!(session.row_of(SeriesRef(1998), TenantId(2)), None, "the page holds two tenants");
     }
 }

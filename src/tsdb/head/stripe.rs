@@ -49,6 +49,8 @@ pub(crate) struct Stripe {
     pages: Vec<Option<Vec<Row>>>,
     windows: Vec<WindowStripe>,
     starts: HashMap<u32, Vec<(u8, i64)>>,
+    /// Newest histogram of each row that had one since the start; only for telling idle rows.
+    histogram_ts: HashMap<u32, i64>,
     length: WindowLength,
 }
 
@@ -117,6 +119,8 @@ impl Stripe {
             _ => {
                 if matches!(sample.value, Value::Histogram(_)) {
                     self.row_mut(row).open.marks |= HAS_HISTOGRAMS;
+                    let newest = self.histogram_ts.entry(row).or_insert(ts_ms);
+                    *newest = ts_ms.max(*newest);
                 }
                 self.window_mut(window_start).push_side(row, ts_ms, sample)?;
             }
@@ -155,9 +159,12 @@ impl Stripe {
         }) || self.windows.iter().any(|window| window.overlaps(row, range))
     }
 
-    /// Whether nothing of the row is unflushed here.
-    pub(crate) fn is_idle(&self, row: u32) -> bool {
-        self.row(row).is_none_or(|r| r.open.count == 0) && !self.windows.iter().any(|w| w.has(row))
+    /// Whether nothing of the row is unflushed here and its newest sample is before `before_ms`.
+    pub(crate) fn is_idle(&self, row: u32, before_ms: i64) -> bool {
+        let is_old = |r: &Row| r.open.count == 0 && r.open.last_ts < before_ms;
+        self.row(row).is_none_or(is_old)
+            && self.histogram_ts.get(&row).is_none_or(|ts| *ts < before_ms)
+            && !self.windows.iter().any(|w| w.has(row))
     }
 
     /// The unflushed windows without the open chunks.
@@ -189,6 +196,7 @@ impl Stripe {
 
     /// Drops pages all of whose rows `is_free` accepts.
     pub(crate) fn release_pages(&mut self, is_free: impl Fn(u32) -> bool) {
+        self.histogram_ts.retain(|row, _| !is_free(*row));
         for (number, page) in self.pages.iter_mut().enumerate() {
             let first = (number * ROWS_PER_PAGE) as u32;
             let is_whole = page.as_ref().is_some_and(|p| p.len() == ROWS_PER_PAGE);
@@ -203,7 +211,7 @@ impl Stripe {
         let pages: usize = self.pages.iter().flatten().map(|p| p.capacity() * size_of::<Row>()).sum();
         let open: usize = self.pages.iter().flatten().flatten().map(|r| r.open.heap_bytes()).sum();
         let windows: usize = self.windows.iter().map(WindowStripe::memory_bytes).sum();
-        pages + open + windows + self.starts.capacity() * 64
+        pages + open + windows + self.starts.capacity() * 64 + self.histogram_ts.capacity() * 16
     }
 
     /// Number of chunks, open and cut.

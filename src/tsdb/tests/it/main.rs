@@ -1,5 +1,7 @@
 //! The partition store through its one door: replay, restart, publishing, deletes, retention, merges.
 
+#![allow(clippy::unwrap_used)] // helpers of tests unwrap as the tests do
+
 mod concurrency;
 mod properties;
 mod restart;

@@ -253,3 +253,29 @@ fn a_reserved_control_epoch_holds_deletes_back_too() {
     let unknown = SubBatch { definitions: Vec::new(), ..batch(&[(0, 9, 1.0)]) };
     assert!(node.store().apply(Position(10), &data(1, unknown)).is_err());
 }
+
+#[test]
+fn a_gateway_that_crashes_again_and_again_does_not_grow_the_series_log() {
+    let mut node = Node::new();
+    let (mut log, mut largest) = (Vec::new(), 0);
+    let size = |node: &Node| {
+        let sizes = node.files().into_iter().filter(|name| name.starts_with("series-"));
+        sizes.map(|name| std::fs::metadata(node.dir().join(name)).unwrap().len()).sum::<u64>()
+    };
+    for incarnation in 1..=90 {
+        let samples: Vec<_> = (0..3000).map(|i| (i, i64::from(incarnation), 1.0)).collect();
+        log.push(data(incarnation, batch(&samples)));
+        node.replay(&log);
+        if incarnation % 10 == 0 {
+            node.store().cut_image().unwrap();
+            assert_eq!(node.files().len(), 2);
+        }
+        largest = largest.max(size(&node));
+    }
+    assert!(size(&node) < largest / 2, "{} bytes of at most {largest}", size(&node));
+    node.restart();
+    assert_eq!(node.store().applied(), Position(90));
+    let known = SubBatch { definitions: Vec::new(), ..batch(&[(2999, 100, 7.0)]) };
+    node.store().apply(Position(91), &data(90, known)).unwrap();
+    assert_eq!(bits(&read(node.store(), TimeRange::new(100, 100)), 2999, 100), Some(7.0));
+}

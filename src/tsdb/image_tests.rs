@@ -1,0 +1,76 @@
+//! Golden bytes of an image: what is written today must be read for ever.
+
+use crate::head::testing::{TENANT, delete, floats, mark, series};
+use crate::head::{Head, WindowLength};
+use crate::image::{cut, load};
+use crate::selection::{PartitionSelection, SelectLimits};
+use crate::series_log::read_frames;
+use crate::view::Views;
+use quorate_model::{Position, SeriesBuffer, TimeRange};
+use std::fmt::Write;
+use std::sync::Arc;
+
+const HOUR: i64 = 3_600_000;
+const GOLDEN: &str = include_str!("golden/image-1.txt");
+
+fn empty() -> (Arc<Head>, Arc<Views>) {
+    let views = Arc::new(Views::new(Vec::new()));
+    (Arc::new(Head::new(WindowLength::new(HOUR), Arc::clone(&views))), views)
+}
+
+fn filled() -> (Arc<Head>, Arc<Views>) {
+    let (head, views) = empty();
+    let records = [
+        floats(&[(0, 1000, 1.5), (1, 1000, 1.0 / 3.0), (0, 16_000, f64::NAN), (0, 500, 7.0)]),
+        mark(0, 0),
+        floats(&[(0, 2000, 2.0), (0, HOUR, 4.0), (0, HOUR + 15_000, 4.5), (1, -1, 3.0)]),
+        delete(Some(1), TimeRange::new(-10, -5)),
+    ];
+    for (at, record) in records.iter().enumerate() {
+        head.apply(Position(at as u64 + 1), record, &|_, _, _| Ok(None)).unwrap();
+    }
+    (head, views)
+}
+
+/// Every section that is not empty, and the definitions, as text.
+fn text_of(head: &Head, views: &Views) -> String {
+    let mut cut = cut(head, views).unwrap();
+    let mut text = String::new();
+    for (id, raw) in cut.finish().unwrap().iter().filter(|(_, raw)| raw.iter().any(|b| *b != 0)) {
+        let hex: String = raw.iter().map(|b| format!("{b:02x}")).collect();
+        writeln!(text, "{id:x} {hex}").unwrap();
+    }
+    read_frames(&cut.frames, "test", &mut |entry| writeln!(text, "{entry:?}").unwrap()).unwrap();
+    text
+}
+
+#[test]
+fn the_stored_form_does_not_change() {
+    let (head, views) = filled();
+    let text = text_of(&head, &views);
+    assert_eq!(text, GOLDEN, "the form of images changed; it now reads\n{text}");
+}
+
+#[test]
+fn a_loaded_image_cuts_the_same_image_and_reads_the_same() {
+    let (head, views) = filled();
+    let mut first = cut(&head, &views).unwrap();
+    let frames = std::mem::take(&mut first.frames);
+    let (loaded, loaded_views) = empty();
+    let sections = first.finish().unwrap();
+    load(&loaded, &loaded_views, sections, |visit| read_frames(&frames, "test", visit)).unwrap();
+    let again = cut(&loaded, &loaded_views).unwrap().finish().unwrap().to_vec();
+    assert_eq!(again, sections);
+    let read = |head: &Arc<Head>, views: &Views| {
+        let selection =
+            PartitionSelection::new(head, views.pin(), TENANT, &[], TimeRange::ALL, SelectLimits::NONE);
+        let selection = selection.unwrap();
+        let mut out = SeriesBuffer::default();
+        assert_eq!((selection.len(), selection.labels(0)), (2, &series(0)));
+        selection.read(0, &mut out).unwrap();
+        (out.ts_ms, out.values.iter().map(|v| v.to_bits()).collect::<Vec<_>>())
+    };
+    let (times, values) = read(&loaded, &loaded_views);
+    assert_eq!(times, [500, 1000, 2000, 16_000, HOUR, HOUR + 15_000]);
+    assert_eq!((times, values), read(&head, &views));
+}
