@@ -9,7 +9,7 @@ help: ## Lists the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## Builds and starts one node; ARGS="--data-dir /var/lib/quorate" passes flags
-	@$(ENV) cargo run --locked --bin quorate -- serve $(ARGS)
+	@$(ENV) cargo build --locked --workspace --bins && exec "$$CARGO_TARGET_DIR/debug/quorate" serve $(ARGS)
 
 test: ## Every test: units, properties, end to end; ends with the totals
 	@.ci/test
