@@ -133,6 +133,7 @@ impl App {
         QueryLimits {
             max_series: limits.max_fetched_series_per_query,
             max_length_ms: limits.max_total_query_length_ms(),
+            max_samples: limits.max_samples_per_query,
         }
     }
 
