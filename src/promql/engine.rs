@@ -241,11 +241,9 @@ pub fn range(
     guard: &dyn QueryGuard,
 ) -> Result<QueryOutput, QueryError> {
     let grid = TimeGrid::range(start_ms, end_ms, step_ms).map_err(QueryError::BadData)?;
-    if grid.steps as u64 > options.max_samples {
-        return Err(QueryError::TooManySamples);
-    }
     let plan = Plan::range(expr, grid, end_ms, options)?;
     let mut evaluator = Evaluator::new(source, &plan, options, guard);
+    let _scratch = evaluator.scratch(grid)?;
     let value = eval::output::range(&mut evaluator, &plan, expr.value_type())?;
     Ok(evaluator.finish(value))
 }

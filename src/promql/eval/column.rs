@@ -52,7 +52,7 @@ impl<'q> Columns<'q> {
     /// Takes the series out of `column` and leaves it one to be used again.
     pub(crate) fn push(&mut self, column: &mut Column) -> Result<(), QueryError> {
         let steps = column.points.steps();
-        self.reserve(Points::bytes(steps) + COLUMN_BYTES)?;
+        self.reserve(column.points.held_bytes() + COLUMN_BYTES)?;
         let fresh = Column { points: Points::new(steps), ..Column::default() };
         self.list.push(std::mem::replace(column, fresh));
         Ok(())

@@ -60,7 +60,6 @@ impl<'q> Evaluator<'q> {
         options: &'q EngineOptions,
         guard: &'q dyn QueryGuard,
     ) -> Self {
-        let stats = QueryStats { total_samples_per_step: vec![0; plan.grid.steps], ..QueryStats::default() };
         Self {
             source,
             selects: &plan.selects,
@@ -68,7 +67,7 @@ impl<'q> Evaluator<'q> {
             guard,
             selections: vec![None; plan.selects.len()],
             notes: Notes::default(),
-            stats,
+            stats: QueryStats::default(),
             held: 0,
             top_grid: plan.grid,
         }
@@ -77,12 +76,20 @@ impl<'q> Evaluator<'q> {
     /// The result with everything that was collected on the way.
     pub(crate) fn finish(self, value: Value) -> QueryOutput {
         let (warnings, infos) = self.notes.into_texts(&self.options.query_text);
-        QueryOutput { value, warnings, infos, stats: self.stats }
+        let mut stats = self.stats;
+        stats.total_samples_per_step.resize(self.top_grid.steps, 0);
+        QueryOutput { value, warnings, infos, stats }
     }
 
-    /// Refuses a grid with more steps than samples may be held: one series of it would be too much.
-    fn check_steps(&self, grid: TimeGrid) -> Result<(), QueryError> {
-        if grid.steps as u64 > self.options.max_samples { Err(QueryError::TooManySamples) } else { Ok(()) }
+    /// Charges what operators over a grid take for the series that is on its way, and refuses a grid with more
+    /// steps than samples may be held: one series of it would be too much.
+    pub(crate) fn scratch(&self, grid: TimeGrid) -> Result<Charge<'q>, QueryError> {
+        /// Two columns and two scalars.
+        const BYTES_PER_STEP: u64 = 4 * size_of::<f64>() as u64;
+        if grid.steps as u64 > self.options.max_samples {
+            return Err(QueryError::TooManySamples);
+        }
+        self.charge(grid.steps as u64 * BYTES_PER_STEP)
     }
 
     /// Evaluates a node that gives series and hands them to `sink` one by one.
@@ -199,7 +206,11 @@ impl<'q> Evaluator<'q> {
     fn saw(&mut self, grid: TimeGrid, step: usize, samples: u64) {
         self.stats.total_samples += samples;
         if grid == self.top_grid {
-            self.stats.total_samples_per_step[step] += samples;
+            let per_step = &mut self.stats.total_samples_per_step;
+            if per_step.is_empty() {
+                per_step.resize(grid.steps, 0);
+            }
+            per_step[step] += samples;
         }
     }
 

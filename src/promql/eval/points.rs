@@ -114,6 +114,12 @@ impl Points {
         steps as u64 * 8 + steps.div_ceil(64) as u64 * 8
     }
 
+    /// Bytes that these points take, histograms included.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        let column = if self.histograms.is_empty() { 0 } else { self.steps as u64 * 8 };
+        Self::bytes(self.steps) + column + self.histogram_steps().map(|(_, h)| h.bytes()).sum::<u64>()
+    }
+
     /// Number of steps.
     pub(crate) fn steps(&self) -> usize {
         self.steps

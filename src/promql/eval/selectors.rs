@@ -11,7 +11,8 @@ use crate::engine::QueryError;
 use crate::kernels::extended;
 use crate::kernels::window::{CallSite, Samples, Windows};
 use crate::plan::{Selector, TimeGrid};
-use quorate_model::{SeriesBuffer, is_stale};
+use quorate_model::{BucketCounts, Histogram, SeriesBuffer, is_stale};
+use std::sync::Arc;
 
 /// What is taken from the sample that a step sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,7 +185,7 @@ fn seconds(times_ms: &[i64], at: usize) -> f64 {
     times_ms.get(at).copied().unwrap_or(0) as f64 / 1000.0
 }
 
-/// Bytes that a buffer holds, without the histograms behind its pointers.
+/// Bytes that a buffer holds.
 pub(super) fn buffer_bytes(buffer: &SeriesBuffer) -> u64 {
     let words = buffer.ts_ms.capacity()
         + buffer.values.capacity()
@@ -192,7 +193,15 @@ pub(super) fn buffer_bytes(buffer: &SeriesBuffer) -> u64 {
         + buffer.histograms.capacity()
         + buffer.start_ms.capacity()
         + buffer.histogram_start_ms.capacity();
-    words as u64 * 8
+    let histogram = |h: &Arc<Histogram>| {
+        let spans = h.positive_spans.len() + h.negative_spans.len();
+        let buckets = match &h.counts {
+            BucketCounts::Integer { positive, negative, .. } => positive.len() + negative.len(),
+            BucketCounts::Float { positive, negative, .. } => positive.len() + negative.len(),
+        };
+        size_of::<Histogram>() + 8 * (spans + buckets + h.custom_values.len())
+    };
+    (words * 8 + buffer.histograms.iter().map(histogram).sum::<usize>()) as u64
 }
 
 /// An index into a lane that only moves forward.

@@ -228,7 +228,7 @@ impl<'q> Evaluator<'q> {
             WindowInput::Subquery(inner, step) => {
                 let inner_grid = grid.subquery(window.at, window.offset, window.range, *step);
                 let Some(inner_grid) = inner_grid else { return Ok(()) };
-                self.check_steps(inner_grid)?;
+                let _scratch = self.scratch(inner_grid)?;
                 let mut inner_held = 0;
                 let mut memory = self.charge(0)?;
                 self.stream(inner, inner_grid, &mut |ev, column| {

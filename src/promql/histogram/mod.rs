@@ -121,6 +121,12 @@ impl FloatHistogram {
         (176 + 8 * words as u64) / 16
     }
 
+    /// Bytes that it takes.
+    pub(crate) fn bytes(&self) -> u64 {
+        let buckets = self.positive.len() + self.negative.len();
+        (size_of::<Self>() + buckets * size_of::<(i32, f64)>() + self.custom.len() * 8) as u64
+    }
+
     /// Whether both have the same data bit for bit; hints are not compared.
     pub(crate) fn equals(&self, other: &Self) -> bool {
         let same = |a: f64, b: f64| a.to_bits() == b.to_bits();

@@ -46,7 +46,7 @@ impl Samples {
             + self.h_ts.capacity()
             + self.hists.capacity()
             + self.h_starts.capacity();
-        words as u64 * 8
+        words as u64 * 8 + self.hists.iter().map(|h| h.bytes()).sum::<u64>()
     }
 
     /// Whether sums of these values cannot overflow or meet an infinity or NaN, so that sums of parts may be put
