@@ -106,9 +106,23 @@ impl Labels {
 }
 
 impl Ord for Labels {
-    /// Compares pair by pair, name before value, as Prometheus orders series.
+    /// Compares pair by pair, name before value, as Prometheus orders series. Skips what both have in common
+    /// without reading it as text.
     fn cmp(&self, other: &Self) -> Ordering {
-        self.iter().cmp(other.iter())
+        let (a, b) = (&*self.0, &*other.0);
+        let common = common_prefix(a, b);
+        if common == a.len() || common == b.len() {
+            return a.len().cmp(&b.len());
+        }
+        let mut at = 0;
+        loop {
+            let (mut rest_a, mut rest_b) = (&a[at..], &b[at..]);
+            let (text_a, text_b) = (take_bytes(&mut rest_a), take_bytes(&mut rest_b));
+            at = a.len() - rest_a.len();
+            if common < at || text_a.is_none() {
+                return text_a.cmp(&text_b);
+            }
+        }
     }
 }
 
@@ -199,7 +213,17 @@ fn push_str(packed: &mut Vec<u8>, text: &str) {
     packed.extend_from_slice(text.as_bytes());
 }
 
+/// Number of bytes that both begin with.
+fn common_prefix(a: &[u8], b: &[u8]) -> usize {
+    let words = a.chunks_exact(8).zip(b.chunks_exact(8)).take_while(|(x, y)| x == y).count() * 8;
+    words + a[words..].iter().zip(&b[words..]).take_while(|(x, y)| x == y).count()
+}
+
 fn take_str<'a>(rest: &mut &'a [u8]) -> Option<&'a str> {
+    std::str::from_utf8(take_bytes(rest)?).ok()
+}
+
+fn take_bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     let mut length = 0usize;
     let mut shift = 0;
     let mut at = 0;
@@ -216,9 +240,9 @@ fn take_str<'a>(rest: &mut &'a [u8]) -> Option<&'a str> {
         }
     }
     let end = at.checked_add(length)?;
-    let text = std::str::from_utf8(rest.get(at..end)?).ok()?;
+    let bytes = rest.get(at..end)?;
     *rest = &rest[end..];
-    Some(text)
+    Some(bytes)
 }
 
 #[cfg(test)]
@@ -258,6 +282,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn order_is_that_of_the_pairs(
+            a in prop::collection::btree_map("[ab]{1,2}", "[ab]{1,3}|a{120,140}b?", 0..4),
+            b in prop::collection::btree_map("[ab]{1,2}", "[ab]{1,3}|a{120,140}b?", 0..4),
+        ) {
+            prop_assert_eq!(Labels::from_pairs(&a).cmp(&Labels::from_pairs(&b)), a.iter().cmp(b.iter()));
+        }
+
         #[test]
         fn packed_form_round_trips(pairs in prop::collection::btree_map(".{0,200}", ".{1,200}", 0..8)) {
             let labels = Labels::from_pairs(&pairs);
