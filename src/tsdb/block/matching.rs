@@ -4,8 +4,9 @@
 //! whose value it refuses, so that series without the label stay. Cheap tests come first; when few
 //! candidates are left, the rest is tried on their labels instead of on every value of the name.
 
+use super::label_reader::LabelReader;
 use super::names::{self, NameIndex};
-use super::reader::{BlockReader, LabelReader};
+use super::reader::BlockReader;
 use super::tenant::TenantIndex;
 use super::values::{self, Text};
 use crate::StoreError;

@@ -5,7 +5,7 @@
 //! samples at one time the one of the lower generation stays (C3).
 //! Cost: one pass over the inputs in order; memory for one series and one page of each input.
 
-use super::reader::LabelReader;
+use super::label_reader::LabelReader;
 use super::{BlockCache, BlockMeta, BlockReader, BlockSpec, BlockWriter, series_order};
 use crate::StoreError;
 use quorate_chunk::{Chunk, cut_buffer};
@@ -137,23 +137,22 @@ impl Run<'_, '_> {
     ) -> Result<(), StoreError> {
         self.chunks.clear();
         self.buffers.resize_with(self.buffers.len().max(same.len()), SeriesBuffer::default);
-        let mut any_hidden = false;
-        for (buffer, at) in self.buffers.iter_mut().zip(same) {
+        for (place, at) in same.iter().enumerate() {
             let input = &inputs[*at];
-            buffer.clear();
             self.hidden.clear();
             self.hooks.hidden(input.reader.meta(), tenant, labels, &mut self.hidden);
-            any_hidden |= !self.hidden.is_empty();
+            self.hidden.retain(|range| range.overlaps(&input.reader.meta().range()));
+            if same.len() == 1 && self.hidden.is_empty() {
+                input.reader.chunks(tenant, input.ordinal, &mut self.chunks)?;
+                if self.chunks.len() == 1 {
+                    return self.writer.push(tenant, labels, &self.chunks);
+                }
+                self.chunks.clear();
+            }
+            let buffer = &mut self.buffers[place];
+            buffer.clear();
             input.reader.read(tenant, input.ordinal, TimeRange::ALL, buffer)?;
             hide(buffer, &self.hidden);
-        }
-        if let ([only], false) = (same, any_hidden) {
-            let input = &inputs[*only];
-            input.reader.chunks(tenant, input.ordinal, &mut self.chunks)?;
-            if self.chunks.len() == 1 {
-                return self.writer.push(tenant, labels, &self.chunks);
-            }
-            self.chunks.clear();
         }
         let metas: Vec<&BlockMeta> = same.iter().map(|at| inputs[*at].reader.meta()).collect();
         combine(&self.buffers[..same.len()], &metas, &mut self.merged);

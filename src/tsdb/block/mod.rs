@@ -15,6 +15,7 @@
 mod cache;
 mod checksum;
 mod frame;
+mod label_reader;
 mod matching;
 mod merge;
 mod meta;
@@ -28,9 +29,10 @@ mod values;
 mod writer;
 
 pub use cache::BlockCache;
+pub use label_reader::LabelReader;
 pub use merge::{MergeHooks, merge};
 pub use meta::{BlockId, BlockMeta, BlockSpec, GenerationRef, Tier};
-pub use reader::{BlockReader, LabelReader};
+pub use reader::BlockReader;
 pub use tenant::{NameStats, PairStats, TenantStats};
 pub use writer::BlockWriter;
 

@@ -44,9 +44,15 @@ fn fleet() -> Vec<Series> {
 
 #[test]
 fn a_fleet_is_selected_by_every_kind_of_matcher() {
-    let (_, kv) = mem();
     let series = fleet();
-    let reader = open(&kv, &write(kv.as_ref(), spec(1, 0), &series, 10));
+    let dir = tempfile::tempdir().unwrap();
+    for kv in [mem().1, Arc::new(RocksKv::open(dir.path(), &KvOptions::default()).unwrap())] {
+        check_fleet(&kv, &series);
+    }
+}
+
+fn check_fleet(kv: &Arc<dyn Kv>, series: &[Series]) {
+    let reader = open(kv, &write(kv.as_ref(), spec(1, 0), series, 10));
     let ops =
         [("=", MatchOp::Equal), ("!=", MatchOp::NotEqual), ("=~", MatchOp::Regex), ("!~", MatchOp::NotRegex)];
     let matcher = |text: &str| {
@@ -78,8 +84,8 @@ fn a_fleet_is_selected_by_every_kind_of_matcher() {
         &[],
     ] {
         let matchers: Vec<Matcher> = texts.iter().map(|text| matcher(text)).collect();
-        check_select(&reader, &series, TenantId(3), &matchers);
-        check_select(&reader, &series, TenantId(4), &matchers);
+        check_select(&reader, series, TenantId(3), &matchers);
+        check_select(&reader, series, TenantId(4), &matchers);
     }
 }
 
