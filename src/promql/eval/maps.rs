@@ -1,11 +1,12 @@
 //! Functions that change each series on its own, and what happens to the names of their results.
 
+use super::binary::drops_names;
 use super::column::{Column, Columns};
 use super::{Evaluator, Sink};
 use crate::engine::QueryError;
 use crate::functions::{FunctionId, math};
 use crate::histogram::FloatHistogram;
-use crate::plan::{Call, Node, Selector, TimeGrid};
+use crate::plan::{Call, Node, Selector, TimeGrid, Window, WindowInput};
 use quorate_model::{METRIC_NAME, MatchOp, Matcher};
 
 /// Hands the series of some input on.
@@ -25,9 +26,37 @@ impl<'q> Evaluator<'q> {
             Node::Aggregate(aggregate) => {
                 aggregate.without || !aggregate.grouping.iter().any(|name| super::labels::is_metadata(name))
             }
-            Node::Call(call) => call.args.iter().any(|arg| matches!(arg, Node::Window(_))),
+            Node::Call(call) => match (call.function, &call.args[..]) {
+                (FunctionId::LabelReplace | FunctionId::LabelJoin | FunctionId::Info, _) => false,
+                (
+                    FunctionId::Sort
+                    | FunctionId::SortDesc
+                    | FunctionId::SortByLabel
+                    | FunctionId::SortByLabelDesc,
+                    [input, ..],
+                ) => self.keeps_series_apart(input),
+                (FunctionId::FirstOverTime | FunctionId::LastOverTime, [Node::Window(window)]) => {
+                    self.keeps_windows_apart(window)
+                }
+                // The others have dropped the names of their results already.
+                _ => true,
+            },
+            Node::Binary(binary) => match &binary.matching {
+                _ if drops_names(binary) => true,
+                None if binary.lhs.is_scalar() => self.keeps_series_apart(&binary.rhs),
+                None => self.keeps_series_apart(&binary.lhs),
+                Some(_) => false,
+            },
             Node::Once(inner) | Node::Negate(inner) => self.keeps_series_apart(inner),
             _ => false,
+        }
+    }
+
+    /// The same for the input of a window function.
+    pub(super) fn keeps_windows_apart(&self, window: &Window) -> bool {
+        match &window.input {
+            WindowInput::Selector(selector) => self.selects_one_metric(selector),
+            WindowInput::Subquery(inner, _) => self.keeps_series_apart(inner),
         }
     }
 

@@ -6,6 +6,7 @@
 
 use crate::ast::Span;
 use crate::error::position;
+use crate::functions::{FunctionId, math};
 use crate::go_fmt::{float_short, quote};
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -248,18 +249,10 @@ fn two_digits(value: f64) -> String {
 
 /// `2006-01-02T15:04:05Z` of seconds since the Unix epoch.
 fn rfc3339(seconds: i64) -> String {
-    let days = seconds.div_euclid(86_400);
-    let rest = seconds.rem_euclid(86_400);
-    // Source: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days.
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let doe = z.rem_euclid(146_097);
-    let yoe = (doe - doe / 1_460 + doe / 36_524 - doe / 146_096) / 365;
-    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
-    let mp = (5 * doy + 2) / 153;
-    let (day, month) = (doy - (153 * mp + 2) / 5 + 1, if mp < 10 { mp + 3 } else { mp - 9 });
-    let year = yoe + era * 400 + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
+    let part = |id: FunctionId| math::of_one(id).map_or(0, |f| f(seconds as f64) as i64);
+    let (year, month, day) = (part(FunctionId::Year), part(FunctionId::Month), part(FunctionId::DayOfMonth));
+    let (hour, minute, second) = (part(FunctionId::Hour), part(FunctionId::Minute), seconds.rem_euclid(60));
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
 #[cfg(test)]

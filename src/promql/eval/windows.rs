@@ -68,11 +68,7 @@ impl<'q> Evaluator<'q> {
 
     /// Whether results of different series may have the same labels, which is an error then.
     fn may_repeat(&self, call: &Call, window: &Window) -> bool {
-        let apart = match &window.input {
-            WindowInput::Selector(selector) => self.selects_one_metric(selector),
-            WindowInput::Subquery(inner, _) => self.keeps_series_apart(inner),
-        };
-        !apart && call.function != FunctionId::AbsentOverTime
+        !self.keeps_windows_apart(window) && call.function != FunctionId::AbsentOverTime
     }
 
     fn windows(&self, window: &Window, grid: TimeGrid) -> Windows {

@@ -41,6 +41,11 @@ impl<'q> Evaluator<'q> {
     }
 }
 
+/// Whether the results of an operation have no metric name.
+pub(super) fn drops_names(binary: &Binary) -> bool {
+    changes_meaning(binary.op) || binary.return_bool
+}
+
 /// Whether the result is something else than what the metric name says.
 fn changes_meaning(op: BinaryOp) -> bool {
     matches!(

@@ -1,6 +1,6 @@
 //! Operations between two scalars and between a vector and a scalar.
 
-use super::changes_meaning;
+use super::drops_names;
 use super::element::{arithmetic, compare, element, scalar_op};
 use crate::ast::BinaryOp;
 use crate::engine::QueryError;
@@ -39,7 +39,7 @@ impl<'q> Evaluator<'q> {
         let (vector, scalar) =
             if scalar_first { (&binary.rhs, &binary.lhs) } else { (&binary.lhs, &binary.rhs) };
         let scalars = self.scalar(scalar, grid)?;
-        let drops_name = changes_meaning(binary.op) || binary.return_bool;
+        let drops_name = drops_names(binary);
         let apply = |ev: &mut Self, column: &mut Column| {
             combine(binary, scalar_first, column, &scalars, &mut ev.notes);
             if drops_name {

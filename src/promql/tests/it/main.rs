@@ -19,6 +19,7 @@ mod compare;
 mod guards;
 mod histograms;
 mod lines;
+mod names;
 mod pin;
 mod ranges;
 mod run;
