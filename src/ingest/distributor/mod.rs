@@ -156,8 +156,8 @@ impl Distributor {
         limits: Arc<LimitsProvider>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let log_incarnation = partitions.first().map_or(0, |p| p.log.incarnation());
-        let session = Session::new(session, log_incarnation, partitions.len(), config.max_cached_series);
+        let log_incarnations = partitions.iter().map(|p| p.log.incarnation()).collect();
+        let session = Session::new(session, log_incarnations, config.max_cached_series);
         let partitions = partitions.into_iter().map(|input| PartitionQueue::start(input, &config)).collect();
         let inner = Inner {
             hashing: Hashing::new(config.hash_seed),
@@ -212,9 +212,9 @@ impl Distributor {
         self.inner.is_draining.store(true, Ordering::Release);
         self.drained().await;
         let partitions = &self.inner.partitions;
-        let log_incarnation = partitions.first().map_or(0, |p| p.log_incarnation());
+        let log_incarnations = partitions.iter().map(|p| p.log_incarnation()).collect();
         let max_forms = self.inner.config.max_cached_series;
-        let session = Session::new(session, log_incarnation, partitions.len(), max_forms);
+        let session = Session::new(session, log_incarnations, max_forms);
         self.inner.session.store(Arc::new(session));
         self.inner.is_draining.store(false, Ordering::Release);
     }

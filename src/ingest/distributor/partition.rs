@@ -207,13 +207,14 @@ impl PartitionQueue {
     /// Appends one record and answers its parts. Runs to its end whoever still waits.
     async fn send(self: Arc<Self>, group: Vec<Pending>, permit: OwnedSemaphorePermit) {
         let Some(session) = group.first().map(|part| Arc::clone(&part.session)) else { return };
-        if session.log_incarnation() != self.log_incarnation() {
+        let log_incarnation = self.log_incarnation();
+        if session.log_incarnation(self.id()) != Some(log_incarnation) {
             self.release(permit);
             let error = WriteError::not_taken(self.id(), "its log began again, the session is over");
             return answer_all(group, &error);
         }
         let header = RecordHeader {
-            log_incarnation: session.log_incarnation(),
+            log_incarnation,
             epoch: EPOCH,
             session: session.id(),
             sequence: session.next_sequence(),

@@ -4,7 +4,7 @@ use super::table::{Table, UNIT_MS, UNITS};
 use crate::protocol::{ParsedMetadata, RawHash};
 use parking_lot::{Mutex, RwLock};
 use quorate_cluster::limits::Limits;
-use quorate_model::{SessionId, TenantId};
+use quorate_model::{PartitionId, SessionId, TenantId};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -18,7 +18,7 @@ const MAX_METADATA: usize = 100_000;
 #[derive(Debug)]
 pub struct Session {
     id: SessionId,
-    log_incarnation: u32,
+    log_incarnations: Box<[u32]>,
     sequence: AtomicU64,
     next_refs: Box<[AtomicU32]>,
     tenants: RwLock<HashMap<TenantId, Arc<TenantSeries>>>,
@@ -47,13 +47,14 @@ pub(crate) struct DefinedSeries {
 }
 
 impl Session {
-    /// A session without series. `max_forms` bounds what it remembers, over all tenants.
-    pub fn new(id: SessionId, log_incarnation: u32, partitions: usize, max_forms: usize) -> Self {
+    /// A session without series, with the incarnation of each partition's log. `max_forms` bounds what it
+    /// remembers, over all tenants.
+    pub fn new(id: SessionId, log_incarnations: Box<[u32]>, max_forms: usize) -> Self {
         Self {
             id,
-            log_incarnation,
+            next_refs: log_incarnations.iter().map(|_| AtomicU32::new(0)).collect(),
+            log_incarnations,
             sequence: AtomicU64::new(0),
-            next_refs: (0..partitions).map(|_| AtomicU32::new(0)).collect(),
             tenants: RwLock::default(),
             forms: AtomicUsize::new(0),
             max_forms,
@@ -65,9 +66,9 @@ impl Session {
         self.id
     }
 
-    /// The incarnation of the log that its definitions went to.
-    pub fn log_incarnation(&self) -> u32 {
-        self.log_incarnation
+    /// The incarnation of the partition's log that its definitions went to. Each log has its own.
+    pub fn log_incarnation(&self, partition: PartitionId) -> Option<u32> {
+        self.log_incarnations.get(partition.0 as usize).copied()
     }
 
     /// The number of the next record.

@@ -26,7 +26,7 @@ struct Answer {
 
 impl Rig {
     fn new(limits: Limits) -> Self {
-        let session = Session::new(SessionId { node: 1, incarnation: 1 }, 1, 4, 1000);
+        let session = Session::new(SessionId { node: 1, incarnation: 1 }, Box::new([1; 4]), 1000);
         let tenant = session.tenant(TenantId(1));
         let mut scratch = Scratch::default();
         scratch.definitions.resize_with(4, Vec::new);
@@ -210,7 +210,7 @@ fn series_nobody_sends_are_forgotten_and_come_back_under_another_ref() {
 
 #[test]
 fn a_full_cache_begins_again() {
-    let session = Session::new(SessionId::default(), 1, 1, 10);
+    let session = Session::new(SessionId::default(), Box::new([1]), 10);
     let tenant = session.tenant(TenantId(1));
     for at in 0..20u64 {
         let hash = RawHash { low: at << 32 | at, high: at };
