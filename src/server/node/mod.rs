@@ -57,8 +57,8 @@ impl Node {
         let query_config = query_config(config)?;
         let node = config.node_id as u16; // checked by the configuration
         let (kv, disk) = open_disk(config, node, dir.path()).await?;
-        let raft = RaftNode::start(&dir.path().join("log"), NodeId(config.node_id), RaftConfig::default());
-        let raft = raft.await?;
+        let log = dir.path().join("log");
+        let raft = RaftNode::start(&log, NodeId(config.node_id), RaftConfig::default()).await?;
         let meta = MetaHandle::start(&raft, dir.path()).await?;
         let incarnation = meta.register_node(&node.to_string()).await?;
         let session = SessionId { node: u32::from(node), incarnation };

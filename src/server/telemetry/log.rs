@@ -15,12 +15,15 @@ use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
+/// What the consensus library says is about itself, at length; a level that names it shows it all the same.
+const QUIET: &str = "openraft=error";
+
 /// Reads a level such as `info` or `info,quorate_tsdb=debug`.
 ///
 /// # Errors
 /// The reason, if a part of it is not known.
 pub fn parse_level(text: &str) -> Result<EnvFilter, String> {
-    EnvFilter::builder().parse(text).map_err(|error| format!("{text:?}: {error}"))
+    EnvFilter::builder().parse(format!("{QUIET},{text}")).map_err(|error| format!("{text:?}: {error}"))
 }
 
 /// Sends the log lines of the whole process to standard error. A second call changes nothing.
