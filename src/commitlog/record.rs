@@ -178,6 +178,23 @@ impl RecordDecoder {
         reader.end("bytes follow the body")
     }
 
+    /// Whether `part` holds `count` sub-batches that a record could carry: what a writer asks before it logs
+    /// something that every replica must be able to read.
+    ///
+    /// # Errors
+    /// [`RecordError`], as decoding the record would give.
+    pub fn check(&mut self, part: &[u8], count: usize) -> Result<(), RecordError> {
+        let mut reader = Reader::new(part);
+        let mut batch = self.spare.pop().unwrap_or_default();
+        let mut read = Ok(());
+        for _ in 0..count {
+            batch.clear();
+            read = read.and_then(|()| sub_batch::decode(&mut reader, &mut self.scratch, &mut batch));
+        }
+        self.spare.push(batch);
+        read.and_then(|()| reader.end("bytes follow the sub-batches"))
+    }
+
     fn decode_data(&mut self, reader: &mut Reader<'_>) -> Result<Vec<SubBatch>, RecordError> {
         let count = reader.count(sub_batch::MIN_BYTES, "more sub-batches than bytes")?;
         let mut batches = Vec::with_capacity(count);

@@ -17,9 +17,15 @@ const MAX_COPIED_BYTES: usize = 64 << 20;
 pub(super) fn put(samples: &[HistogramSample], base_ms: i64, out: &mut Vec<u8>) {
     put_varint(out, samples.len() as u64);
     let mut previous: Option<&HistogramSample> = None;
+    let mut budget = MAX_COPIED_BYTES;
     for sample in samples {
         let histogram = &sample.histogram;
-        let same = previous.is_some_and(|p| same_layout(&p.histogram, histogram));
+        // A layout that the reader would not copy any more is written again.
+        let left = budget.checked_sub(layout_bytes(histogram));
+        let same = left.is_some() && previous.is_some_and(|p| same_layout(&p.histogram, histogram));
+        if let (true, Some(left)) = (same, left) {
+            budget = left;
+        }
         out.push(flags_of(sample, same));
         let (reference, ts_ms) = previous.map_or((0, base_ms), |p| (i64::from(p.reference.0), p.ts_ms));
         put_zigzag(out, i64::from(sample.reference.0) - reference);

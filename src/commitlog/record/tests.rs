@@ -232,6 +232,31 @@ fn counts_are_bounded_by_the_bytes_before_anything_is_allocated() {
 }
 
 #[test]
+fn large_layouts_are_repeated_only_as_often_as_a_reader_copies_them() {
+    let spans = vec![Span { offset: 0, length: 0 }; 65_536];
+    let histogram = Histogram { positive_spans: spans, ..small_histogram() };
+    let sample = HistogramSample { reference: SeriesRef(1), ts_ms: 1, start_ms: 0, histogram };
+    let batch = SubBatch { histograms: vec![sample; 140], ..SubBatch::default() };
+    let mut bytes = Vec::new();
+    SubBatchEncoder::default().encode(&batch, &mut bytes);
+    assert_eq!(RecordDecoder::default().check(&bytes, 1), Ok(()));
+    // 128 copies of 512 KiB; the first layout and those beyond are written.
+    assert_eq!(bytes.len() / (2 * 65_536), 12);
+}
+
+#[test]
+fn a_part_is_checked_as_a_record_would_be() {
+    let mut bytes = Vec::new();
+    SubBatchEncoder::default().encode(&full_batch(), &mut bytes);
+    SubBatchEncoder::default().encode(&scrape(1, 3, 1), &mut bytes);
+    let mut decoder = RecordDecoder::default();
+    assert_eq!(decoder.check(&bytes, 2), Ok(()));
+    assert!(decoder.check(&bytes, 1).is_err());
+    assert!(decoder.check(&bytes, 3).is_err());
+    assert!(decoder.check(&bytes[1..], 2).is_err());
+}
+
+#[test]
 fn peek_reads_the_header_and_verifies_the_checksum() {
     let mut bytes = bytes_of(&data(vec![full_batch()]));
     assert_eq!(peek(&bytes), Ok((header(), RecordKind::Data)));
