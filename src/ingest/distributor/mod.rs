@@ -11,9 +11,11 @@
 //! Cost: nothing is allocated per sample or per known series; per request and touched partition one buffer.
 
 mod bucket;
+mod metadata;
 mod outcome;
 mod partition;
 mod prepare;
+mod sort;
 #[cfg(test)]
 mod tests;
 

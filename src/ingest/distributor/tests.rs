@@ -283,6 +283,30 @@ async fn one_good_sample_among_999_bad_ones_is_stored() {
 }
 
 #[tokio::test]
+async fn a_series_without_samples_is_not_defined() {
+    let rig = Setup::default().start();
+    let outcome = rig.write_series(&[up(&[("empty", "1")], &[]), good()]).await.unwrap();
+    assert_eq!((outcome.samples, outcome.refused(), rig.definitions()), (1, 0, 1));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn labels_of_new_series_are_bounded_over_the_request() {
+    let mut setup = Setup::default();
+    setup.config.max_decoded_bytes = 4_000;
+    let rig = setup.start();
+    // A table of symbols lets a small body name large labels again and again.
+    let long = "v".repeat(1_000);
+    let sent: Vec<TestSeries> =
+        (0..9).map(|at| up(&[("long", &long), ("i", &at.to_string())], &[(NOW, 1.0)])).collect();
+    let error = rig.write(RW2, &encoder::rw2(&sent)).await.unwrap_err();
+    assert_eq!((error.code(), error.clone()), (ErrorCode::TooLarge, WriteError::LabelBytes { limit: 4_000 }));
+    assert!(rig.logs.iter().all(|log| log.entries().is_empty()));
+    assert_eq!(rig.write(RW2, &encoder::rw2(&sent[..3])).await.unwrap().samples, 3);
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn a_conflict_is_refused_after_the_log_and_a_retry_is_not() {
     let rig = Setup::default().start();
     let first = [up(&[("p", "0")], &[(NOW, 1.0)]), up(&[("p", "1")], &[(NOW, 1.0)])];
