@@ -174,9 +174,9 @@ impl Group {
         self.inner.committed.clone()
     }
 
-    /// The last position that was trimmed; nothing up to it can be read.
+    /// The last proposal that was trimmed; none up to it can be read.
     pub fn trimmed(&self) -> Position {
-        Position(self.inner.log.state().purged.map_or(0, |id| id.index))
+        Position(self.inner.log.state().purged.map_or(0, |purged| purged.proposal))
     }
 
     /// Reads committed proposals after `after`, then waits for more.
@@ -185,14 +185,16 @@ impl Group {
         GroupReader { id: self.inner.id, log: self.inner.log.clone(), committed, after: after.0 }
     }
 
-    /// Forgets every entry up to `up_to`: the owner needs none of them any more. Positions that are not
-    /// committed are cut to the committed one; a smaller one than before changes nothing.
+    /// Forgets every proposal up to `up_to`: the owner needs none of them any more. What is not committed
+    /// stays; a smaller position than before changes nothing. A leader's own entries that follow go as well, so
+    /// that an idle group keeps no segment.
     pub async fn trim(&self, up_to: Position) -> Result<(), RaftError> {
         let Inner { id, raft, log, trim_target, trimming, .. } = &*self.inner;
         let stopped = || RaftError::Stopped { group: *id };
         let _one = trimming.lock().await;
-        let up_to = up_to.0.min(self.committed().0);
-        if up_to == 0 || log.state().purged.is_some_and(|purged| purged.index >= up_to) {
+        let committed = self.committed().0;
+        let up_to = log.last_before_proposal(up_to.0.min(committed), committed);
+        if up_to == 0 || log.state().purged.is_some_and(|purged| purged.up_to.index >= up_to) {
             return Ok(());
         }
         failpoint::hit("trim.before");
@@ -252,11 +254,9 @@ impl GroupReader {
                 return Err(RaftError::Lost { group: self.id, after: Position(after), last: Position(last) });
             }
             let committed = *self.committed.wait_for(|now| *now > after).await.map_err(stopped)?;
-            let entries = load(self.log.plan_read(after + 1, committed + 1, READ_BYTES)?).await?;
-            if entries.first().is_none_or(|first| first.id.index != after + 1) {
-                return Err(RaftError::Trimmed { group: self.id, after: Position(after) });
-            }
-            self.after = entries.last().map_or(after, |last| last.id.index);
+            let (next, plan) = self.plan(committed)?;
+            let entries = load(plan).await?;
+            self.after = entries.last().map_or(next - 1, |last| last.id.index);
             let proposals: Vec<Committed> = entries
                 .into_iter()
                 .filter(|entry| entry.kind == EntryKind::Normal)
@@ -266,6 +266,22 @@ impl GroupReader {
                 return Ok(proposals);
             }
         }
+    }
+}
+
+impl GroupReader {
+    /// The first index to read and the read of it and what follows.
+    fn plan(&self, committed: u64) -> Result<(u64, ReadPlan), RaftError> {
+        let trimmed = || RaftError::Trimmed { group: self.id, after: Position(self.after) };
+        let purged = self.log.state().purged;
+        if purged.is_some_and(|purged| self.after < purged.proposal) {
+            return Err(trimmed());
+        }
+        let next = self.after.max(purged.map_or(0, |purged| purged.up_to.index)) + 1;
+        let plan = self.log.plan_read(next, committed + 1, READ_BYTES)?;
+        // A purge may have come in between.
+        let is_there = next > committed || plan.first() == Some(next);
+        if is_there { Ok((next, plan)) } else { Err(trimmed()) }
     }
 }
 

@@ -102,7 +102,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
         let state = self.log.state();
         Ok(LogState {
-            last_purged_log_id: state.purged.map(from_log_id),
+            last_purged_log_id: state.purged.map(|purged| from_log_id(purged.up_to)),
             last_log_id: state.last.map(from_log_id),
         })
     }

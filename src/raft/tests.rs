@@ -145,6 +145,43 @@ async fn trimmed_positions_are_gone_for_good_and_reading_them_is_an_error() {
     assert_eq!(read(&group, group.trimmed(), 1).await, expected(&next, 10));
 }
 
+/// Small segments, so that a few proposals fill one.
+fn small() -> RaftConfig {
+    RaftConfig { segment_bytes: 16 << 10, ..RaftConfig::default() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_group_whose_owner_needs_nothing_keeps_no_segment() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut last = Position(0);
+    for round in 0..3 {
+        let node = RaftNode::start(dir.path(), NodeId(1), small()).await.unwrap();
+        let (idle, busy) = (node.group(GroupId(1)).await.unwrap(), node.group(GroupId(2)).await.unwrap());
+        if round == 1 {
+            last = propose(&idle, 0..1).await[0];
+        }
+        for _ in 0..20 {
+            busy.propose(Bytes::from(vec![1; 10_000])).await.unwrap();
+        }
+        busy.trim(Position(u64::MAX)).await.unwrap();
+        assert!(node.oldest_pinning_groups().contains(&GroupId(1)), "{round}: {:?}", node.stats());
+        idle.trim(last).await.unwrap();
+        while !node.oldest_pinning_groups().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!((idle.trimmed(), idle.read_index().await.unwrap()), (last, last));
+        // Its reader has missed nothing.
+        let mut reader = idle.reader(last);
+        let waiting = tokio::spawn(async move { reader.next().await.unwrap() });
+        if round == 2 {
+            let position = propose(&idle, 7..8).await[0];
+            let found = waiting.await.unwrap();
+            assert_eq!((found[0].position, &found[0].payload), (position, &payload(7)));
+        }
+        node.shutdown().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_shorter_than_its_reader_is_an_error() {
     let dir = tempfile::tempdir().unwrap();

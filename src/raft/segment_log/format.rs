@@ -71,6 +71,15 @@ pub struct Snapshot {
     pub membership: Bytes,
 }
 
+/// How far a group's log is purged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Purge {
+    /// Last purged entry.
+    pub up_to: LogId,
+    /// Index of the last purged proposal, 0 if there was none: a reader behind it has missed something.
+    pub proposal: u64,
+}
+
 /// One record of the stream, always of one group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
@@ -86,7 +95,7 @@ pub enum Record {
     /// Removes every entry after the index, or all.
     TruncateAfter(Option<u64>),
     /// Removes every entry up to the id, which need not be in the log.
-    Purge(LogId),
+    Purge(Purge),
     /// Replaces the group's snapshot.
     Snapshot(Snapshot),
     /// Everything up to the id is committed.
@@ -280,7 +289,11 @@ pub fn encode_record(out: &mut Vec<u8>, group: GroupId, record: &Record) {
             out.push(u8::from(after.is_some()));
             out.extend_from_slice(&after.unwrap_or(0).to_le_bytes());
         }
-        Record::Purge(id) | Record::Committed(id) => put_id(out, *id),
+        Record::Purge(purge) => {
+            put_id(out, purge.up_to);
+            out.extend_from_slice(&purge.proposal.to_le_bytes());
+        }
+        Record::Committed(id) => put_id(out, *id),
         Record::Snapshot(snapshot) => {
             put_option(out, snapshot.last);
             put_option(out, snapshot.membership_id);
@@ -342,7 +355,7 @@ impl Records {
                 let (has, index) = (self.u8()?, self.u64()?);
                 Record::TruncateAfter((has != 0).then_some(index))
             }
-            PURGE => Record::Purge(self.id()?),
+            PURGE => Record::Purge(Purge { up_to: self.id()?, proposal: self.u64()? }),
             SNAPSHOT => {
                 let (last, membership_id) = (self.option()?, self.option()?);
                 let len = self.u32()? as usize;
@@ -443,7 +456,7 @@ mod tests {
             Record::Entry(Entry { id: id(7), kind: EntryKind::Normal, payload: Bytes::from_static(b"abc") }),
             Record::TruncateAfter(Some(6)),
             Record::TruncateAfter(None),
-            Record::Purge(id(5)),
+            Record::Purge(Purge { up_to: id(5), proposal: 4 }),
             Record::Snapshot(Snapshot {
                 last: Some(id(5)),
                 membership_id: None,

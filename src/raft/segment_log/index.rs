@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::format::{Entry, EntryKind, LogId, Record, Snapshot, Vote};
+use super::format::{Entry, EntryKind, LogId, Purge, Record, Snapshot, Vote};
 
 /// Where an entry's payload lies on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl EntryMeta {
 pub(super) struct GroupIndex {
     pub(super) incarnation: Option<u32>,
     pub(super) vote: Option<Vote>,
-    pub(super) purged: Option<LogId>,
+    pub(super) purged: Option<Purge>,
     pub(super) committed: Option<LogId>,
     pub(super) snapshot: Option<Snapshot>,
     entries: VecDeque<EntryMeta>,
@@ -70,7 +70,7 @@ impl GroupIndex {
 
     /// Whether an entry at `index` continues the log or replaces its end.
     pub(super) fn takes(&self, index: u64) -> bool {
-        let above_purged = self.purged.is_none_or(|purged| index > purged.index);
+        let above_purged = self.purged.is_none_or(|purged| index > purged.up_to.index);
         above_purged && self.last().is_none_or(|last| index <= last.index + 1)
     }
 
@@ -80,16 +80,37 @@ impl GroupIndex {
         }
     }
 
-    pub(super) fn purge(&mut self, up_to: LogId) {
-        while self.entries.front().is_some_and(|front| front.id.index <= up_to.index) {
+    /// What a purge up to `up_to` has to say: proposals that were never here may have been anywhere below it.
+    pub(super) fn purge_of(&self, up_to: LogId) -> Purge {
+        let is_known = self.last().is_some_and(|last| last.index >= up_to.index);
+        let proposal = if is_known { self.last_proposal(up_to.index) } else { up_to.index };
+        Purge { up_to, proposal }
+    }
+
+    pub(super) fn purge(&mut self, purge: Purge) {
+        while self.entries.front().is_some_and(|front| front.id.index <= purge.up_to.index) {
             self.entries.pop_front();
         }
-        self.purged = self.purged.max(Some(up_to));
+        self.purged = self.purged.max(Some(purge));
+    }
+
+    /// Index of the last proposal at or before `up_to`, purged ones included; 0 if there was none.
+    pub(super) fn last_proposal(&self, up_to: u64) -> u64 {
+        let mut entries = self.range(0, up_to.saturating_add(1)).rev();
+        let found = entries.find(|meta| meta.kind == EntryKind::Normal).map(|meta| meta.id.index);
+        found.or(self.purged.map(|purged| purged.proposal)).unwrap_or(0)
+    }
+
+    /// The last entry before the first proposal after `after`, at most `limit`: what nobody needs who needs
+    /// nothing up to `after`.
+    pub(super) fn last_before_proposal(&self, after: u64, limit: u64) -> u64 {
+        let mut entries = self.range(after.saturating_add(1), limit.saturating_add(1));
+        entries.find(|meta| meta.kind == EntryKind::Normal).map_or(limit, |meta| meta.id.index - 1)
     }
 
     /// The last entry, or what was purged when there is none.
     pub(super) fn last(&self) -> Option<LogId> {
-        self.entries.back().map(|back| back.id).or(self.purged)
+        self.entries.back().map(|back| back.id).or(self.purged.map(|purged| purged.up_to))
     }
 
     pub(super) fn first_index(&self) -> Option<u64> {
@@ -122,7 +143,7 @@ struct Span {
 pub(super) struct Tail {
     incarnation: Option<u32>,
     vote: Option<Vote>,
-    purged: Option<LogId>,
+    purged: Option<Purge>,
     snapshot: Option<Snapshot>,
     committed: Option<LogId>,
     /// Index of the last entry, or of what was purged.
@@ -145,12 +166,12 @@ impl Tail {
                 self.last = Some(entry.id.index);
             }
             Record::TruncateAfter(after) => self.truncate(*after),
-            Record::Purge(id) => {
-                while self.spans.front().is_some_and(|span| span.last <= id.index) {
+            Record::Purge(purge) => {
+                while self.spans.front().is_some_and(|span| span.last <= purge.up_to.index) {
                     self.spans.pop_front();
                 }
-                self.purged = self.purged.max(Some(*id));
-                self.last = self.last.max(Some(id.index));
+                self.purged = self.purged.max(Some(*purge));
+                self.last = self.last.max(Some(purge.up_to.index));
             }
             Record::Snapshot(snapshot) => self.snapshot = Some(snapshot.clone()),
             Record::Committed(id) => self.committed = self.committed.max(Some(*id)),
@@ -158,7 +179,7 @@ impl Tail {
     }
 
     fn truncate(&mut self, after: Option<u64>) {
-        self.last = self.last.min(after).max(self.purged.map(|purged| purged.index));
+        self.last = self.last.min(after).max(self.purged.map(|purged| purged.up_to.index));
         let Some(after) = after else {
             self.spans.clear();
             return;
@@ -198,6 +219,10 @@ mod tests {
         LogId { term: 1, node: 1, index }
     }
 
+    fn purge(index: u64) -> Purge {
+        Purge { up_to: id(index), proposal: index }
+    }
+
     fn entry(index: u64) -> Entry {
         Entry { id: id(index), kind: EntryKind::Normal, payload: Bytes::new() }
     }
@@ -221,18 +246,32 @@ mod tests {
         assert_eq!(indexes(&index, 6, 100), [6, 7]);
         assert_eq!(indexes(&index, 9, 100), [0u64; 0]);
         assert_eq!(indexes(&index, 7, 3), [0u64; 0]);
-        index.purge(id(5));
+        index.purge(index.purge_of(id(5)));
         assert_eq!((indexes(&index, 0, 100), index.last()), (vec![6, 7], Some(id(7))));
-        index.purge(id(20));
+        index.purge(index.purge_of(id(20)));
         assert_eq!((index.first_index(), index.last()), (None, Some(id(20))));
+    }
+
+    #[test]
+    fn a_purge_tells_the_last_proposal_from_a_leaders_own_entries() {
+        let mut index = index_of(0..3);
+        for at in 3..6 {
+            index.append(EntryMeta { kind: EntryKind::Blank, ..EntryMeta::queued(&entry(at)) });
+        }
+        assert_eq!((index.last_proposal(9), index.last_proposal(1)), (2, 1));
+        assert_eq!((index.last_before_proposal(2, 5), index.last_before_proposal(0, 5)), (5, 0));
+        index.purge(index.purge_of(id(4)));
+        assert_eq!((index.last_proposal(9), index.purged.unwrap().proposal), (2, 2));
+        index.purge(index.purge_of(id(9)));
+        assert_eq!(index.last_proposal(99), 9);
     }
 
     #[test]
     fn an_older_purge_changes_nothing() {
         let mut index = index_of(1..8);
-        index.purge(id(5));
-        index.purge(id(3));
-        assert_eq!((index.first_index(), index.purged), (Some(6), Some(id(5))));
+        index.purge(index.purge_of(id(5)));
+        index.purge(index.purge_of(id(3)));
+        assert_eq!((index.first_index(), index.purged), (Some(6), Some(purge(5))));
     }
 
     #[test]
@@ -257,12 +296,12 @@ mod tests {
         for (segment, last) in [(1, 10), (2, 20), (4, 30)] {
             tail.observe(&Record::Entry(entry(last)), segment);
         }
-        tail.observe(&Record::Purge(id(9)), 4);
+        tail.observe(&Record::Purge(purge(9)), 4);
         assert_eq!(tail.oldest_segment(), Some(1));
-        tail.observe(&Record::Purge(id(10)), 4);
+        tail.observe(&Record::Purge(purge(10)), 4);
         assert_eq!(tail.oldest_segment(), Some(2));
         tail.observe(&Record::TruncateAfter(Some(15)), 4);
-        tail.observe(&Record::Purge(id(15)), 4);
+        tail.observe(&Record::Purge(purge(15)), 4);
         assert_eq!(tail.oldest_segment(), None);
     }
 }

@@ -31,7 +31,7 @@ use parking_lot::{Condvar, Mutex};
 
 pub use error::SegmentError;
 use format::{ENTRY_HEADER_LEN, Record};
-pub use format::{Entry, EntryKind, GroupId, LogId, Snapshot, Vote};
+pub use format::{Entry, EntryKind, GroupId, LogId, Purge, Snapshot, Vote};
 use index::{EntryMeta, GroupIndex, Tail};
 pub use reader::ReadPlan;
 use segments::Segments;
@@ -242,8 +242,8 @@ pub struct GroupState {
     pub incarnation: u32,
     /// The newest vote.
     pub vote: Option<Vote>,
-    /// Last purged entry.
-    pub purged: Option<LogId>,
+    /// How far the log is purged.
+    pub purged: Option<Purge>,
     /// Last entry; the purged one when there is none.
     pub last: Option<LogId>,
     /// Last entry known committed.
@@ -309,8 +309,9 @@ impl GroupLog {
     /// Removes the entries up to `up_to`. Segments without live entries are deleted once it is durable.
     pub(crate) fn purge(&self, up_to: LogId) -> Result<(), SegmentError> {
         let mut index = self.group.index.lock();
-        index.purge(up_to);
-        self.enqueue(vec![Record::Purge(up_to)], None)
+        let purge = index.purge_of(up_to);
+        index.purge(purge);
+        self.enqueue(vec![Record::Purge(purge)], None)
     }
 
     /// Replaces the snapshot. `done` runs when it is durable.
@@ -333,12 +334,14 @@ impl GroupLog {
         entries.find(|meta| meta.kind == EntryKind::Membership).map(|meta| meta.id)
     }
 
-    /// Index of the newest proposal at or before `up_to`; that of the last purged entry when there is none.
+    /// Index of the newest proposal at or before `up_to`, purged ones included; 0 if there was none.
     pub(crate) fn last_proposal(&self, up_to: u64) -> u64 {
-        let index = self.group.index.lock();
-        let mut entries = index.range(0, up_to.saturating_add(1)).rev();
-        let found = entries.find(|meta| meta.kind == EntryKind::Normal).map(|meta| meta.id.index);
-        found.or(index.purged.map(|purged| purged.index)).unwrap_or(0)
+        self.group.index.lock().last_proposal(up_to)
+    }
+
+    /// The last entry before the first proposal after `after`, at most `limit`.
+    pub(crate) fn last_before_proposal(&self, after: u64, limit: u64) -> u64 {
+        self.group.index.lock().last_before_proposal(after, limit)
     }
 
     /// Ids of the entries with `from <= index < to`.

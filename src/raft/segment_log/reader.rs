@@ -45,6 +45,11 @@ impl ReadPlan {
         Ok(Self { entries })
     }
 
+    /// Index of the first entry.
+    pub fn first(&self) -> Option<u64> {
+        self.entries.first().map(|(meta, _)| meta.id.index)
+    }
+
     /// Whether [`Self::load`] needs no disk.
     pub fn is_in_memory(&self) -> bool {
         self.entries.iter().all(|(meta, _)| meta.payload.is_some())

@@ -203,7 +203,7 @@ impl Recovered {
                 });
             }
             Record::TruncateAfter(after) => index.truncate_after(*after),
-            Record::Purge(id) => index.purge(*id),
+            Record::Purge(purge) => index.purge(*purge),
             Record::Snapshot(snapshot) => index.snapshot = Some(snapshot.clone()),
             Record::Committed(id) => index.committed = index.committed.max(Some(*id)),
         }
@@ -213,7 +213,7 @@ impl Recovered {
     /// were deleted because of it, so only the end of the stream tells.
     fn check_holes(&self, dir: &Path) -> Result<(), SegmentError> {
         for (group, index) in &self.groups {
-            let expected = index.purged.map_or(0, |purged| purged.index + 1);
+            let expected = index.purged.map_or(0, |purged| purged.up_to.index + 1);
             if let Some(first) = index.first_index().filter(|first| *first != expected) {
                 let reason =
                     format!("entries of group {group} from {expected} to before {first} are missing");

@@ -313,7 +313,10 @@ fn segments_go_when_no_group_needs_them() {
     let log = SegmentLog::open(image.path(), small_segments()).unwrap();
     let (busy, idle) = (log.group(GroupId(1), 8).unwrap(), log.group(GroupId(2), 8).unwrap());
     assert_eq!(indexes(&busy), (51..60).collect::<Vec<_>>());
-    assert_eq!((idle.state().purged, idle.state().incarnation), (Some(id(0)), 7));
+    assert_eq!(
+        (idle.state().purged, idle.state().incarnation),
+        (Some(Purge { up_to: id(0), proposal: 0 }), 7)
+    );
 }
 
 #[test]
@@ -407,7 +410,7 @@ enum Step {
 struct Model {
     entries: BTreeMap<u64, usize>,
     vote: Option<Vote>,
-    purged: Option<LogId>,
+    purged: Option<Purge>,
     committed: Option<LogId>,
     snapshot: Option<Snapshot>,
 }
@@ -415,7 +418,7 @@ struct Model {
 impl Model {
     fn next(&self) -> u64 {
         let last = self.entries.last_key_value().map(|(index, _)| *index);
-        last.max(self.purged.map(|purged| purged.index)).map_or(0, |last| last + 1)
+        last.max(self.purged.map(|purged| purged.up_to.index)).map_or(0, |last| last + 1)
     }
 
     fn at(&self, part: u64) -> Option<u64> {
@@ -442,7 +445,7 @@ impl Model {
             Step::Purge { part, .. } => {
                 if let Some(up_to) = self.at(part) {
                     self.entries = self.entries.split_off(&(up_to + 1));
-                    self.purged = Some(id(up_to));
+                    self.purged = Some(Purge { up_to: id(up_to), proposal: up_to });
                     log.purge(id(up_to)).unwrap();
                 }
             }
@@ -457,7 +460,7 @@ impl Model {
             }
             Step::Snapshot { .. } => {
                 let snapshot = Snapshot {
-                    last: self.purged,
+                    last: self.purged.map(|purged| purged.up_to),
                     membership_id: None,
                     membership: Bytes::from(vec![9; self.entries.len()]),
                 };
@@ -486,7 +489,7 @@ impl Model {
     }
 }
 
-type Shape = (Option<Vote>, Option<LogId>, Option<LogId>, Option<Snapshot>);
+type Shape = (Option<Vote>, Option<Purge>, Option<LogId>, Option<Snapshot>);
 
 fn shape(state: &GroupState) -> Shape {
     (state.vote, state.purged, state.last, state.snapshot.clone())
