@@ -26,7 +26,7 @@ mod run;
 mod script;
 
 use quorate_promql::Features;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 #[test]
 fn own_scripts_pass() {
@@ -42,13 +42,27 @@ const UPSTREAM_AT_LEAST: usize = 2214;
 /// The same if metric names are dropped at once, which some cases are not written for.
 const AT_ONCE_AT_LEAST: usize = 2177;
 
+/// The scripts of the Prometheus project, if they lie beside this repository.
+fn upstream() -> Option<PathBuf> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/promqltest/testdata");
+    if dir.is_dir() {
+        return Some(dir);
+    }
+    println!("skipped: {dir:?} is not there");
+    None
+}
+
+#[test]
+fn upstream_queries_give_in_ranges_what_they_give_at_each_step() {
+    let Some(dir) = upstream() else { return };
+    let problems = run::ranges_against_instants(&dir);
+    problems.iter().take(20).for_each(|problem| println!("{problem}"));
+    assert!(problems.is_empty(), "{} queries differ", problems.len());
+}
+
 #[test]
 fn upstream_scripts_pass_as_often_as_before() {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/promqltest/testdata");
-    if !dir.is_dir() {
-        println!("skipped: {dir:?} is not there");
-        return;
-    }
+    let Some(dir) = upstream() else { return };
     let tallies = run::directory(&dir, Features::all());
     report(&tallies);
     let passed: usize = tallies.iter().map(|t| t.passed).sum();

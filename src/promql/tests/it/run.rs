@@ -3,13 +3,15 @@
 use crate::compare::{Check, check_annotations, check_failure, check_middle, check_result};
 use crate::lines::Item;
 use crate::pin::pinned;
+use crate::ranges::same_as_instants;
 use crate::script::{Command, Eval, Point, read};
 use quorate_model::Labels;
+use quorate_promql::ast::ValueType;
 use quorate_promql::engine::{self, EngineOptions, NoGuard, QueryOutput, Value};
 use quorate_promql::source::MemSource;
 use quorate_promql::{Expr, Features, parse};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// How the cases of one file went.
@@ -21,10 +23,14 @@ pub(crate) struct Tally {
 
 /// Runs all scripts of a directory.
 pub(crate) fn directory(dir: &Path, features: Features) -> Vec<Tally> {
+    scripts(dir).iter().map(|path| file(path, features)).collect()
+}
+
+fn scripts(dir: &Path) -> Vec<PathBuf> {
     let mut files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "test"));
     files.sort();
-    files.iter().map(|path| file(path, features)).collect()
+    files
 }
 
 fn file(path: &Path, features: Features) -> Tally {
@@ -105,9 +111,7 @@ fn instant(query: &Query<'_>, case: &Eval, expr: &Expr, at: i64) -> Check {
     let Some(value) = judge(case, query.instant(expr, at), |value| check_result(case, value))? else {
         return Ok(());
     };
-    let asks_for_context =
-        ["start()", "end()", "range()", "step()"].iter().any(|call| case.expr.contains(call));
-    if case.instant_only || asks_for_context {
+    if case.instant_only || asks_for_context(case) {
         return Ok(());
     }
     let was_scalar = matches!(value, Value::Scalar { .. });
@@ -131,4 +135,43 @@ fn judge(
             Ok(Some(output.value))
         }
     }
+}
+
+/// Compares the queries of all scripts of a directory, on the data of their scripts, as range queries and as instant
+/// queries; what differs.
+pub(crate) fn ranges_against_instants(dir: &Path) -> Vec<String> {
+    let mut problems = Vec::new();
+    for path in scripts(dir) {
+        for section in read(&std::fs::read_to_string(&path).unwrap()) {
+            let mut source = MemSource::new();
+            for command in section {
+                match command {
+                    Command::Load(series) => load(&mut source, series),
+                    Command::Eval(eval) => {
+                        let problem = range_against_instants(&source, &eval).err();
+                        problems.extend(
+                            problem.map(|p| format!("{path:?}, line {}: {}: {p}", eval.line, eval.expr)),
+                        );
+                    }
+                }
+            }
+        }
+    }
+    problems
+}
+
+fn range_against_instants(source: &MemSource, case: &Eval) -> Check {
+    let Ok(expr) = parse(&case.expr, &Features::all()) else { return Ok(()) };
+    let has_type = matches!(expr.value_type(), ValueType::Vector | ValueType::Scalar);
+    if asks_for_context(case) || !has_type {
+        return Ok(());
+    }
+    let options = EngineOptions { features: Features::all(), ..EngineOptions::default() };
+    same_as_instants(source, &expr, (case.end - 333_000, case.end + 222_000, 37_000), &options)
+}
+
+/// Whether the query depends on the range that is asked for.
+fn asks_for_context(case: &Eval) -> bool {
+    let text = case.expr.to_lowercase();
+    ["start()", "end()", "range()", "step()"].iter().any(|call| text.contains(call))
 }
