@@ -154,8 +154,7 @@ mod tests {
         let mut problems = Vec::new();
         Limits::default().check("limits", &mut problems);
         assert_eq!(problems, Vec::<String>::new());
-        let bad =
-            Limits { ingestion_rate: f64::NAN, max_label_name_length: 1 << 20, ..Limits::default() };
+        let bad = Limits { ingestion_rate: f64::NAN, max_label_name_length: 1 << 20, ..Limits::default() };
         bad.check("overrides.a", &mut problems);
         assert_eq!(problems.len(), 2, "{problems:?}");
         assert!(problems[0].starts_with("overrides.a.ingestion_rate"));
@@ -165,7 +164,8 @@ mod tests {
     fn the_tenants_retention_wins_over_the_nodes() {
         let node = HumanDuration::from_secs(60);
         assert_eq!(Limits::default().retention_ms(node), 60_000);
-        let own = Limits { compactor_blocks_retention_period: HumanDuration::from_ms(5), ..Limits::default() };
+        let own =
+            Limits { compactor_blocks_retention_period: HumanDuration::from_ms(5), ..Limits::default() };
         assert_eq!(own.retention_ms(node), 5);
     }
 }

@@ -18,7 +18,9 @@ const QUERY_FRACTION: u64 = 4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BudgetExceeded {
     /// The query's own part is used up.
-    #[error("the query needs more than its memory limit of {limit} bytes ({used} in use, {wanted} more wanted)")]
+    #[error(
+        "the query needs more than its memory limit of {limit} bytes ({used} in use, {wanted} more wanted)"
+    )]
     Query {
         /// Bytes the query holds.
         used: u64,
@@ -86,9 +88,11 @@ impl MemoryBudget {
         });
         match taken {
             Ok(_) => Ok(()),
-            Err(queries) => {
-                Err(BudgetExceeded::Node { used: queries.saturating_add(elsewhere), wanted, limit: self.limit })
-            }
+            Err(queries) => Err(BudgetExceeded::Node {
+                used: queries.saturating_add(elsewhere),
+                wanted,
+                limit: self.limit,
+            }),
         }
     }
 }
@@ -123,7 +127,8 @@ impl QueryAccount {
 
     /// Gives `bytes` back; more than was taken counts as all of it.
     pub fn release(&self, bytes: u64) {
-        let before = self.used.update(Ordering::Relaxed, Ordering::Relaxed, |used| used.saturating_sub(bytes));
+        let before =
+            self.used.update(Ordering::Relaxed, Ordering::Relaxed, |used| used.saturating_sub(bytes));
         self.node.queries.fetch_sub(bytes.min(before), Ordering::Relaxed);
     }
 

@@ -70,8 +70,7 @@ impl QueryService {
             for matchers in params.sets() {
                 for partition in partitions.iter() {
                     guard.check()?;
-                    let part =
-                        partition
+                    let part = partition
                         .select(tenant, &matchers, params.range, params.limits.of_selection())
                         .map_err(|e| failed(&e, &params.limits))?;
                     let series = (found.len() + part.len()) as u64;
@@ -92,10 +91,7 @@ impl QueryService {
     ///
     /// # Errors
     /// [`QueryFailure`].
-    pub async fn label_names(
-        &self,
-        params: CatalogParams,
-    ) -> Result<Answer<Entries<String>>, QueryFailure> {
+    pub async fn label_names(&self, params: CatalogParams) -> Result<Answer<Entries<String>>, QueryFailure> {
         self.strings(params, |store, tenant, matchers, range| store.label_names(tenant, matchers, range))
             .await
     }

@@ -7,7 +7,7 @@
 use crate::limits::QueryLimits;
 use quorate_model::{Labels, SeriesBuffer, TenantId};
 use quorate_promql::source::{SelectRequest, Selection, SeriesSource, SourceError};
-use quorate_tsdb::{PartitionSelection, PartitionStore, SelectLimits, StoreError};
+use quorate_tsdb::{PartitionSelection, PartitionStore, StoreError};
 use std::sync::Arc;
 
 /// The node's partitions, seen by one query of one tenant.

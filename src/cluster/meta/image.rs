@@ -97,8 +97,9 @@ impl<'a> Reader<'a> {
 /// The stored state, or the empty one before every position if none was stored.
 pub(super) fn load(path: &Path) -> Result<(Position, MetaState), MetaError> {
     match fs::read(path) {
-        Ok(bytes) => decode(&bytes)
-            .map_err(|detail| MetaError::Damaged { place: path.display().to_string(), detail }),
+        Ok(bytes) => {
+            decode(&bytes).map_err(|detail| MetaError::Damaged { place: path.display().to_string(), detail })
+        }
         Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(Default::default()),
         Err(cause) => Err(MetaError::File { path: path.to_owned(), cause }),
     }
