@@ -105,6 +105,8 @@ pub const KEYS: &[Key] = &[
         "storage.image_interval",
         "Distance between two images of a head; an image bounds the replay after a restart.",
     ),
+    text("storage.close_delay", "How long after its end a window is closed and written out."),
+    text("storage.late_delay", "How long samples for a window that is written out wait for more of them."),
     plain("limits.ingestion_rate", "Samples per second that the tenant may write, over time; 0 is off."),
     plain("limits.ingestion_burst_size", "Samples that it may write at once on top of its rate."),
     plain(

@@ -131,6 +131,10 @@ pub struct StorageConfig {
     pub maintenance_interval: HumanDuration,
     /// Distance between two images of a head; an image bounds the replay after a restart.
     pub image_interval: HumanDuration,
+    /// How long after its end a window is closed and written out.
+    pub close_delay: HumanDuration,
+    /// How long samples for a window that is written out wait for more of them.
+    pub late_delay: HumanDuration,
 }
 
 impl Default for StorageConfig {
@@ -140,6 +144,8 @@ impl Default for StorageConfig {
             decoded_cache: HumanSize::from_mib(64),
             maintenance_interval: HumanDuration::from_secs(1),
             image_interval: HumanDuration::from_secs(300),
+            close_delay: HumanDuration::from_secs(300),
+            late_delay: HumanDuration::from_secs(3_600),
         }
     }
 }

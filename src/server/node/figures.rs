@@ -5,7 +5,7 @@
 
 use super::services::Services;
 use crate::telemetry::exposition::Exposition;
-use quorate_model::{METRIC_NAME, TenantId, TimeRange};
+use quorate_model::{METRIC_NAME, TenantId};
 use quorate_tsdb::PartitionStats;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -129,21 +129,17 @@ fn write_log(services: &Services, page: &mut Exposition) {
 
 /// What the heads hold of one tenant, in the form of Prometheus' `status/tsdb`; `top` entries a list.
 ///
-/// Times are those of the node's open windows, and each series counts as one chunk, its open one.
+/// Each series counts as one chunk, its open one. Prometheus' times of the head are left out: windows belong to
+/// all tenants together, and one must not learn of another's.
 pub fn tsdb_status(services: &Services, tenant: Option<TenantId>, top: usize) -> Value {
     let mut series = 0;
     let mut pairs: BTreeMap<(String, String), u64> = BTreeMap::new();
-    let mut windows: Option<TimeRange> = None;
     for (partition, tenant) in services.partitions.iter().filter_map(|p| Some((p, tenant?))) {
         // Any pair of a partition may be among the first of the sum.
         let part = partition.store.cardinality(tenant, usize::MAX);
         series += part.series;
         for (pair, count) in part.pairs {
             *pairs.entry(pair).or_default() += count;
-        }
-        if let Some(open) = partition.store.stats().head_range {
-            let seen = windows.unwrap_or(open);
-            windows = Some(TimeRange::new(seen.start_ms.min(open.start_ms), seen.end_ms.max(open.end_ms)));
         }
     }
     let (mut values, mut bytes) = (Counts::new(), Counts::new());
@@ -157,8 +153,6 @@ pub fn tsdb_status(services: &Services, tenant: Option<TenantId>, top: usize) ->
             "numSeries": series,
             "numLabelPairs": pairs.len(),
             "chunkCount": series,
-            "minTime": windows.map_or(i64::MAX, |w| w.start_ms),
-            "maxTime": windows.map_or(i64::MIN, |w| w.end_ms),
         },
         "seriesCountByMetricName": largest(metrics.map(|((_, value), count)| (value.clone(), *count)), top),
         "labelValueCountByLabelName": largest(values, top),

@@ -63,7 +63,8 @@ impl Node {
         let incarnation = meta.register_node(&node.to_string()).await?;
         let session = SessionId { node: u32::from(node), incarnation };
         let ids = (0..dir.partitions()).map(PartitionId);
-        let started = try_join_all(ids.map(|id| Partition::start(id, &raft, &disk, dir.path()))).await?;
+        let start = |id| Partition::start(id, &raft, &disk, dir.path(), &config.storage);
+        let started = try_join_all(ids.map(start)).await?;
         let (partitions, appliers): (Vec<Partition>, Vec<Applier>) = started.into_iter().unzip();
         tracing::info!(partitions = partitions.len(), %session, "replaying the log");
         try_join_all(partitions.iter().map(Partition::ready)).await?;

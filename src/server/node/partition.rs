@@ -1,6 +1,7 @@
 //! One partition of this node: its log, its store, and what applies the one to the other.
 
 use super::StartError;
+use crate::config::StorageConfig;
 use quorate_commitlog::PartitionLog;
 use quorate_commitlog::raft_log::RaftLog;
 use quorate_ingest::{Applier, ApplyState, MaintainedPartition, PartitionInput};
@@ -34,11 +35,15 @@ impl Partition {
         raft: &RaftNode,
         disk: &Arc<Disk>,
         data_dir: &Path,
+        storage: &StorageConfig,
     ) -> Result<(Self, Applier), StartError> {
+        let config = StoreConfig {
+            close_delay_ms: storage.close_delay.ms(),
+            late_delay_ms: storage.late_delay.ms(),
+            ..StoreConfig::default()
+        };
         let (disk, dir) = (disk.clone(), folder(data_dir, id));
-        let opening = tokio::task::spawn_blocking(move || {
-            PartitionStore::open(&disk, &dir, id, StoreConfig::default())
-        });
+        let opening = tokio::task::spawn_blocking(move || PartitionStore::open(&disk, &dir, id, config));
         let store = opening.await.map_err(|_| StartError::Panicked)?;
         let store = Arc::new(store.map_err(|cause| StartError::Store { partition: id, cause })?);
         let log = RaftLog::start(raft, id).await.map_err(|cause| StartError::Log { partition: id, cause })?;
