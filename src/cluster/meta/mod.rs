@@ -72,6 +72,7 @@ impl MetaError {
 pub struct MetaHandle(Arc<Inner>);
 
 struct Inner {
+    node: RaftNode,
     group: Group,
     image_path: PathBuf,
     state: RwLock<MetaState>,
@@ -92,6 +93,7 @@ impl MetaHandle {
         let (position, state) = image::load(&image_path)?;
         let (progress, applied) = watch::channel(position);
         let handle = Self(Arc::new(Inner {
+            node: node.clone(),
             group,
             image_path,
             state: RwLock::new(state),
@@ -150,26 +152,31 @@ impl MetaHandle {
         self.0.state.read().tenants()
     }
 
-    /// Writes an image and trims the log if many commands were applied since the last, or if `force`.
+    /// Writes an image and trims the log if many commands were applied since the last, if the group's few
+    /// entries keep old segments of the shared log from being deleted, or if `force`.
     ///
     /// # Errors
     /// [`MetaError`]; the old image and the log then stay as they were.
     pub async fn compact(&self, force: bool) -> Result<(), MetaError> {
         let imaged = *self.0.imaged.lock();
-        let (position, bytes) = {
-            let state = self.0.state.read();
-            let position = *self.0.applied.borrow();
-            (position, image::encode(position, &state))
-        };
-        let due = position.0.saturating_sub(imaged.0) >= IMAGE_EVERY;
-        if position <= imaged || !(due || force) {
+        let applied = *self.0.applied.borrow();
+        let is_due = applied.0.saturating_sub(imaged.0) >= IMAGE_EVERY;
+        if !force && !is_due && !self.0.node.oldest_pinning_groups().contains(&META_GROUP) {
             return Ok(());
         }
-        let path = self.0.image_path.clone();
-        let written = tokio::task::spawn_blocking(move || image::store(&path, &bytes)).await;
-        written.map_err(|_panicked| MetaError::Stopped)??;
-        *self.0.imaged.lock() = position;
-        Ok(self.0.group.trim(position).await?)
+        if applied > imaged {
+            let (position, bytes) = {
+                let state = self.0.state.read();
+                let position = *self.0.applied.borrow();
+                (position, image::encode(position, &state))
+            };
+            let path = self.0.image_path.clone();
+            let written = tokio::task::spawn_blocking(move || image::store(&path, &bytes)).await;
+            written.map_err(|_panicked| MetaError::Stopped)??;
+            *self.0.imaged.lock() = position;
+        }
+        let imaged = *self.0.imaged.lock();
+        Ok(self.0.group.trim(imaged).await?)
     }
 
     async fn propose(&self, command: Command) -> Result<Response, MetaError> {
@@ -183,7 +190,10 @@ impl MetaHandle {
 }
 
 fn unexpected(response: &Response) -> MetaError {
-    MetaError::Damaged { place: "response".to_owned(), detail: format!("{response:?} answers another command") }
+    MetaError::Damaged {
+        place: "response".to_owned(),
+        detail: format!("{response:?} answers another command"),
+    }
 }
 
 /// Applies the group's log until the handle is gone, the group stops, or a command cannot be read.

@@ -39,6 +39,28 @@ async fn numbers_survive_restarts_with_and_without_an_image() {
 }
 
 #[tokio::test]
+async fn a_handful_of_commands_does_not_keep_the_log_of_all_groups() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = RaftConfig { segment_bytes: 16 << 10, ..RaftConfig::default() };
+    let node = RaftNode::start(&dir.path().join("log"), NodeId(1), config).await.unwrap();
+    let meta = MetaHandle::start(&node, dir.path()).await.unwrap();
+    assert_eq!(meta.intern_tenant("a").await.unwrap(), TenantId(1));
+    let other = node.group(GroupId(1)).await.unwrap();
+    for _ in 0..10 {
+        meta.compact(false).await.unwrap();
+        other.propose(vec![1; 10_000].into()).await.unwrap();
+    }
+    other.trim(Position(u64::MAX)).await.unwrap();
+    assert!(dir.path().join("meta.image").exists());
+    meta.compact(false).await.unwrap();
+    while node.oldest_pinning_groups().contains(&META_GROUP) {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(meta.tenant("a"), Some(TenantId(1)));
+    node.shutdown().await;
+}
+
+#[tokio::test]
 async fn tenants_that_arrive_at_once_get_one_number_each() {
     let dir = tempfile::tempdir().unwrap();
     let (node, meta) = open(dir.path()).await;
