@@ -38,8 +38,8 @@ impl Partition {
         storage: &StorageConfig,
     ) -> Result<(Self, Applier), StartError> {
         let config = StoreConfig {
-            close_delay_ms: storage.close_delay.ms(),
-            late_delay_ms: storage.late_delay.ms(),
+            close_delay_ms: storage.close_delay.as_ms(),
+            late_delay_ms: storage.late_delay.as_ms(),
             ..StoreConfig::default()
         };
         let (disk, dir) = (disk.clone(), folder(data_dir, id));
