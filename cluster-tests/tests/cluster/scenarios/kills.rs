@@ -9,7 +9,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
 /// Maintenance at a pace that lets every kill meet flushes, images and trims at work.
-pub(super) const CONFIG: &str = "storage:\n  maintenance_interval: 500ms\n  image_interval: 2s\n";
+pub(super) const CONFIG: &str = "storage:\n  maintenance_interval: 500ms\n  image_interval: 2s\n  \
+                                 close_delay: 1s\n  late_delay: 1s\n";
 /// A data folder lives through this many kills.
 const KILLS_PER_FOLDER: usize = 20;
 const CAMPAIGN_FOLDERS: usize = 10;

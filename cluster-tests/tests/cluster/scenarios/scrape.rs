@@ -63,7 +63,7 @@ fn prometheus_and_quorate_answer_alike_over_scraped_data() {
 /// Debian's Prometheus with remote write 1.0, and a 3.x with 2.0 where one can be had.
 fn start_sources(name: &str, quorate: &Server, exporter: &NodeExporter, folder: &Path) -> Vec<Source> {
     let mut sources = Vec::new();
-    let mut start = |name: &'static str, program: PathBuf, message, flags: &[&str]| {
+    let mut start = |name: &'static str, tenant: &'static str, program: PathBuf, message, flags: &[&str]| {
         let setup = Setup {
             program,
             folder: folder.join(name),
@@ -71,22 +71,23 @@ fn start_sources(name: &str, quorate: &Server, exporter: &NodeExporter, folder: 
             interval_s: INTERVAL_S,
             remote_write: Some(RemoteWrite {
                 url: format!("{}/api/v1/write", quorate.url()),
-                tenant: name.into(),
+                tenant: tenant.into(),
                 message,
             }),
             flags: flags.iter().map(|f| (*f).to_owned()).collect(),
         };
-        sources.push(Source { name, tenant: name, server: Prometheus::start(&setup) });
+        sources.push(Source { name, tenant, server: Prometheus::start(&setup) });
     };
     match find_tool("prometheus") {
-        Some(program) => start("debian", program, None, &[]),
+        // Debian's build drops the configured headers of remote write, so it writes as the default tenant.
+        Some(program) => start("debian", "anonymous", program, None, &[]),
         None => skip(name, "prometheus is not installed"),
     }
     match std::env::var_os("QUORATE_NEWEST_PROMETHEUS") {
         Some(program) => {
             let message = Some("io.prometheus.write.v2.Request");
             // The WAL keeps the metadata that 2.0 carries only with this flag.
-            start("newest", program.into(), message, &["--enable-feature=metadata-wal-records"]);
+            start("newest", "newest", program.into(), message, &["--enable-feature=metadata-wal-records"]);
         }
         None => skip(name, "remote write 2.0: no Prometheus 3.x could be had"),
     }
