@@ -267,21 +267,27 @@ impl GroupReader {
             }
         }
     }
-}
 
-impl GroupReader {
     /// The first index to read and the read of it and what follows.
     fn plan(&self, committed: u64) -> Result<(u64, ReadPlan), RaftError> {
-        let trimmed = || RaftError::Trimmed { group: self.id, after: Position(self.after) };
-        let purged = self.log.state().purged;
-        if purged.is_some_and(|purged| self.after < purged.proposal) {
-            return Err(trimmed());
+        let mut purged = self.log.state().purged;
+        loop {
+            let next = self.after.max(purged.map_or(0, |purged| purged.up_to.index)) + 1;
+            let plan = self.log.plan_read(next, committed + 1, READ_BYTES)?;
+            if next > committed || plan.first() == Some(next) {
+                let missed = purged.is_some_and(|purged| self.after < purged.proposal);
+                return if missed { Err(self.trimmed()) } else { Ok((next, plan)) };
+            }
+            // A purge came in between; it may have taken a leader's own entries only.
+            let before = std::mem::replace(&mut purged, self.log.state().purged);
+            if purged == before {
+                return Err(self.trimmed());
+            }
         }
-        let next = self.after.max(purged.map_or(0, |purged| purged.up_to.index)) + 1;
-        let plan = self.log.plan_read(next, committed + 1, READ_BYTES)?;
-        // A purge may have come in between.
-        let is_there = next > committed || plan.first() == Some(next);
-        if is_there { Ok((next, plan)) } else { Err(trimmed()) }
+    }
+
+    fn trimmed(&self) -> RaftError {
+        RaftError::Trimmed { group: self.id, after: Position(self.after) }
     }
 }
 
