@@ -29,6 +29,17 @@ impl<'a> Gather<'a> {
         Self { range, out, parts: Vec::new(), scratch, last_ts: None, is_ordered: true }
     }
 
+    /// Adds what `read` appends to the buffer: samples in the range, in time order, nothing else changed.
+    pub(crate) fn append<E>(
+        &mut self,
+        rank: u32,
+        read: impl FnOnce(TimeRange, &mut SeriesBuffer) -> Result<(), E>,
+    ) -> Result<(), E> {
+        read(self.range, self.out)?;
+        self.close_part(rank);
+        Ok(())
+    }
+
     /// Adds a chunk, without the times in `masks`.
     pub(crate) fn chunk(
         &mut self,
@@ -37,9 +48,7 @@ impl<'a> Gather<'a> {
         masks: &[TimeRange],
     ) -> Result<(), ChunkError> {
         if masks.is_empty() {
-            chunk.read(self.range, self.out)?;
-            self.close_part(rank);
-            return Ok(());
+            return self.append(rank, |range, out| chunk.read(range, out));
         }
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();

@@ -62,8 +62,7 @@ fn a_loaded_image_cuts_the_same_image_and_reads_the_same() {
     let again = cut(&loaded, &loaded_views).unwrap().finish().unwrap().to_vec();
     assert_eq!(again, sections);
     let read = |head: &Arc<Head>, views: &Views| {
-        let selection =
-            PartitionSelection::new(head, views.pin(), TENANT, &[], TimeRange::ALL, SelectLimits::NONE);
+        let selection = PartitionSelection::new(head, views, TENANT, &[], TimeRange::ALL, SelectLimits::NONE);
         let selection = selection.unwrap();
         let mut out = SeriesBuffer::default();
         assert_eq!((selection.len(), selection.labels(0)), (2, &series(0)));

@@ -1,7 +1,8 @@
 //! Label names, label values and metadata of a partition.
 //!
 //! Knows indexes of the head and of blocks. Does not read samples: with matchers, series that may have samples in
-//! the range count; without, every series of the head and of blocks that touch the range.
+//! the range count; without, every series of the head and of blocks that touch the range. The head is asked first:
+//! what leaves it meanwhile is in a block of the View that is pinned afterwards.
 
 use crate::error::StoreError;
 use crate::partition_store::PartitionStore;
@@ -20,7 +21,6 @@ impl PartitionStore {
         matchers: &[Matcher],
         range: TimeRange,
     ) -> Result<BTreeSet<String>, StoreError> {
-        let view = self.views.pin();
         let mut names = BTreeSet::new();
         let rows = self.matching_rows(tenant, matchers, range);
         let index = self.head.index().read();
@@ -34,6 +34,7 @@ impl PartitionStore {
             names.extend(all.names().map(|(name, _)| index.symbols().get(name).to_owned()));
         }
         drop(index);
+        let view = self.views.pin();
         for block in view.blocks().iter().filter(|b| b.meta().range().overlaps(&range)) {
             let among =
                 (!matchers.is_empty()).then(|| block.reader().select(tenant, matchers)).transpose()?;
@@ -53,7 +54,6 @@ impl PartitionStore {
         matchers: &[Matcher],
         range: TimeRange,
     ) -> Result<BTreeSet<String>, StoreError> {
-        let view = self.views.pin();
         let mut values = BTreeSet::new();
         let rows = self.matching_rows(tenant, matchers, range);
         let index = self.head.index().read();
@@ -68,6 +68,7 @@ impl PartitionStore {
             }
         }
         drop(index);
+        let view = self.views.pin();
         for block in view.blocks().iter().filter(|b| b.meta().range().overlaps(&range)) {
             let among =
                 (!matchers.is_empty()).then(|| block.reader().select(tenant, matchers)).transpose()?;

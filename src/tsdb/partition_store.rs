@@ -171,7 +171,7 @@ impl PartitionStore {
         range: TimeRange,
         limits: SelectLimits,
     ) -> Result<PartitionSelection, StoreError> {
-        PartitionSelection::new(&self.head, self.views.pin(), tenant, matchers, range, limits)
+        PartitionSelection::new(&self.head, &self.views, tenant, matchers, range, limits)
     }
 
     /// Gives a row to every cleared ref of a session, by the series log; tells the row of one of them.

@@ -6,14 +6,14 @@
 //! and have at least one chunk that touches the range; after exact clipping a series may still be empty.
 //! Q3: a stripe's lock is held to copy the bytes of one series, never while decoding.
 
-use crate::block::{BlockMeta, BlockReader};
 use crate::error::StoreError;
 use crate::gather::Gather;
 use crate::head::{Head, Hidden, Piece, SeriesCopy, Tombstone, UNSEALED, place};
-use crate::view::View;
+use crate::store_block::StoreBlock;
+use crate::view::{View, Views};
 use quorate_model::{Labels, Matcher, SeriesBuffer, TenantId, TimeRange};
 use roaring::RoaringBitmap;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// What a selection may cost.
@@ -48,7 +48,7 @@ struct Selected {
 /// A place that holds samples of a series.
 enum Source<'a> {
     Head(Piece<'a>),
-    Block(&'a BlockReader, u32),
+    Block(&'a StoreBlock, u32),
 }
 
 /// Selected series of one partition, sorted by labels.
@@ -63,7 +63,25 @@ pub struct PartitionSelection {
 }
 
 impl PartitionSelection {
+    /// Selects in one View. If another was published meanwhile, it begins again: rows of series that this View
+    /// knows as sealed may have been freed since.
     pub(crate) fn new(
+        head: &Arc<Head>,
+        views: &Views,
+        tenant: TenantId,
+        matchers: &[Matcher],
+        range: TimeRange,
+        limits: SelectLimits,
+    ) -> Result<Self, StoreError> {
+        loop {
+            let selection = Self::in_view(head, views.pin(), tenant, matchers, range, limits)?;
+            if Arc::ptr_eq(&selection.view, &views.pin()) {
+                return Ok(selection);
+            }
+        }
+    }
+
+    fn in_view(
         head: &Arc<Head>,
         view: Arc<View>,
         tenant: TenantId,
@@ -111,11 +129,9 @@ impl PartitionSelection {
         let mut sources: Vec<_> =
             copy.pieces().map(|(rank, first, piece)| (first, rank, Source::Head(piece))).collect();
         for (number, ordinal) in &series.blocks {
-            let reader = self.view.blocks()[*number as usize].reader();
-            let meta = reader.meta();
-            let first_ts = meta.min_ts_ms.max(self.range.start_ms);
-            let rank = meta.rank_of(first_ts).unwrap_or_default();
-            sources.push((first_ts, rank, Source::Block(reader, *ordinal)));
+            let block = &self.view.blocks()[*number as usize];
+            let first_ts = block.meta().min_ts_ms.max(self.range.start_ms);
+            sources.push((first_ts, block.rank().unwrap_or_default(), Source::Block(block, *ordinal)));
         }
         sources.sort_unstable_by_key(|(first_ts, rank, _)| (*first_ts, *rank));
         let mut gather = Gather::new(self.range, out);
@@ -145,11 +161,10 @@ impl PartitionSelection {
         match piece {
             Piece::Chunk(chunk) => gather.chunk(rank, *chunk, &masks)?,
             Piece::Run(samples) => gather.samples(rank, samples, &masks),
-            Piece::Open(open) => {
-                let mut samples = SeriesBuffer::default();
-                open.read(&mut samples);
-                gather.samples(rank, &samples, &masks);
-            }
+            Piece::Open(open) => gather.append(rank, |range, out| {
+                open.read(range, out);
+                Ok::<_, StoreError>(())
+            })?,
         }
         Ok(())
     }
@@ -157,17 +172,21 @@ impl PartitionSelection {
     /// A merged block may hold other generations in each window: its samples are added window by window then.
     fn read_block(
         &self,
-        reader: &BlockReader,
+        block: &StoreBlock,
         ordinal: u32,
         tombstones: &[&Tombstone],
         gather: &mut Gather<'_>,
     ) -> Result<(), StoreError> {
-        let meta = reader.meta();
+        let (reader, meta) = (block.reader(), block.meta());
         let mut masks = Vec::new();
         tombstones.iter().for_each(|t| t.masks(meta, &mut masks));
+        let rank = block.rank();
+        if let Some(rank) = rank.filter(|_| masks.is_empty()) {
+            return gather.append(rank, |range, out| reader.read(self.tenant, ordinal, range, out));
+        }
         let mut samples = SeriesBuffer::default();
         reader.read(self.tenant, ordinal, self.range, &mut samples)?;
-        match uniform_rank(meta) {
+        match rank {
             Some(rank) => gather.samples(rank, &samples, &masks),
             None => gather.samples_ranked(&samples, &masks, |ts| meta.rank_of(ts).unwrap_or_default()),
         }
@@ -256,16 +275,4 @@ pub(crate) fn rows_in_range(
     };
     found.extend(others.into_iter().filter(in_sealed));
     found
-}
-
-/// The rank of all samples of a block, if its windows begin with the same generation.
-fn uniform_rank(meta: &BlockMeta) -> Option<u32> {
-    let mut lowest: BTreeMap<i64, u32> = BTreeMap::new();
-    for generation in &meta.spec.generations {
-        let rank = lowest.entry(generation.window_start_ms).or_insert(generation.generation);
-        *rank = generation.generation.min(*rank);
-    }
-    let mut ranks = lowest.into_values();
-    let first = ranks.next()?;
-    ranks.all(|rank| rank == first).then_some(first)
 }

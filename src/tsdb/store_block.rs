@@ -6,6 +6,7 @@ use crate::block::{self, BlockCache, BlockMeta, BlockReader};
 use crate::error::StoreError;
 use quorate_kv::Kv;
 use quorate_model::TimeRange;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,6 +15,7 @@ pub(crate) struct StoreBlock {
     kv: Arc<dyn Kv>,
     reader: Arc<BlockReader>,
     is_retired: AtomicBool,
+    rank: Option<u32>,
 }
 
 impl std::fmt::Debug for StoreBlock {
@@ -29,8 +31,9 @@ impl StoreBlock {
         cache: &Arc<BlockCache>,
         meta: BlockMeta,
     ) -> Result<Arc<Self>, StoreError> {
+        let rank = uniform_rank(&meta);
         let reader = Arc::new(BlockReader::open(Arc::clone(kv), Arc::clone(cache), meta)?);
-        Ok(Arc::new(Self { kv: Arc::clone(kv), reader, is_retired: AtomicBool::new(false) }))
+        Ok(Arc::new(Self { kv: Arc::clone(kv), reader, is_retired: AtomicBool::new(false), rank }))
     }
 
     /// The reader.
@@ -41,6 +44,11 @@ impl StoreBlock {
     /// The `cat` entry.
     pub(crate) fn meta(&self) -> &BlockMeta {
         self.reader.meta()
+    }
+
+    /// The lowest generation of every window in it, if that is the same for all.
+    pub(crate) fn rank(&self) -> Option<u32> {
+        self.rank
     }
 
     /// The times that it may hold.
@@ -64,4 +72,15 @@ impl Drop for StoreBlock {
             tracing::warn!(block = %self.meta().id(), %error, "replaced block stays until the next start");
         }
     }
+}
+
+fn uniform_rank(meta: &BlockMeta) -> Option<u32> {
+    let mut lowest: BTreeMap<i64, u32> = BTreeMap::new();
+    for generation in &meta.spec.generations {
+        let rank = lowest.entry(generation.window_start_ms).or_insert(generation.generation);
+        *rank = generation.generation.min(*rank);
+    }
+    let mut ranks = lowest.into_values();
+    let first = ranks.next()?;
+    ranks.all(|rank| rank == first).then_some(first)
 }

@@ -32,7 +32,7 @@ impl Fixture {
 
     fn read(&self, range: TimeRange) -> BTreeMap<(String, i64), u64> {
         let selection =
-            PartitionSelection::new(&self.head, self.views.pin(), TENANT, &[], range, SelectLimits::NONE);
+            PartitionSelection::new(&self.head, &self.views, TENANT, &[], range, SelectLimits::NONE);
         let selection = selection.unwrap();
         let mut all = BTreeMap::new();
         let mut out = SeriesBuffer::default();

@@ -262,7 +262,7 @@ impl Stripe {
         let window_start = self.length.start_of(chunk.last_ts);
         let copy = OpenCopy { window_start, chunk, starts: self.starts.remove(&row).unwrap_or_default() };
         let mut samples = quorate_model::SeriesBuffer::default();
-        copy.read(&mut samples);
+        copy.read(TimeRange::ALL, &mut samples);
         let chunk = Chunk::from_floats(&samples.ts_ms, &samples.values, &samples.start_ms)?;
         self.window_mut(window_start).push_chunk(row, &chunk);
         let open = &mut self.row_mut(row).open;

@@ -315,13 +315,22 @@ pub(crate) struct OpenCopy {
 }
 
 impl OpenCopy {
-    /// Appends every sample to the float lane of `out`.
-    pub(crate) fn read(&self, out: &mut SeriesBuffer) {
+    /// Appends the samples in `range` to the float lane of `out`.
+    pub(crate) fn read(&self, range: TimeRange, out: &mut SeriesBuffer) {
         let before = out.ts_ms.len();
         self.chunk.decode(self.window_start, &mut out.ts_ms, &mut out.values);
-        if self.starts.is_empty() && out.start_ms.is_empty() {
-            return;
+        if !self.starts.is_empty() || !out.start_ms.is_empty() {
+            self.read_starts(before, out);
         }
+        let new = &out.ts_ms[before..];
+        let first = before + new.partition_point(|ts| *ts < range.start_ms);
+        let end = before + new.partition_point(|ts| *ts <= range.end_ms);
+        keep(&mut out.ts_ms, before, first, end);
+        keep(&mut out.values, before, first, end);
+        keep(&mut out.start_ms, before, first, end);
+    }
+
+    fn read_starts(&self, before: usize, out: &mut SeriesBuffer) {
         out.start_ms.resize(out.ts_ms.len(), 0);
         let mut last = out.ts_ms.len();
         for (index, start_ms) in self.starts.iter().rev() {
@@ -340,6 +349,14 @@ struct CopiedChunk {
     count: u32,
     at: usize,
     lens: [usize; 3],
+}
+
+/// Keeps of a column's part from `before` on what lies in `first..end`.
+fn keep<T>(column: &mut Vec<T>, before: usize, first: usize, end: usize) {
+    if !column.is_empty() {
+        column.truncate(end.max(first));
+        column.drain(before..first);
+    }
 }
 
 /// A part of a copy: a chunk still encoded, or samples.

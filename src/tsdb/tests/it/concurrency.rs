@@ -1,4 +1,4 @@
-//! Queries while records are applied, generations sealed, blocks published and merged.
+//! Queries while records are applied, generations sealed, blocks published and merged, and idle series freed.
 
 use crate::support::*;
 use quorate_model::{Position, SeriesBuffer, TimeRange};
@@ -44,6 +44,7 @@ fn query_during_publish_sees_every_sample_once() {
                 store.flush().unwrap();
                 store.merge(i64::MAX / 2).unwrap();
                 store.cut_image().unwrap();
+                store.free_idle(i64::MAX);
             }
         });
         let mut position = 0;
