@@ -17,7 +17,8 @@ const VERSION: u8 = 1;
 const STREAM: &str = "histogram";
 const FLOAT: u8 = 1;
 
-/// Most bucket counts of one chunk, total and zero counts included.
+/// Most cells of one chunk: every sample takes one for its total, its zero count, each bucket, span and custom
+/// bound, since a decoded sample holds them all, however few bytes its layout takes.
 pub const MAX_CELLS: usize = 1 << 22;
 
 /// What samples of one run share.
@@ -61,6 +62,23 @@ impl Layout {
     /// Columns of counts: total, zero and buckets.
     fn columns(&self) -> usize {
         2 + self.positive + self.negative
+    }
+
+    /// What a sample of this layout takes once decoded.
+    fn cells(&self) -> usize {
+        self.columns() + self.positive_spans.len() + self.negative_spans.len() + self.custom_values.len()
+    }
+
+    /// Readers walk the spans to find a bucket's bounds, and rely on both having the same length.
+    fn check_spans(&self) -> Result<(), ChunkError> {
+        for (spans, buckets) in [(&self.positive_spans, self.positive), (&self.negative_spans, self.negative)]
+        {
+            let described: u64 = spans.iter().map(|span| u64::from(span.length)).sum();
+            if described != buckets as u64 {
+                return Err(ChunkError::Spans { described, buckets });
+            }
+        }
+        Ok(())
     }
 
     fn write(&self, out: &mut Vec<u8>) {
@@ -206,15 +224,13 @@ fn hint_of(number: u64) -> CounterResetHint {
 /// Appends the stream of `histograms`, 1 to [`crate::MAX_SAMPLES`] of them.
 ///
 /// # Errors
-/// [`ChunkError::Length`]; [`ChunkError::TooManyCells`] if a chunk cannot hold so many buckets: cut it into
-/// smaller ones.
+/// [`ChunkError::Length`]; [`ChunkError::Spans`]; [`ChunkError::TooManyCells`] if a chunk cannot hold so many
+/// buckets: cut it into smaller ones.
 pub fn encode<H: Borrow<Histogram>>(histograms: &[H], out: &mut Vec<u8>) -> Result<(), ChunkError> {
     check_len(histograms.len())?;
     let (layouts, runs) = layouts_of(histograms);
-    let cells = runs.iter().map(|(layout, length)| layouts[*layout].columns() * length).sum();
-    if cells > MAX_CELLS {
-        return Err(ChunkError::TooManyCells { cells, limit: MAX_CELLS });
-    }
+    layouts.iter().try_for_each(Layout::check_spans)?;
+    check_cells(&layouts, &samples_of(&layouts, &runs))?;
     out.push(VERSION);
     varint::put(out, layouts.len() as u64);
     layouts.iter().for_each(|layout| layout.write(out));
@@ -310,10 +326,8 @@ pub fn decode(stream: &[u8], count: u32, out: &mut Vec<Arc<Histogram>>) -> Resul
     let layouts = take_layouts(rest, count).ok_or(ChunkError::damaged(STREAM, "its layouts"))?;
     let runs = take_runs(rest, count, layouts.len()).ok_or(ChunkError::damaged(STREAM, "its runs"))?;
     let hints = take_hints(rest, count).ok_or(ChunkError::damaged(STREAM, "its reset hints"))?;
-    let mut samples = vec![0usize; layouts.len()];
-    for (layout, length) in &runs {
-        samples[*layout] += length;
-    }
+    layouts.iter().try_for_each(Layout::check_spans)?;
+    let samples = samples_of(&layouts, &runs);
     check_cells(&layouts, &samples)?;
     let mut sums = Vec::new();
     take_floats(rest, count, &mut sums)?;
@@ -335,11 +349,21 @@ pub fn decode(stream: &[u8], count: u32, out: &mut Vec<Arc<Histogram>>) -> Resul
     Ok(())
 }
 
+/// How many samples each layout has.
+fn samples_of(layouts: &[Layout], runs: &[(usize, usize)]) -> Vec<usize> {
+    let mut samples = vec![0; layouts.len()];
+    for (layout, length) in runs {
+        samples[*layout] += length;
+    }
+    samples
+}
+
+/// Checks what the decoded samples take before anything is allocated for them (E4).
 fn check_cells(layouts: &[Layout], samples: &[usize]) -> Result<(), ChunkError> {
     let cells = layouts
         .iter()
         .zip(samples)
-        .fold(0usize, |sum, (layout, samples)| sum.saturating_add(layout.columns().saturating_mul(*samples)));
+        .fold(0usize, |sum, (layout, samples)| sum.saturating_add(layout.cells().saturating_mul(*samples)));
     if cells > MAX_CELLS {
         return Err(ChunkError::TooManyCells { cells, limit: MAX_CELLS });
     }

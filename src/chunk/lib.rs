@@ -9,7 +9,7 @@
 //!   `docs/formats/chunk.md`.
 //! - E3: equal columns of times have equal bytes, so that a page can store a shared column once.
 //! - E4: decoders take any bytes: they return an error, never panic, and never allocate for more than
-//!   [`MAX_SAMPLES`] samples or [`histogram::MAX_CELLS`] bucket counts.
+//!   [`MAX_SAMPLES`] samples, each of at most its share of [`histogram::MAX_CELLS`].
 
 mod dfor;
 mod ints;
@@ -68,10 +68,18 @@ pub enum ChunkError {
         /// Index of the first bad time.
         position: usize,
     },
+    /// A histogram whose spans and buckets do not go together.
+    #[error("spans of {described} buckets beside {buckets} bucket counts")]
+    Spans {
+        /// Sum of the spans' lengths.
+        described: u64,
+        /// Bucket counts of that side.
+        buckets: usize,
+    },
     /// Histograms with more buckets than a chunk can hold; fewer samples may fit.
-    #[error("histograms of {cells} bucket counts, more than {limit} in a chunk")]
+    #[error("histograms of {cells} cells, more than {limit} in a chunk")]
     TooManyCells {
-        /// Buckets times samples.
+        /// See [`histogram::MAX_CELLS`].
         cells: usize,
         /// Most that is possible.
         limit: usize,
@@ -145,7 +153,7 @@ impl Chunk {
     /// Encodes histogram samples; the columns as in [`Chunk::from_floats`].
     ///
     /// # Errors
-    /// As [`Chunk::from_floats`], and [`ChunkError::TooManyCells`].
+    /// As [`Chunk::from_floats`], [`ChunkError::Spans`] and [`ChunkError::TooManyCells`].
     pub fn from_histograms<H: Borrow<Histogram>>(
         ts_ms: &[i64],
         histograms: &[H],

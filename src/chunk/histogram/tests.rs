@@ -74,6 +74,7 @@ fn layouts_hints_and_stale_markers_are_kept() {
 #[test]
 fn counts_of_any_bits_are_kept() {
     let mut wild = integer(&[1, 2, 3]);
+    wild.negative_spans = vec![Span { offset: 7, length: 2 }];
     wild.counts = BucketCounts::Integer {
         count: u64::MAX,
         zero_count: 1 << 63,
@@ -90,13 +91,54 @@ fn more_cells_than_a_chunk_holds_are_refused() {
     assert!(matches!(error, Err(ChunkError::TooManyCells { .. })));
 }
 
+#[test]
+fn spans_that_describe_other_buckets_are_refused() {
+    let mut histogram = integer(&[1, 2, 3]);
+    histogram.negative_spans = vec![Span { offset: 0, length: u32::MAX }; 2];
+    let mut stream = Vec::new();
+    let error = ChunkError::Spans { described: 2 * u64::from(u32::MAX), buckets: 0 };
+    assert_eq!(encode(&[&histogram], &mut stream), Err(error.clone()));
+    // The same in bytes: one sample of a layout that says so.
+    stream = vec![VERSION, 1];
+    Layout::of(&histogram).write(&mut stream);
+    stream.extend([0, 1]);
+    write_hints(&[&histogram], &mut stream);
+    assert_eq!(decode(&stream, 1, &mut Vec::new()), Err(error));
+}
+
+/// 65,536 samples share a layout of 65,000 empty spans or of 8,000 bounds: some 100 KB that would become tens of GB.
+#[test]
+fn few_bytes_never_become_many_cells() {
+    let spans = Histogram { positive_spans: vec![Span { offset: 0, length: 0 }; 65_000], ..integer(&[]) };
+    let bounds = Histogram { custom_values: vec![1.0; 8_000], ..integer(&[]) };
+    for histogram in [spans, bounds] {
+        let samples = vec![&histogram; crate::MAX_SAMPLES];
+        let refused = |result| matches!(result, Err(ChunkError::TooManyCells { .. }));
+        assert!(refused(encode(&samples, &mut Vec::new())));
+        let mut stream = vec![VERSION, 1];
+        Layout::of(&histogram).write(&mut stream);
+        stream.push(0);
+        varint::put(&mut stream, samples.len() as u64);
+        write_hints(&samples, &mut stream);
+        write_floats(&vec![0.0; samples.len()], &mut stream);
+        for _ in 0..2 {
+            ints::encode(&vec![0; samples.len()], &mut Scratch::default(), &mut stream);
+        }
+        assert!(stream.len() < 1 << 18);
+        assert!(refused(decode(&stream, samples.len() as u32, &mut Vec::new())));
+    }
+}
+
 fn any_float() -> impl Strategy<Value = f64> {
     prop_oneof![any::<u64>().prop_map(f64::from_bits), (-500i32..500).prop_map(|v| f64::from(v) / 4.0)]
 }
 
-fn any_spans() -> impl Strategy<Value = Vec<Span>> {
-    let span = (any::<i32>(), any::<u32>()).prop_map(|(offset, length)| Span { offset, length });
-    prop::collection::vec(span, 0..3)
+/// Spans of `buckets` buckets, some of them empty.
+fn spans_of(offsets: &[i32], buckets: usize) -> Vec<Span> {
+    let mut spans: Vec<Span> = offsets.iter().map(|offset| Span { offset: *offset, length: 1 }).collect();
+    spans.truncate(buckets);
+    spans.push(Span { offset: -1, length: (buckets - spans.len()) as u32 });
+    spans
 }
 
 fn any_counts() -> impl Strategy<Value = BucketCounts> {
@@ -113,16 +155,18 @@ fn any_counts() -> impl Strategy<Value = BucketCounts> {
 }
 
 fn any_histogram() -> impl Strategy<Value = Histogram> {
-    let rest = (any_spans(), any_spans(), prop::collection::vec(any_float(), 0..3), any_counts());
+    let offsets = || prop::collection::vec(any::<i32>(), 0..3);
+    let rest = (offsets(), offsets(), prop::collection::vec(any_float(), 0..3), any_counts());
     (0u64..4, any::<i8>(), any_float(), any_float(), rest).prop_map(
-        |(hint, schema, zero_threshold, sum, (positive_spans, negative_spans, custom_values, counts))| {
+        |(hint, schema, zero_threshold, sum, (positive_offsets, negative_offsets, custom_values, counts))| {
+            let (_, positive, negative) = shape(&counts);
             Histogram {
                 reset_hint: hint_of(hint),
                 schema,
                 zero_threshold,
                 sum,
-                positive_spans,
-                negative_spans,
+                positive_spans: spans_of(&positive_offsets, positive),
+                negative_spans: spans_of(&negative_offsets, negative),
                 custom_values,
                 counts,
             }
