@@ -48,6 +48,10 @@ pub trait PartitionLog: Send + Sync {
     /// Allows the log to forget every entry up to `up_to`. Less than before changes nothing.
     async fn trim(&self, up_to: Position) -> Result<(), LogError>;
 
+    /// Whether this log keeps old storage from being freed, so that its owner should cut an image and trim now
+    /// instead of at its next turn (C11).
+    fn wants_trim(&self) -> bool;
+
     /// Differs whenever the log was lost and begun again (C7). Never 0.
     fn incarnation(&self) -> u32;
 }

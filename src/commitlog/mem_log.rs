@@ -45,6 +45,7 @@ struct State {
     last: u64,
     trimmed: u64,
     faults: VecDeque<Fault>,
+    wants_trim: bool,
 }
 
 impl Default for MemLog {
@@ -63,6 +64,11 @@ impl MemLog {
     /// Lets the next append fail. Several faults wait for one append each.
     pub fn fail_next(&self, fault: Fault) {
         self.shared.state.lock().faults.push_back(fault);
+    }
+
+    /// Lets the log want a trim until it gets one.
+    pub fn want_trim(&self) {
+        self.shared.state.lock().wants_trim = true;
     }
 
     /// The entries that are there.
@@ -116,11 +122,16 @@ impl PartitionLog for MemLog {
     async fn trim(&self, up_to: Position) -> Result<(), LogError> {
         let mut state = self.shared.state.lock();
         let up_to = up_to.0.min(state.last);
+        state.wants_trim = false;
         if up_to > state.trimmed {
             state.trimmed = up_to;
             state.entries = state.entries.split_off(&(up_to + 1));
         }
         Ok(())
+    }
+
+    fn wants_trim(&self) -> bool {
+        self.shared.state.lock().wants_trim
     }
 
     fn incarnation(&self) -> u32 {

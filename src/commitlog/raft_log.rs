@@ -10,6 +10,8 @@ use crate::{LogEntry, LogError, LogReader, PartitionLog};
 /// The log of one partition in its Raft group. Clones share it.
 #[derive(Clone)]
 pub struct RaftLog {
+    node: RaftNode,
+    id: GroupId,
     group: Group,
 }
 
@@ -24,7 +26,8 @@ impl RaftLog {
     /// # Errors
     /// [`LogError::Unavailable`] when the group cannot run here, [`LogError::Damaged`] when its log is.
     pub async fn start(node: &RaftNode, partition: PartitionId) -> Result<Self, LogError> {
-        Ok(Self { group: node.group(group_of(partition)).await? })
+        let id = group_of(partition);
+        Ok(Self { node: node.clone(), id, group: node.group(id).await? })
     }
 }
 
@@ -48,6 +51,10 @@ impl PartitionLog for RaftLog {
 
     async fn trim(&self, up_to: Position) -> Result<(), LogError> {
         Ok(self.group.trim(up_to).await?)
+    }
+
+    fn wants_trim(&self) -> bool {
+        self.node.oldest_pinning_groups().contains(&self.id)
     }
 
     fn incarnation(&self) -> u32 {

@@ -175,6 +175,8 @@ struct Turns {
     retain: Instant,
     /// Position of the newest record proposed here: nothing is proposed before it is applied.
     proposed: Position,
+    /// Position of the newest image cut here: a log that still wants a trim behind it is not helped by another.
+    imaged: Position,
 }
 
 struct Run {
@@ -209,6 +211,7 @@ impl Run {
                     merge: now + config.merge_interval * nth / count,
                     retain: now + config.retain_interval * nth / count,
                     proposed: Position(0),
+                    imaged: Position(0),
                 };
                 (partition, turns)
             })
@@ -253,9 +256,10 @@ impl Run {
             let before_ms = now_ms.saturating_sub(self.config.idle_ms);
             report(&partition, "retain", partition.store.retain(before_ms));
         }
-        if image {
+        let wanted = partition.log.wants_trim() && state.applied > self.partitions[index].1.imaged;
+        if image || wanted {
             self.partitions[index].1.image = now + self.config.image_interval;
-            self.cut_image(&partition);
+            self.cut_image(index, &partition);
         }
     }
 
@@ -293,8 +297,9 @@ impl Run {
     }
 
     /// A durable image, then the trim that it allows.
-    fn cut_image(&self, partition: &MaintainedPartition) {
+    fn cut_image(&mut self, index: usize, partition: &MaintainedPartition) {
         let trimmed = partition.store.cut_image().and_then(|durable| {
+            self.partitions[index].1.imaged = durable;
             self.runtime.block_on(partition.log.trim(durable)).map_err(|error| error.to_string())
         });
         report(partition, "image", trimmed);
@@ -415,6 +420,24 @@ mod tests {
         }
         assert_eq!(bodies(&log).len(), 1);
         assert_eq!(*store.asked.lock(), ["flush"; 3]);
+    }
+
+    #[test]
+    fn a_log_that_wants_a_trim_gets_one_image_before_its_turn() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let (store, log) = (Arc::new(Fake::default()), MemLog::default());
+        let applied = |applied| ApplyState { is_ready: true, applied: Position(applied), stopped: None };
+        let mut run = run(&store, &log, &applied(1), Duration::from_secs(3_600), runtime.handle());
+        log.want_trim();
+        run.turn(0);
+        run.turn(0);
+        assert_eq!(*store.asked.lock(), ["flush", "image", "flush"]);
+        log.want_trim();
+        run.turn(0);
+        assert_eq!(store.asked.lock().len(), 4, "the image at 1 was all there is to keep");
+        run.partitions[0].0.state = watch::channel(applied(2)).1;
+        run.turn(0);
+        assert_eq!(store.asked.lock()[4..], ["flush", "image"]);
     }
 
     #[test]

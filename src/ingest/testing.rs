@@ -167,6 +167,10 @@ impl PartitionLog for GateLog {
         self.log.trim(up_to).await
     }
 
+    fn wants_trim(&self) -> bool {
+        self.log.wants_trim()
+    }
+
     fn incarnation(&self) -> u32 {
         self.log.incarnation()
     }

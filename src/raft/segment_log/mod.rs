@@ -60,6 +60,9 @@ impl SegmentLogConfig {
 /// The largest payload of one entry.
 pub const MAX_PAYLOAD: usize = 64 << 20;
 
+/// Segments below which no group is asked to trim.
+const MIN_PINNED_SEGMENTS: usize = 8;
+
 /// Runs once the records of its request are durable.
 pub(crate) type Completion = Box<dyn FnOnce() + Send>;
 
@@ -184,11 +187,12 @@ impl SegmentLog {
         groups
     }
 
-    /// Groups whose oldest live entry lies in one of the oldest quarter of the segments, once there are four.
+    /// Groups whose oldest live entry lies in one of the oldest quarter of the segments, once there are
+    /// [`MIN_PINNED_SEGMENTS`]: below that a trim would cost more than it frees.
     /// The owner of each must trim it now: cut an image, then purge.
     pub fn oldest_pinning_groups(&self) -> Vec<GroupId> {
         let (count, first, _) = self.shared.segments.numbers();
-        if count < 4 {
+        if count < MIN_PINNED_SEGMENTS {
             return Vec::new();
         }
         let limit = first + (count / 4) as u64;
