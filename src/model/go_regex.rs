@@ -9,7 +9,7 @@ use std::fmt::Write;
 /// `expression` in the syntax of the `regex` crate. What is wrong in Go stays wrong.
 pub(crate) fn translate(expression: &str) -> String {
     // Most expressions have none of these characters.
-    if !expression.contains(['\\', '{', '[', ')']) {
+    if !expression.contains(['\\', '{', '[', '(', ')']) {
         return expression.to_owned();
     }
     let out = String::with_capacity(expression.len() + 16);
@@ -19,10 +19,7 @@ pub(crate) fn translate(expression: &str) -> String {
             '\\' => translator.escape(),
             '{' => translator.brace(),
             '[' => translator.class(),
-            '(' => {
-                translator.groups += 1;
-                translator.out.push(c);
-            }
+            '(' => translator.open_group(),
             ')' => translator.close_group(),
             _ => translator.out.push(c),
         }
@@ -59,6 +56,25 @@ impl Translator<'_> {
             '0'..='7' => self.octal(c),
             _ => self.out.extend(['\\', c]),
         }
+    }
+
+    /// Flags that only the `regex` crate has are doubled, which it refuses: under its `x` the text would have comments,
+    /// and what is a group could not be told here.
+    fn open_group(&mut self) {
+        self.groups += 1;
+        self.out.push('(');
+        let Some(flags) = self.rest.strip_prefix('?').filter(|flags| !flags.starts_with(['P', '<'])) else {
+            return;
+        };
+        self.out.push('?');
+        let end = flags.find([':', ')']).unwrap_or(flags.len());
+        for flag in flags[..end].chars() {
+            self.out.push(flag);
+            if matches!(flag, 'x' | 'u' | 'R') {
+                self.out.push(flag);
+            }
+        }
+        self.rest = &flags[end..];
     }
 
     /// One that closes no group is doubled, or it would close the group that callers put around the expression.
@@ -210,8 +226,16 @@ mod tests {
     }
 
     #[test]
+    fn flags_and_named_groups_are_those_of_go() {
+        check("(?i)ab(?-i)C", &["aBC"], &["abc"]);
+        check("(?i:x)(?U:.+)(?P<xu>y)", &["Xay"], &["Xa"]);
+    }
+
+    #[test]
     fn what_is_wrong_in_go_is_refused() {
-        for pattern in ["[a", "a(", "a)(b", ")", r"\1", r"\q", "*a", r"a\", "[z-a]", r"\E"] {
+        for pattern in
+            ["[a", "a(", "a)(b", ")", r"\1", r"\q", "*a", r"a\", "[z-a]", r"\E", "(?x)a", "(?i-u:a)", "(?R)a"]
+        {
             assert!(Matcher::new("l", MatchOp::Regex, pattern).is_err(), "{pattern}");
         }
     }

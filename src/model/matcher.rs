@@ -52,7 +52,66 @@ pub struct Matcher {
     name: String,
     op: MatchOp,
     value: String,
-    regex: Option<Regex>,
+    pattern: Option<Pattern>,
+}
+
+/// A regular expression. Most of those that dashboards send list values, and compiling one costs more than a lookup
+/// of many series: a list is kept as the list it is.
+#[derive(Debug, Clone)]
+enum Pattern {
+    /// The values that match, sorted.
+    OneOf(Vec<String>),
+    /// `.*`: every value matches.
+    Any,
+    /// `.+`: every value but the empty one matches.
+    NonEmpty,
+    /// Any other expression.
+    Regex(Regex),
+}
+
+impl Pattern {
+    fn new(expression: &str) -> Result<Self, MatcherError> {
+        check_length(expression)?;
+        match expression {
+            ".*" => Ok(Self::Any),
+            ".+" => Ok(Self::NonEmpty),
+            _ => literals(expression)
+                .map_or_else(|| compile(expression).map(Self::Regex), |l| Ok(Self::OneOf(l))),
+        }
+    }
+
+    fn is_match(&self, value: &str) -> bool {
+        match self {
+            Self::OneOf(values) => values.binary_search_by(|v| v.as_str().cmp(value)).is_ok(),
+            Self::Any => true,
+            Self::NonEmpty => !value.is_empty(),
+            Self::Regex(regex) => regex.is_match(value),
+        }
+    }
+}
+
+/// The sorted values of an expression that is one literal or an alternation of literals, which may stand in a group
+/// of its own; `None` if it is anything else.
+fn literals(expression: &str) -> Option<Vec<String>> {
+    let grouped = expression.strip_prefix('(').and_then(|rest| rest.strip_suffix(')'));
+    let mut values = vec![String::new()];
+    let mut rest = grouped.unwrap_or(expression).chars();
+    while let Some(c) = rest.next() {
+        let literal = match c {
+            '|' => {
+                values.push(String::new());
+                continue;
+            }
+            // Before a letter or digit it stands for something else.
+            '\\' => rest.next().filter(char::is_ascii_punctuation)?,
+            '.' | '+' | '*' | '?' | '(' | ')' | '[' | ']' | '{' | '}' | '^' | '$' => return None,
+            _ => c,
+        };
+        values.last_mut()?.push(literal);
+    }
+    values.sort_unstable();
+    values.dedup();
+    Some(values)
 }
 
 impl Matcher {
@@ -62,16 +121,16 @@ impl Matcher {
     /// [`MatcherError`] if `op` is a regular expression test and `value` cannot be compiled.
     pub fn new(name: impl Into<String>, op: MatchOp, value: impl Into<String>) -> Result<Self, MatcherError> {
         let value = value.into();
-        let regex = match op {
+        let pattern = match op {
             MatchOp::Equal | MatchOp::NotEqual => None,
-            MatchOp::Regex | MatchOp::NotRegex => Some(compile(&value)?),
+            MatchOp::Regex | MatchOp::NotRegex => Some(Pattern::new(&value)?),
         };
-        Ok(Self { name: name.into(), op, value, regex })
+        Ok(Self { name: name.into(), op, value, pattern })
     }
 
     /// An `=` matcher, which cannot fail.
     pub fn equal(name: impl Into<String>, value: impl Into<String>) -> Self {
-        Self { name: name.into(), op: MatchOp::Equal, value: value.into(), regex: None }
+        Self { name: name.into(), op: MatchOp::Equal, value: value.into(), pattern: None }
     }
 
     /// Name of the label that is tested.
@@ -94,8 +153,8 @@ impl Matcher {
         match self.op {
             MatchOp::Equal => self.value == value,
             MatchOp::NotEqual => self.value != value,
-            MatchOp::Regex => self.regex.as_ref().is_some_and(|r| r.is_match(value)),
-            MatchOp::NotRegex => !self.regex.as_ref().is_some_and(|r| r.is_match(value)),
+            MatchOp::Regex => self.pattern.as_ref().is_some_and(|p| p.is_match(value)),
+            MatchOp::NotRegex => !self.pattern.as_ref().is_some_and(|p| p.is_match(value)),
         }
     }
 
@@ -125,19 +184,19 @@ impl fmt::Display for Matcher {
     }
 }
 
-fn compile(expression: &str) -> Result<Regex, MatcherError> {
-    if expression.len() > MAX_REGEX_LEN {
-        return Err(MatcherError::TooLong { len: expression.len() });
-    }
-    let build = |expression: &str, whole: &str| {
-        let built = RegexBuilder::new(whole).size_limit(MAX_REGEX_PROGRAM).build();
-        built.map_err(|e| MatcherError::Syntax(format!("{}: `{expression}`", reason(&e))))
-    };
-    if expression.contains(')') {
-        // Alone as well: `)|(` would end the group of `anchored` and begin another.
-        build(expression, &go_regex::translate(expression))?;
-    }
-    build(expression, &anchored(expression))
+/// Compiles an expression as PromQL means it; see [`anchored`].
+///
+/// # Errors
+/// [`MatcherError`] if it is too long, does not parse, or its program is too large.
+pub fn compile(expression: &str) -> Result<Regex, MatcherError> {
+    check_length(expression)?;
+    let built = RegexBuilder::new(&anchored(expression)).size_limit(MAX_REGEX_PROGRAM).build();
+    built.map_err(|e| MatcherError::Syntax(format!("{}: `{expression}`", reason(&e))))
+}
+
+fn check_length(expression: &str) -> Result<(), MatcherError> {
+    let len = expression.len();
+    if len > MAX_REGEX_LEN { Err(MatcherError::TooLong { len }) } else { Ok(()) }
 }
 
 /// Go's words for what is wrong, where it has the same reason.
@@ -150,6 +209,7 @@ fn reason(error: &regex::Error) -> String {
         "unopened group" => "unexpected )",
         "repetition operator missing expression" => "missing argument to repetition operator",
         "unrecognized escape sequence" | "backreferences are not supported" => "invalid escape sequence",
+        "duplicate flag" | "unrecognized flag" => "invalid or unsupported Perl syntax",
         "incomplete escape sequence, reached end of pattern prematurely" => {
             "trailing backslash at end of expression"
         }
@@ -169,6 +229,7 @@ pub fn anchored(expression: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[track_caller]
     fn check(op: MatchOp, pattern: &str, value: &str, expected: bool) {
@@ -196,6 +257,7 @@ mod tests {
         check("a)", "error parsing regexp: unexpected ): `a)`");
         check("(a", "error parsing regexp: missing closing ): `(a`");
         check(")|(", "error parsing regexp: unexpected ): `)|(`");
+        check("(?x)a#(\n)|(", "error parsing regexp: invalid or unsupported Perl syntax: `(?x)a#(\n)|(`");
     }
 
     #[test]
@@ -206,5 +268,59 @@ mod tests {
         ));
         let long = "a".repeat(MAX_REGEX_LEN + 1);
         assert!(matches!(Matcher::new("l", MatchOp::Regex, long), Err(MatcherError::TooLong { len: 4097 })));
+    }
+
+    #[track_caller]
+    fn check_literals(pattern: &str, expected: Option<&[&str]>) {
+        let found = literals(pattern);
+        let found = found.as_ref().map(|values| values.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(found.as_deref(), expected, "{pattern}");
+    }
+
+    #[test]
+    fn lists_of_values_are_not_compiled() {
+        check_literals("", Some(&[""]));
+        check_literals("GET", Some(&["GET"]));
+        check_literals("b|a||b", Some(&["", "a", "b"]));
+        check_literals(r"(10\.0\.0\.1:9100|node\-2)", Some(&["10.0.0.1:9100", "node-2"]));
+        for pattern in ["a.b", "a+", r"\d", "(a)|(b)", "(a|b)c", "^a", "a{2}", "[a]", r"a\", "(?i)a"] {
+            check_literals(pattern, None);
+        }
+        let kept = |pattern: &str| Pattern::new(pattern).unwrap();
+        assert!(matches!(kept(".*"), Pattern::Any));
+        assert!(matches!(kept(".+"), Pattern::NonEmpty));
+        assert!(matches!(kept("a.*"), Pattern::Regex(_)));
+    }
+
+    /// Expressions from pieces that lists of values are made of, and from some that they are not.
+    fn expressions() -> impl Strategy<Value = String> {
+        let one_of = |pieces: &'static [&str]| prop::sample::select(pieces).prop_map(str::to_owned);
+        let piece = prop_oneof![
+            8 => one_of(&["a", "b", "ab", "é", "_", "-", ":", "/", " ", "\n", "|", "|"]),
+            4 => "[!-/:-@\\[-`{-~]".prop_map(|c| format!("\\{c}")),
+            2 => one_of(&["(", ")", ".", ".*", ".+", "*", "?", "]", "}", "{", "\\", "\\d", "^", "$"]),
+        ];
+        let inner = prop::collection::vec(piece, 0..8).prop_map(|pieces| pieces.concat());
+        (inner, any::<bool>()).prop_map(|(inner, group)| if group { format!("({inner})") } else { inner })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn patterns_match_what_their_expressions_match(
+            expression in expressions(),
+            values in prop::collection::vec("[ab_\\-.|\n]{0,3}", 0..8),
+        ) {
+            let Ok(compiled) = compile(&expression) else {
+                prop_assert!(Pattern::new(&expression).is_err(), "{expression:?} is wrong");
+                return Ok(());
+            };
+            let pattern = Pattern::new(&expression).unwrap();
+            let listed = literals(&expression).unwrap_or_default();
+            for value in values.iter().chain(&listed).map(String::as_str).chain(["", &expression]) {
+                prop_assert_eq!(pattern.is_match(value), compiled.is_match(value), "{:?} on {:?}", expression, value);
+            }
+        }
     }
 }
