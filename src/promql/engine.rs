@@ -179,9 +179,18 @@ pub enum QueryError {
     /// The deadline passed.
     #[error("query timed out in expression evaluation")]
     TimedOut,
-    /// The source failed.
+    /// The source failed; never [`SourceError::Stopped`], which becomes the objection itself.
     #[error("expanding series: {0}")]
-    Source(#[from] SourceError),
+    Source(#[source] SourceError),
+}
+
+impl From<SourceError> for QueryError {
+    fn from(error: SourceError) -> Self {
+        match error {
+            SourceError::Stopped(objection) => *objection,
+            other => Self::Source(other),
+        }
+    }
 }
 
 impl QueryError {
@@ -190,7 +199,8 @@ impl QueryError {
         match self {
             Self::BadData(_) => ErrorCode::BadInput,
             Self::Execution(_) | Self::TooManySamples | Self::Budget(_) => ErrorCode::Unprocessable,
-            Self::Cancelled | Self::Source(SourceError::Cancelled) => ErrorCode::Cancelled,
+            Self::Cancelled => ErrorCode::Cancelled,
+            Self::Source(SourceError::Stopped(objection)) => objection.code(),
             Self::TimedOut => ErrorCode::TimedOut,
             Self::Source(SourceError::Limit(_)) => ErrorCode::Unprocessable,
             Self::Source(SourceError::Unavailable(_)) => ErrorCode::Unavailable,

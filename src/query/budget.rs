@@ -75,7 +75,6 @@ impl MemoryBudget {
         QueryAccount {
             limit: self.limit / QUERY_FRACTION,
             used: AtomicU64::new(0),
-            peak: AtomicU64::new(0),
             node: self.clone(),
         }
     }
@@ -103,7 +102,6 @@ pub struct QueryAccount {
     node: Arc<MemoryBudget>,
     limit: u64,
     used: AtomicU64,
-    peak: AtomicU64,
 }
 
 impl QueryAccount {
@@ -115,13 +113,11 @@ impl QueryAccount {
         let taken = self.used.try_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
             used.checked_add(bytes).filter(|after| *after <= self.limit)
         });
-        let before =
-            taken.map_err(|used| BudgetExceeded::Query { used, wanted: bytes, limit: self.limit })?;
+        taken.map_err(|used| BudgetExceeded::Query { used, wanted: bytes, limit: self.limit })?;
         if let Err(refused) = self.node.charge(bytes) {
             self.used.fetch_sub(bytes, Ordering::Relaxed);
             return Err(refused);
         }
-        self.peak.fetch_max(before + bytes, Ordering::Relaxed);
         Ok(())
     }
 
@@ -130,11 +126,6 @@ impl QueryAccount {
         let before =
             self.used.update(Ordering::Relaxed, Ordering::Relaxed, |used| used.saturating_sub(bytes));
         self.node.queries.fetch_sub(bytes.min(before), Ordering::Relaxed);
-    }
-
-    /// The most bytes the query held at once.
-    pub fn peak(&self) -> u64 {
-        self.peak.load(Ordering::Relaxed)
     }
 }
 
@@ -186,7 +177,6 @@ mod tests {
         );
         account.release(100);
         assert_eq!(budget.in_use(), 150);
-        assert_eq!(account.peak(), 250);
         drop(account);
         assert_eq!(budget.in_use(), 0);
     }

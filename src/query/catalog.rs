@@ -3,12 +3,13 @@
 //! Path: `server::http` -> **here** -> `tsdb::PartitionStore`. Answers are sorted and without repeats. They
 //! run under the same admission, deadline and budget as queries.
 
+use crate::guard::{GuardMeter, LocalGuard};
 use crate::limits::QueryLimits;
 use crate::service::{Answer, QueryFailure, QueryService};
 use crate::source::source_error;
 use quorate_model::{Labels, Matcher, MetadataEntry, TenantId, TimeRange};
 use quorate_promql::engine::{QueryError, QueryGuard};
-use quorate_tsdb::StoreError;
+use quorate_tsdb::{PartitionStore, ReadMeter, StoreError};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Which part of the catalogue a client asks for.
@@ -33,6 +34,18 @@ impl CatalogParams {
     }
 }
 
+/// Lists strings of one partition.
+type List = Box<
+    dyn Fn(
+            &PartitionStore,
+            TenantId,
+            &[Matcher],
+            TimeRange,
+            &dyn ReadMeter,
+        ) -> Result<BTreeSet<String>, StoreError>
+        + Send,
+>;
+
 /// Entries, and whether the limit cut some off.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entries<T> {
@@ -53,26 +66,32 @@ impl<T> Entries<T> {
     }
 }
 
-fn failed(error: &StoreError, limits: &QueryLimits) -> QueryError {
-    QueryError::from(source_error(error, limits))
-}
+/// Turns what was found into an answer, under the guard of the search.
+pub trait Render<F, T>: FnOnce(F, &LocalGuard) -> Result<T, QueryError> + Send + 'static {}
+
+impl<F, T, R: FnOnce(F, &LocalGuard) -> Result<T, QueryError> + Send + 'static> Render<F, T> for R {}
 
 impl QueryService {
     /// The label sets of series.
     ///
     /// # Errors
     /// [`QueryFailure`].
-    pub async fn series(&self, params: CatalogParams) -> Result<Answer<Entries<Labels>>, QueryFailure> {
+    pub async fn series<T: Send + 'static>(
+        &self,
+        params: CatalogParams,
+        render: impl Render<Entries<Labels>, T>,
+    ) -> Result<Answer<T>, QueryFailure> {
         let partitions = self.partitions().clone();
         self.run(None, move |guard| {
             let mut found = BTreeSet::new();
-            let Some(tenant) = params.tenant else { return Ok(Entries::cut(found, 0)) };
-            for matchers in params.sets() {
+            let meter = GuardMeter::new(guard);
+            let searched = params.tenant.map(|tenant| (tenant, params.sets())).into_iter();
+            for (tenant, matchers) in searched.flat_map(|(t, sets)| sets.into_iter().map(move |s| (t, s))) {
                 for partition in partitions.iter() {
-                    guard.check()?;
+                    let limits = params.limits.of_selection();
                     let part = partition
-                        .select(tenant, &matchers, params.range, params.limits.of_selection())
-                        .map_err(|e| failed(&e, &params.limits))?;
+                        .select(tenant, &matchers, params.range, limits, &meter)
+                        .map_err(|e| failed(&e, &meter, &params.limits))?;
                     let series = (found.len() + part.len()) as u64;
                     params.limits.check_series(series).map_err(QueryError::Budget)?;
                     for index in 0..part.len() {
@@ -82,7 +101,7 @@ impl QueryService {
                     }
                 }
             }
-            Ok(Entries::cut(found, params.limit))
+            Ok(render(Entries::cut(found, params.limit), guard)?)
         })
         .await
     }
@@ -91,53 +110,52 @@ impl QueryService {
     ///
     /// # Errors
     /// [`QueryFailure`].
-    pub async fn label_names(&self, params: CatalogParams) -> Result<Answer<Entries<String>>, QueryFailure> {
-        self.strings(params, |store, tenant, matchers, range| store.label_names(tenant, matchers, range))
-            .await
+    pub async fn label_names<T: Send + 'static>(
+        &self,
+        params: CatalogParams,
+        render: impl Render<Entries<String>, T>,
+    ) -> Result<Answer<T>, QueryFailure> {
+        let list: List = Box::new(|store, tenant, matchers, range, meter| {
+            store.label_names(tenant, matchers, range, meter)
+        });
+        self.strings(params, list, render).await
     }
 
     /// The values of label `name`.
     ///
     /// # Errors
     /// [`QueryFailure`].
-    pub async fn label_values(
+    pub async fn label_values<T: Send + 'static>(
         &self,
         name: String,
         params: CatalogParams,
-    ) -> Result<Answer<Entries<String>>, QueryFailure> {
-        self.strings(params, move |store, tenant, matchers, range| {
-            store.label_values(tenant, &name, matchers, range)
-        })
-        .await
+        render: impl Render<Entries<String>, T>,
+    ) -> Result<Answer<T>, QueryFailure> {
+        let list: List = Box::new(move |store, tenant, matchers, range, meter| {
+            store.label_values(tenant, &name, matchers, range, meter)
+        });
+        self.strings(params, list, render).await
     }
 
-    async fn strings(
+    async fn strings<T: Send + 'static>(
         &self,
         params: CatalogParams,
-        list: impl Fn(
-            &quorate_tsdb::PartitionStore,
-            TenantId,
-            &[Matcher],
-            TimeRange,
-        ) -> Result<BTreeSet<String>, StoreError>
-        + Send
-        + 'static,
-    ) -> Result<Answer<Entries<String>>, QueryFailure> {
+        list: List,
+        render: impl Render<Entries<String>, T>,
+    ) -> Result<Answer<T>, QueryFailure> {
         let partitions = self.partitions().clone();
         self.run(None, move |guard| {
             let mut found = BTreeSet::new();
-            let Some(tenant) = params.tenant else { return Ok(Entries::cut(found, 0)) };
-            for matchers in params.sets() {
-                for partition in partitions.iter() {
-                    guard.check()?;
-                    let listed = list(partition, tenant, &matchers, params.range);
-                    for text in listed.map_err(|e| failed(&e, &params.limits))? {
-                        guard.charge(text.len() as u64 + SET_ENTRY_BYTES)?;
-                        found.insert(text);
+            let meter = GuardMeter::new(guard);
+            if let Some(tenant) = params.tenant {
+                for matchers in params.sets() {
+                    for partition in partitions.iter() {
+                        let listed = list(partition, tenant, &matchers, params.range, &meter);
+                        found.extend(listed.map_err(|e| failed(&e, &meter, &params.limits))?);
                     }
                 }
             }
-            Ok(Entries::cut(found, params.limit))
+            Ok(render(Entries::cut(found, params.limit), guard)?)
         })
         .await
     }
@@ -146,16 +164,16 @@ impl QueryService {
     ///
     /// # Errors
     /// [`QueryFailure`].
-    pub async fn metadata(
+    pub async fn metadata<T: Send + 'static>(
         &self,
         tenant: Option<TenantId>,
         family: Option<String>,
-    ) -> Result<Answer<BTreeMap<String, Vec<MetadataEntry>>>, QueryFailure> {
+        render: impl Render<BTreeMap<String, Vec<MetadataEntry>>, T>,
+    ) -> Result<Answer<T>, QueryFailure> {
         let partitions = self.partitions().clone();
         self.run(None, move |guard| {
             let mut found: BTreeMap<String, Vec<MetadataEntry>> = BTreeMap::new();
-            let Some(tenant) = tenant else { return Ok(found) };
-            for partition in partitions.iter() {
+            for (tenant, partition) in tenant.into_iter().flat_map(|t| partitions.iter().map(move |p| (t, p))) {
                 guard.check()?;
                 for entry in partition.metadata(tenant) {
                     if family.as_ref().is_some_and(|f| *f != entry.family) {
@@ -168,10 +186,14 @@ impl QueryService {
                     }
                 }
             }
-            Ok(found)
+            Ok(render(found, guard)?)
         })
         .await
     }
+}
+
+fn failed(error: &StoreError, meter: &GuardMeter<'_>, limits: &QueryLimits) -> QueryError {
+    QueryError::from(source_error(error, meter, limits))
 }
 
 /// What an entry of a sorted set takes beside its text, about.

@@ -5,6 +5,8 @@
 use crate::budget::{BudgetExceeded, QueryAccount};
 use quorate_model::Clock;
 use quorate_promql::engine::{QueryError, QueryGuard};
+use quorate_tsdb::{ReadMeter, StoreError};
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -50,9 +52,9 @@ impl LocalGuard {
         Self { cancel, deadline, clock, account }
     }
 
-    /// The most bytes the query held at once.
-    pub fn peak_bytes(&self) -> u64 {
-        self.account.peak()
+    /// The account, for as long as what was made under this guard is kept.
+    pub fn into_account(self) -> QueryAccount {
+        self.account
     }
 }
 
@@ -73,5 +75,42 @@ impl QueryGuard for LocalGuard {
 
     fn release(&self, bytes: u64) {
         self.account.release(bytes);
+    }
+}
+
+/// A guard as stores see it; keeps the guard's objection.
+pub(crate) struct GuardMeter<'g> {
+    guard: &'g dyn QueryGuard,
+    objection: RefCell<Option<QueryError>>,
+}
+
+impl<'g> GuardMeter<'g> {
+    pub(crate) fn new(guard: &'g dyn QueryGuard) -> Self {
+        Self { guard, objection: RefCell::new(None) }
+    }
+
+    /// The objection, if it is what `error` stands for.
+    pub(crate) fn objection(&self, error: &StoreError) -> Option<QueryError> {
+        match error {
+            StoreError::Stopped => self.objection.take(),
+            _ => None,
+        }
+    }
+}
+
+impl ReadMeter for GuardMeter<'_> {
+    fn proceed(&self, bytes: u64) -> bool {
+        let charge = || if bytes > 0 { self.guard.charge(bytes) } else { Ok(()) };
+        match self.guard.check().and_then(|()| charge()) {
+            Ok(()) => true,
+            Err(objection) => {
+                self.objection.replace(Some(objection));
+                false
+            }
+        }
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.guard.release(bytes);
     }
 }

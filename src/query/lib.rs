@@ -12,4 +12,4 @@ pub mod source;
 
 pub use catalog::{CatalogParams, Entries};
 pub use limits::QueryLimits;
-pub use service::{Answer, EvalTimes, QueryConfig, QueryFailure, QueryParams, QueryService};
+pub use service::{Answer, EvalTimes, QueryConfig, QueryFailure, QueryParams, QueryService, Timings};

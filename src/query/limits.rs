@@ -30,7 +30,7 @@ impl QueryLimits {
         if self.max_samples == 0 { node } else { self.max_samples.min(node) }
     }
 
-    /// What a partition may select for one selector.
+    /// What one selector may select in a partition: as much as the whole query.
     pub(crate) fn of_selection(&self) -> SelectLimits {
         SelectLimits { max_series: self.max_series }
     }

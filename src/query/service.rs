@@ -4,7 +4,7 @@
 //! Q1: a dropped future stops its query at the next check. Q2: at most `max_concurrent` queries run; others
 //! wait until their deadline. Q3: when a query ends, in whatever way, its memory is given back.
 
-use crate::budget::MemoryBudget;
+use crate::budget::{MemoryBudget, QueryAccount};
 use crate::guard::{CancelFlag, CancelOnDrop, LocalGuard};
 use crate::limits::QueryLimits;
 use crate::source::LocalSource;
@@ -66,17 +66,22 @@ pub enum EvalTimes {
     },
 }
 
-/// An answer and what it took.
+/// How long a query waited and ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timings {
+    /// Waiting for a free place.
+    pub queued: Duration,
+    /// Running.
+    pub executed: Duration,
+}
+
+/// An answer, and the memory that it stays charged with.
 #[derive(Debug)]
 pub struct Answer<T> {
     /// The answer.
     pub output: T,
-    /// Time spent waiting for a free place.
-    pub queued: Duration,
-    /// Time spent on the answer.
-    pub executed: Duration,
-    /// The most memory it held at once, bytes.
-    pub peak_bytes: u64,
+    /// To be kept as long as the answer: dropping it gives the memory back to other queries.
+    pub held: QueryAccount,
 }
 
 /// Why there is no answer.
@@ -153,12 +158,16 @@ impl QueryService {
         &self.partitions
     }
 
-    /// Evaluates a query at one time or over a range.
+    /// Evaluates a query at one time or over a range, and turns the result into an answer under the same guard:
+    /// `render` may take long and much memory too.
     ///
     /// # Errors
     /// [`QueryFailure`]; its code says whether asking again can help.
-    pub async fn query(&self, params: QueryParams) -> Result<Answer<QueryOutput>, QueryFailure> {
-        let expr = quorate_promql::parse(&params.query, &self.config.features)?;
+    pub async fn query<T: Send + 'static>(
+        &self,
+        params: QueryParams,
+        render: impl FnOnce(QueryOutput, Timings, &LocalGuard) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<Answer<T>, QueryFailure> {
         if let EvalTimes::Range { start_ms, end_ms, .. } = params.times {
             params.limits.check_length(start_ms, end_ms).map_err(QueryFailure::Limit)?;
         }
@@ -170,40 +179,49 @@ impl QueryService {
             ..EngineOptions::default()
         };
         let source = LocalSource::new(self.partitions.clone(), params.tenant, params.limits);
-        let times = params.times;
-        self.run(params.timeout, move |guard| match times {
-            EvalTimes::Instant(time_ms) => engine::instant(&source, &expr, time_ms, &options, guard),
-            EvalTimes::Range { start_ms, end_ms, step_ms } => {
-                engine::range(&source, &expr, start_ms, end_ms, step_ms, &options, guard)
-            }
+        let clock = self.clock.clone();
+        let arrived = clock.instant();
+        self.run(params.timeout, move |guard| {
+            let started = clock.instant();
+            // Parsing compiles regexes, so it waits for its place like the rest.
+            let expr = quorate_promql::parse(&params.query, &options.features)?;
+            let output = match params.times {
+                EvalTimes::Instant(time_ms) => engine::instant(&source, &expr, time_ms, &options, guard),
+                EvalTimes::Range { start_ms, end_ms, step_ms } => {
+                    engine::range(&source, &expr, start_ms, end_ms, step_ms, &options, guard)
+                }
+            }?;
+            let timings = Timings { queued: started - arrived, executed: clock.instant() - started };
+            note(timings);
+            Ok(render(output, timings, guard)?)
         })
         .await
     }
 
     /// Runs `work` on a query thread once a place is free, under a guard of its own.
-    pub(crate) async fn run<T: Send + 'static>(
+    ///
+    /// # Errors
+    /// [`QueryFailure::QueueTimeout`] when no place became free; else what `work` gives.
+    pub async fn run<T: Send + 'static>(
         &self,
         timeout: Option<Duration>,
-        work: impl FnOnce(&LocalGuard) -> Result<T, QueryError> + Send + 'static,
+        work: impl FnOnce(&LocalGuard) -> Result<T, QueryFailure> + Send + 'static,
     ) -> Result<Answer<T>, QueryFailure> {
-        let arrived = self.clock.instant();
-        let deadline = arrived + timeout.map_or(self.config.timeout, |t| t.min(self.config.timeout));
+        let deadline =
+            self.clock.instant() + timeout.map_or(self.config.timeout, |t| t.min(self.config.timeout));
         let cancel = CancelFlag::default();
         let _cancel_when_client_leaves = CancelOnDrop(cancel.clone());
         let place = self.place(deadline).await?;
-        let started = self.clock.instant();
         let guard = LocalGuard::new(cancel, deadline, self.clock.clone(), self.memory.account());
         let done = tokio::task::spawn_blocking(move || {
             let output = work(&guard);
             drop(place);
-            output.map(|output| (output, guard.peak_bytes()))
+            output.map(|output| Answer { output, held: guard.into_account() })
         });
-        let (output, peak_bytes) = done.await.map_err(|panicked| {
+        done.await.map_err(|panicked| {
             tracing::error!(%panicked, "query evaluation panicked");
             QueryFailure::Panicked
-        })??;
-        let executed = self.clock.instant() - started;
-        Ok(Answer { output, queued: started - arrived, executed, peak_bytes })
+        })?
     }
 
     async fn place(&self, deadline: Instant) -> Result<tokio::sync::OwnedSemaphorePermit, QueryFailure> {
@@ -212,4 +230,11 @@ impl QueryService {
             .map_err(|_elapsed| QueryFailure::QueueTimeout)?
             .map_err(|_closed| QueryFailure::QueueTimeout)
     }
+}
+
+/// Counts a query under the name and slices of Prometheus' own summary.
+fn note(timings: Timings) {
+    let name = "prometheus_engine_query_duration_seconds";
+    metrics::histogram!(name, "slice" => "queue_time").record(timings.queued);
+    metrics::histogram!(name, "slice" => "inner_eval").record(timings.executed);
 }

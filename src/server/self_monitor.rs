@@ -32,9 +32,10 @@ pub async fn run(app: Arc<App>, tenant: Arc<str>, instance: String, interval: Du
     }
 }
 
-async fn write_once(app: &App, tenant: &Arc<str>, instance: &str) -> Result<(), String> {
+async fn write_once(app: &Arc<App>, tenant: &Arc<str>, instance: &str) -> Result<(), String> {
     let services = app.services().map_err(|error| error.message)?;
-    let body = encode(&app.metrics_page(), instance, app.clock.now_ms())?;
+    let page = app.metrics_page().await.map_err(|error| error.message)?;
+    let body = encode(&page, instance, app.clock.now_ms())?;
     let number = services.meta.intern_tenant(tenant).await.map_err(|error| error.to_string())?;
     let request =
         WriteRequest { tenant: number, tenant_name: tenant.clone(), protocol: Protocol::RemoteWrite1, body };

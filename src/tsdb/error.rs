@@ -62,6 +62,9 @@ pub enum StoreError {
         /// What was found.
         detail: String,
     },
+    /// The caller's [`crate::ReadMeter`] objected.
+    #[error("the read was stopped by its caller")]
+    Stopped,
     /// A query would read more than its limits allow.
     #[error("the query selects {found} series, more than its limit of {limit}")]
     TooManySeries {
@@ -80,6 +83,7 @@ impl StoreError {
             Self::Chunk(_) | Self::Damaged { .. } => ErrorCode::Corrupt,
             Self::File { .. } => ErrorCode::Unavailable,
             Self::TooManySeries { .. } => ErrorCode::Unprocessable,
+            Self::Stopped => ErrorCode::Cancelled,
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::head::testing::{TENANT, delete, floats, mark, series};
 use crate::head::{Head, WindowLength};
 use crate::image::{cut, load};
-use crate::selection::{PartitionSelection, SelectLimits};
+use crate::selection::{PartitionSelection, Wanted};
 use crate::series_log::read_frames;
 use crate::view::Views;
 use quorate_model::{Position, SeriesBuffer, TimeRange};
@@ -62,7 +62,7 @@ fn a_loaded_image_cuts_the_same_image_and_reads_the_same() {
     let again = cut(&loaded, &loaded_views).unwrap().finish().unwrap().to_vec();
     assert_eq!(again, sections);
     let read = |head: &Arc<Head>, views: &Views| {
-        let selection = PartitionSelection::new(head, views, TENANT, &[], TimeRange::ALL, SelectLimits::NONE);
+        let selection = PartitionSelection::new(head, views, &Wanted::all(TENANT, TimeRange::ALL));
         let selection = selection.unwrap();
         let mut out = SeriesBuffer::default();
         assert_eq!((selection.len(), selection.labels(0)), (2, &series(0)));

@@ -16,7 +16,8 @@ use crate::head::{ApplyOutcome, Head, WindowLength, Writer};
 use crate::image;
 use crate::image_file;
 use crate::marks::Marks;
-use crate::selection::{PartitionSelection, SelectLimits};
+use crate::meter::ReadMeter;
+use crate::selection::{PartitionSelection, SelectLimits, Wanted};
 use crate::series_file::SeriesFile;
 use crate::series_log::{self, SeriesEntry};
 use crate::store_block::StoreBlock;
@@ -160,18 +161,22 @@ impl PartitionStore {
         self.head.late_bytes()
     }
 
-    /// The series that pass every matcher and may have samples in `range`.
+    /// The series that pass every matcher and may have samples in `range`. `meter` is charged with what the
+    /// selection holds.
     ///
     /// # Errors
-    /// [`StoreError::TooManySeries`] over the limit; else if a block cannot be read.
+    /// [`StoreError::TooManySeries`] over the limit, [`StoreError::Stopped`] when `meter` objects; else if a block
+    /// cannot be read.
     pub fn select(
         &self,
         tenant: TenantId,
         matchers: &[Matcher],
         range: TimeRange,
         limits: SelectLimits,
+        meter: &dyn ReadMeter,
     ) -> Result<PartitionSelection, StoreError> {
-        PartitionSelection::new(&self.head, &self.views, tenant, matchers, range, limits)
+        let wanted = Wanted { tenant, matchers, range, limits, meter };
+        PartitionSelection::new(&self.head, &self.views, &wanted)
     }
 
     /// Gives a row to every cleared ref of a session, by the series log; tells the row of one of them.

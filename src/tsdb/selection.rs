@@ -9,12 +9,16 @@
 use crate::error::StoreError;
 use crate::gather::Gather;
 use crate::head::{Head, Hidden, Piece, SeriesCopy, Tombstone, UNSEALED, place};
+use crate::meter::{ITEMS_PER_QUESTION, ReadMeter, ask};
 use crate::store_block::StoreBlock;
 use crate::view::{View, Views};
 use quorate_model::{Labels, Matcher, SeriesBuffer, TenantId, TimeRange};
 use roaring::RoaringBitmap;
 use std::collections::HashMap;
 use std::sync::Arc;
+
+/// What the map from labels to selected series takes for each, about; the labels are shared.
+const KNOWN_BYTES: usize = 2 * (size_of::<Labels>() + size_of::<usize>());
 
 /// What a selection may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +36,23 @@ impl SelectLimits {
             return Err(StoreError::TooManySeries { found, limit: self.max_series });
         }
         Ok(())
+    }
+}
+
+/// What a selection is asked for.
+pub(crate) struct Wanted<'a> {
+    pub(crate) tenant: TenantId,
+    pub(crate) matchers: &'a [Matcher],
+    pub(crate) range: TimeRange,
+    pub(crate) limits: SelectLimits,
+    pub(crate) meter: &'a dyn ReadMeter,
+}
+
+#[cfg(test)]
+impl Wanted<'static> {
+    /// Everything of a tenant in the range.
+    pub(crate) fn all(tenant: TenantId, range: TimeRange) -> Self {
+        Self { tenant, matchers: &[], range, limits: SelectLimits::NONE, meter: &crate::meter::Unmetered }
     }
 }
 
@@ -60,44 +81,42 @@ pub struct PartitionSelection {
     tenant: TenantId,
     range: TimeRange,
     series: Vec<Selected>,
+    /// Bytes that the meter was charged with.
+    charged: u64,
 }
 
 impl PartitionSelection {
     /// Selects in one View. If another was published meanwhile, it begins again: rows of series that this View
     /// knows as sealed may have been freed since.
-    pub(crate) fn new(
-        head: &Arc<Head>,
-        views: &Views,
-        tenant: TenantId,
-        matchers: &[Matcher],
-        range: TimeRange,
-        limits: SelectLimits,
-    ) -> Result<Self, StoreError> {
+    pub(crate) fn new(head: &Arc<Head>, views: &Views, wanted: &Wanted<'_>) -> Result<Self, StoreError> {
         loop {
-            let selection = Self::in_view(head, views.pin(), tenant, matchers, range, limits)?;
+            let selection = Self::in_view(head, views.pin(), wanted)?;
             if Arc::ptr_eq(&selection.view, &views.pin()) {
                 return Ok(selection);
             }
+            wanted.meter.give_back(selection.charged);
         }
     }
 
-    fn in_view(
-        head: &Arc<Head>,
-        view: Arc<View>,
-        tenant: TenantId,
-        matchers: &[Matcher],
-        range: TimeRange,
-        limits: SelectLimits,
-    ) -> Result<Self, StoreError> {
+    fn in_view(head: &Arc<Head>, view: Arc<View>, wanted: &Wanted<'_>) -> Result<Self, StoreError> {
         let hidden = head.hidden();
-        let range = range.intersect(&TimeRange::new(hidden.floor_ms(tenant), i64::MAX));
-        let mut selection = Self { head: Arc::clone(head), view, hidden, tenant, range, series: Vec::new() };
+        let tenant = wanted.tenant;
+        let range = wanted.range.intersect(&TimeRange::new(hidden.floor_ms(tenant), i64::MAX));
+        let head = Arc::clone(head);
+        let mut selection = Self { head, view, hidden, tenant, range, series: Vec::new(), charged: 0 };
+        selection.ask(wanted, 0)?;
         if !range.is_empty() {
-            selection.add_rows(matchers, limits)?;
-            selection.add_blocks(matchers, limits)?;
+            selection.add_rows(wanted)?;
+            selection.add_blocks(wanted)?;
             selection.series.sort_unstable_by(|a, b| a.labels.cmp(&b.labels));
         }
         Ok(selection)
+    }
+
+    fn ask(&mut self, wanted: &Wanted<'_>, bytes: usize) -> Result<(), StoreError> {
+        ask(wanted.meter, bytes as u64)?;
+        self.charged += bytes as u64;
+        Ok(())
     }
 
     /// Number of series.
@@ -204,13 +223,15 @@ impl PartitionSelection {
         });
     }
 
-    fn add_rows(&mut self, matchers: &[Matcher], limits: SelectLimits) -> Result<(), StoreError> {
-        let candidates = self.head.index().read().select(self.tenant, matchers);
-        let rows = rows_in_range(&self.head, &self.view, &candidates, self.range);
-        limits.check(rows.len())?;
+    fn add_rows(&mut self, wanted: &Wanted<'_>) -> Result<(), StoreError> {
+        let candidates = self.head.index().read().select(self.tenant, wanted.matchers);
+        let rows = rows_in_range(&self.head, &self.view, &candidates, self.range, wanted.meter)?;
+        wanted.limits.check(rows.len())?;
+        self.ask(wanted, rows.len() as usize * (size_of::<Selected>() + size_of::<u32>()))?;
         let rows: Vec<u32> = rows.iter().collect();
         self.series.reserve(rows.len());
-        for some in rows.chunks(1024) {
+        for some in rows.chunks(ITEMS_PER_QUESTION) {
+            let from = self.series.len();
             let index = self.head.index().read();
             let live = some.iter().filter(|row| !index.is_free(**row));
             self.series.extend(live.map(|row| Selected {
@@ -218,34 +239,48 @@ impl PartitionSelection {
                 row: Some(*row),
                 blocks: Vec::new(),
             }));
+            drop(index);
+            let bytes = self.series[from..].iter().map(|s| s.labels.as_packed().len()).sum();
+            self.ask(wanted, bytes)?;
         }
         Ok(())
     }
 
-    fn add_blocks(&mut self, matchers: &[Matcher], limits: SelectLimits) -> Result<(), StoreError> {
+    fn add_blocks(&mut self, wanted: &Wanted<'_>) -> Result<(), StoreError> {
         let view = Arc::clone(&self.view);
         let mut known: Option<HashMap<Labels, usize>> = None;
         for (number, block) in view.blocks().iter().enumerate() {
             if !block.meta().range().overlaps(&self.range) {
                 continue;
             }
-            let ordinals = block.reader().select(self.tenant, matchers)?;
+            self.ask(wanted, 0)?;
+            let ordinals = block.reader().select(self.tenant, wanted.matchers)?;
             if ordinals.is_empty() {
                 continue;
+            }
+            if known.is_none() {
+                self.ask(wanted, self.series.len() * KNOWN_BYTES)?;
             }
             let known = known.get_or_insert_with(|| {
                 self.series.iter().enumerate().map(|(at, s)| (s.labels.clone(), at)).collect()
             });
             let mut labels = block.reader().label_reader(self.tenant)?;
-            for ordinal in ordinals {
+            let mut bytes = 0;
+            for (nth, ordinal) in ordinals.into_iter().enumerate() {
+                if nth % ITEMS_PER_QUESTION == 0 {
+                    self.ask(wanted, std::mem::take(&mut bytes))?;
+                }
                 let labels = labels.labels(ordinal)?;
+                bytes += size_of::<(u32, u32)>();
                 let at = *known.entry(labels).or_insert_with_key(|labels| {
+                    bytes += size_of::<Selected>() + KNOWN_BYTES + labels.as_packed().len();
                     self.series.push(Selected { labels: labels.clone(), row: None, blocks: Vec::new() });
                     self.series.len() - 1
                 });
                 self.series[at].blocks.push((number as u32, ordinal));
             }
-            limits.check(self.series.len() as u64)?;
+            self.ask(wanted, bytes)?;
+            wanted.limits.check(self.series.len() as u64)?;
         }
         Ok(())
     }
@@ -257,22 +292,27 @@ pub(crate) fn rows_in_range(
     view: &View,
     candidates: &RoaringBitmap,
     range: TimeRange,
-) -> RoaringBitmap {
+    meter: &dyn ReadMeter,
+) -> Result<RoaringBitmap, StoreError> {
     let mut found = RoaringBitmap::new();
-    let mut others = Vec::new();
-    for row in candidates {
-        let (stripe, within) = place(row);
-        if head.stripes()[stripe].read().overlaps(within, range) {
-            found.insert(row);
-        } else {
-            others.push(row);
+    let mut others = RoaringBitmap::new();
+    for (nth, row) in candidates.iter().enumerate() {
+        if nth % ITEMS_PER_QUESTION == 0 {
+            ask(meter, 0)?;
         }
+        let (stripe, within) = place(row);
+        let is_open = head.stripes()[stripe].read().overlaps(within, range);
+        if is_open { &mut found } else { &mut others }.insert(row);
     }
     let sealed = view.sealed();
-    let in_sealed = |row: &u32| {
-        let (stripe, within) = place(*row);
-        sealed.iter().filter_map(|s| s.part(stripe)).any(|part| part.overlaps(within, range))
-    };
-    found.extend(others.into_iter().filter(in_sealed));
-    found
+    for (nth, row) in others.iter().enumerate() {
+        if nth % ITEMS_PER_QUESTION == 0 {
+            ask(meter, 0)?;
+        }
+        let (stripe, within) = place(row);
+        if sealed.iter().filter_map(|s| s.part(stripe)).any(|part| part.overlaps(within, range)) {
+            found.insert(row);
+        }
+    }
+    Ok(found)
 }

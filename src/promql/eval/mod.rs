@@ -189,7 +189,7 @@ impl<'q> Evaluator<'q> {
         }
         let spec = &self.selects[at];
         let request = SelectRequest { matchers: &spec.matchers, range: spec.range, step_ms: spec.step };
-        let selection: Arc<dyn Selection> = Arc::from(self.source.select(&request)?);
+        let selection: Arc<dyn Selection> = Arc::from(self.source.select(&request, self.guard)?);
         self.stats.series += selection.len() as u64;
         self.selections[at] = Some(Arc::clone(&selection));
         Ok(selection)

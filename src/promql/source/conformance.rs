@@ -1,6 +1,7 @@
 //! The contract of [`SeriesSource`] as one suite, run by the fake and by every real source.
 
-use super::{SelectRequest, SeriesSource};
+use super::{SelectRequest, SeriesSource, SourceError};
+use crate::engine::{NoGuard, QueryError, QueryGuard};
 use quorate_model::{
     BucketCounts, CounterResetHint, Histogram, Labels, MatchOp, Matcher, SeriesBuffer, Span, TimeRange,
     stale_nan,
@@ -22,6 +23,7 @@ pub fn check_source(make: impl Fn(&TestSeries) -> Box<dyn SeriesSource>) {
     ranges_include_both_ends(&*source);
     values_keep_their_bits(&*source, &series);
     buffers_are_cleared(&*source);
+    an_objecting_guard_stops_the_selection(&*source);
 }
 
 fn test_series() -> Vec<(Labels, SeriesBuffer)> {
@@ -67,7 +69,7 @@ fn read_all(
     matchers: &[Matcher],
     range: TimeRange,
 ) -> Vec<(Labels, SeriesBuffer)> {
-    let selection = source.select(&SelectRequest { matchers, range, step_ms: 0 }).expect("select");
+    let selection = source.select(&SelectRequest { matchers, range, step_ms: 0 }, &NoGuard).expect("select");
     (0..selection.len())
         .map(|index| {
             let mut buffer = SeriesBuffer::default();
@@ -121,7 +123,7 @@ fn values_keep_their_bits(source: &dyn SeriesSource, series: &TestSeries) {
 
 fn buffers_are_cleared(source: &dyn SeriesSource) {
     let request = SelectRequest { matchers: &[], range: TimeRange::new(0, 10_000), step_ms: 0 };
-    let selection = source.select(&request).expect("select");
+    let selection = source.select(&request, &NoGuard).expect("select");
     let mut reused = SeriesBuffer::default();
     for index in (0..selection.len()).chain((0..selection.len()).rev()) {
         selection.read(index, &mut reused).expect("read");
@@ -130,4 +132,25 @@ fn buffers_are_cleared(source: &dyn SeriesSource) {
         assert_eq!(reused.ts_ms, fresh.ts_ms);
         assert_eq!(reused.histogram_ts_ms, fresh.histogram_ts_ms);
     }
+}
+
+/// The client has left, and nothing is free.
+struct Objecting;
+
+impl QueryGuard for Objecting {
+    fn check(&self) -> Result<(), QueryError> {
+        Err(QueryError::Cancelled)
+    }
+
+    fn charge(&self, _bytes: u64) -> Result<(), QueryError> {
+        Err(QueryError::Budget("nothing is free".into()))
+    }
+
+    fn release(&self, _bytes: u64) {}
+}
+
+fn an_objecting_guard_stops_the_selection(source: &dyn SeriesSource) {
+    let request = SelectRequest { matchers: &[], range: TimeRange::new(0, 10_000), step_ms: 0 };
+    let stopped = source.select(&request, &Objecting).map(|selection| selection.len());
+    assert!(matches!(stopped, Err(SourceError::Stopped(_))), "{stopped:?}");
 }

@@ -3,6 +3,7 @@
 //! Knows a sorted map of series. Does not know limits. Path: tests -> **here**.
 
 use super::{SelectRequest, Selection, SeriesSource, SourceError};
+use crate::engine::QueryGuard;
 use quorate_model::{Histogram, Labels, SeriesBuffer, TimeRange};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -85,7 +86,12 @@ fn remove<T>(times: &mut Vec<i64>, values: &mut Vec<T>, starts: &mut Vec<i64>, t
 }
 
 impl SeriesSource for MemSource {
-    fn select(&self, request: &SelectRequest<'_>) -> Result<Box<dyn Selection>, SourceError> {
+    fn select(
+        &self,
+        request: &SelectRequest<'_>,
+        guard: &dyn QueryGuard,
+    ) -> Result<Box<dyn Selection>, SourceError> {
+        guard.check().map_err(|objection| SourceError::Stopped(Box::new(objection)))?;
         let accepted =
             |labels: &Labels| request.matchers.iter().all(|m| m.matches(labels.get(m.name()).unwrap_or("")));
         let series = self
@@ -142,6 +148,7 @@ impl MemSelection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::NoGuard;
 
     #[test]
     fn the_fake_keeps_the_contract() {
@@ -168,7 +175,7 @@ mod tests {
         source.push_float(&labels, 5, 0.0, 0);
         let request = SelectRequest { matchers: &[], range: TimeRange::new(6, 20), step_ms: 0 };
         let mut out = SeriesBuffer::default();
-        source.select(&request).unwrap().read(0, &mut out).unwrap();
+        source.select(&request, &NoGuard).unwrap().read(0, &mut out).unwrap();
         assert_eq!((out.ts_ms, out.start_ms), (vec![10, 20], vec![0, 15]));
     }
 }

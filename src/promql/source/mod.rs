@@ -8,6 +8,7 @@ mod mem;
 
 pub use mem::MemSource;
 
+use crate::engine::{QueryError, QueryGuard};
 use quorate_model::{Labels, Matcher, SeriesBuffer, TimeRange};
 
 /// A source of series. Implementations beside this crate run [`conformance::check_source`].
@@ -15,9 +16,16 @@ pub trait SeriesSource: Send + Sync {
     /// The series that carry labels accepted by all matchers. A selection may hold series without any sample in
     /// the range; it never lacks one that has samples there. It does not change while it lives.
     ///
+    /// Long work asks `guard` again and again, and charges it with what the selection holds before it is
+    /// allocated; that is given back when the query ends.
+    ///
     /// # Errors
     /// [`SourceError`] if the series cannot be found out completely.
-    fn select(&self, request: &SelectRequest<'_>) -> Result<Box<dyn Selection>, SourceError>;
+    fn select(
+        &self,
+        request: &SelectRequest<'_>,
+        guard: &dyn QueryGuard,
+    ) -> Result<Box<dyn Selection>, SourceError>;
 }
 
 /// What a query wants from a source.
@@ -60,9 +68,9 @@ pub enum SourceError {
     /// The answer would be over a limit of the tenant or the node; the text says which.
     #[error("{0}")]
     Limit(String),
-    /// The query was cancelled while the source worked.
-    #[error("query was canceled")]
-    Cancelled,
+    /// The guard objected while the source worked.
+    #[error("{0}")]
+    Stopped(Box<QueryError>),
     /// Some data cannot be reached now; asking again may help.
     #[error("{0}")]
     Unavailable(String),

@@ -13,10 +13,13 @@ use crate::telemetry::metrics;
 use metrics_exporter_prometheus::PrometheusHandle;
 use quorate_cluster::limits::LimitsProvider;
 use quorate_model::{Clock, ErrorCode, TenantId};
-use quorate_promql::Features;
+use quorate_promql::{Expr, Features};
 use quorate_query::{QueryLimits, QueryService};
 use std::sync::{Arc, OnceLock};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+
+/// Texts that are parsed at the same time outside of queries: parsing may compile large regexes.
+const PARSERS: usize = 4;
 
 /// What is known before the node's services run.
 pub struct AppParts {
@@ -45,6 +48,8 @@ pub struct App {
     recorder: PrometheusHandle,
     services: OnceLock<Arc<Services>>,
     ready: watch::Sender<bool>,
+    /// A place for each text that is parsed outside of a query.
+    parsers: Semaphore,
 }
 
 impl App {
@@ -61,6 +66,7 @@ impl App {
             recorder,
             services: OnceLock::new(),
             ready: watch::Sender::new(false),
+            parsers: Semaphore::new(PARSERS),
         })
     }
 
@@ -137,16 +143,47 @@ impl App {
         }
     }
 
-    /// What the head holds of a tenant, as `status/tsdb` shows it; `top` entries a list.
+    /// Runs `work` on a thread that may block, at most so many at once.
     ///
     /// # Errors
-    /// 503 while partitions replay.
-    pub fn tsdb_status(&self, tenant: &str, top: usize) -> Result<serde_json::Value, ApiError> {
-        Ok(figures::tsdb_status(self.services()?, self.tenant_id(tenant)?, top))
+    /// What `work` gives; 500 if it panicked.
+    pub async fn off_runtime<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let internal = |cause: &str| ApiError::new(ErrorCode::Internal, cause);
+        let _place = self.parsers.acquire().await.map_err(|_closed| internal("the node is stopping"))?;
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|_panicked| internal("the request failed unexpectedly; see the log of the node"))?
+    }
+
+    /// What `then` makes of the parsed `query`.
+    ///
+    /// # Errors
+    /// 400 if it is not PromQL.
+    pub async fn parsing<T: Send + 'static>(
+        &self,
+        query: String,
+        then: impl FnOnce(Expr) -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let features = self.features;
+        self.off_runtime(move || {
+            let parsed = quorate_promql::parse(&query, &features);
+            parsed.map(then).map_err(|error| ApiError::parameter("query", &error.to_string()))
+        })
+        .await
     }
 
     /// All metrics of the node as text.
-    pub fn metrics_page(&self) -> String {
+    ///
+    /// # Errors
+    /// 500 if the figures could not be read.
+    pub async fn metrics_page(self: &Arc<Self>) -> Result<String, ApiError> {
+        let app = self.clone();
+        self.off_runtime(move || Ok(app.write_metrics_page())).await
+    }
+
+    fn write_metrics_page(&self) -> String {
         let mut page = Exposition::after(self.recorder.render());
         metrics::write_process_figures(&mut page);
         let up = |yes: bool| if yes { 1.0 } else { 0.0 };

@@ -7,12 +7,18 @@ use super::extract::{Form, Tenant};
 use super::json::{push_array, push_labels, push_string};
 use super::params::Params;
 use super::query::selector;
-use super::reply::{ApiError, Reply};
+use super::render::labels_bytes;
+use super::reply::{ApiError, Reply, charge};
 use super::time::{EARLIEST_MS, LATEST_MS, quoted};
 use axum::extract::{Path, State};
 use quorate_model::{MetadataEntry, MetricType, TimeRange};
-use quorate_query::CatalogParams;
+use quorate_promql::engine::QueryError;
+use quorate_query::guard::LocalGuard;
+use quorate_query::{CatalogParams, Entries};
 use std::sync::Arc;
+
+/// What an entry of metadata takes beside its family and help, about.
+const METADATA_BYTES: usize = 64;
 
 /// The label sets of the series that any `match[]` selects.
 pub async fn series(
@@ -23,8 +29,12 @@ pub async fn series(
     if params.matchers()?.is_empty() {
         return Err(ApiError::bad("no match[] parameter provided"));
     }
-    let found = app.queries()?.series(catalog_params(&app, &tenant, &params)?).await?.output;
-    Ok(Reply::data(|out| push_array(out, &found.entries, push_labels)).truncated(found.truncated))
+    let wanted = catalog_params(&app, &tenant, &params).await?;
+    let answered = app.queries()?.series(wanted, |found, guard| {
+        let reply = Reply::charged_list(guard, &found.entries, labels_bytes, push_labels)?;
+        Ok(reply.truncated(found.truncated))
+    });
+    Ok(answered.await?.into())
 }
 
 /// Names of labels.
@@ -33,8 +43,8 @@ pub async fn label_names(
     Tenant(tenant): Tenant,
     Form(params): Form,
 ) -> Result<Reply, ApiError> {
-    let found = app.queries()?.label_names(catalog_params(&app, &tenant, &params)?).await?.output;
-    Ok(Reply::strings(&found.entries).truncated(found.truncated))
+    let wanted = catalog_params(&app, &tenant, &params).await?;
+    Ok(app.queries()?.label_names(wanted, strings).await?.into())
 }
 
 /// Values of one label.
@@ -48,19 +58,26 @@ pub async fn label_values(
     if name.is_empty() {
         return Err(ApiError::bad(format!("invalid label name: {}", quoted(&name))));
     }
-    let found = app.queries()?.label_values(name, catalog_params(&app, &tenant, &params)?).await?.output;
-    Ok(Reply::strings(&found.entries).truncated(found.truncated))
+    let wanted = catalog_params(&app, &tenant, &params).await?;
+    Ok(app.queries()?.label_values(name, wanted, strings).await?.into())
 }
 
-fn catalog_params(app: &App, tenant: &str, params: &Params) -> Result<CatalogParams, ApiError> {
+fn strings(found: Entries<String>, guard: &LocalGuard) -> Result<Reply, QueryError> {
+    let reply = Reply::charged_list(guard, &found.entries, |t| t.len() + 3, |out, t| push_string(out, t))?;
+    Ok(reply.truncated(found.truncated))
+}
+
+async fn catalog_params(app: &App, tenant: &str, params: &Params) -> Result<CatalogParams, ApiError> {
     let start_ms = params.time("start", EARLIEST_MS)?;
     let end_ms = params.time("end", LATEST_MS)?;
     if end_ms < start_ms {
         return Err(ApiError::parameter("end", "end timestamp must not be before start time"));
     }
+    let texts: Vec<String> = params.matchers()?.into_iter().map(Into::into).collect();
+    let matcher_sets = app.off_runtime(move || texts.iter().map(|text| selector(text)).collect()).await?;
     Ok(CatalogParams {
         tenant: app.tenant_id(tenant)?,
-        matcher_sets: params.matchers()?.into_iter().map(selector).collect::<Result<_, _>>()?,
+        matcher_sets,
         range: TimeRange::new(start_ms, end_ms),
         limit: params.limit("limit")?.unwrap_or(0),
         limits: app.query_limits(tenant),
@@ -76,19 +93,26 @@ pub async fn metadata(
     let limit = params.limit("limit")?.unwrap_or(usize::MAX);
     let per_metric = params.limit("limit_per_metric")?.unwrap_or(usize::MAX);
     let family = params.given("metric").map(str::to_owned);
-    let found = app.queries()?.metadata(app.tenant_id(&tenant)?, family).await?.output;
-    Ok(Reply::data(|out| {
-        out.push(b'{');
-        for (at, (family, entries)) in found.iter().take(limit).enumerate() {
-            if at > 0 {
-                out.push(b',');
+    let answered = app.queries()?.metadata(app.tenant_id(&tenant)?, family, move |found, guard| {
+        let shown = || found.iter().take(limit);
+        let texts = shown().flat_map(|(family, entries)| {
+            entries.iter().take(per_metric).map(|entry| family.len() + entry.help.len() + METADATA_BYTES)
+        });
+        charge(guard, texts.sum())?;
+        Ok(Reply::data(|out| {
+            out.push(b'{');
+            for (at, (family, entries)) in shown().enumerate() {
+                if at > 0 {
+                    out.push(b',');
+                }
+                push_string(out, family);
+                out.push(b':');
+                push_array(out, entries.iter().take(per_metric), push_metadata);
             }
-            push_string(out, family);
-            out.push(b':');
-            push_array(out, entries.iter().take(per_metric), push_metadata);
-        }
-        out.push(b'}');
-    }))
+            out.push(b'}');
+        }))
+    });
+    Ok(answered.await?.into())
 }
 
 fn push_metadata(out: &mut Vec<u8>, entry: &MetadataEntry) {

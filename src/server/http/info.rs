@@ -6,8 +6,9 @@
 
 use super::App;
 use super::extract::{Form, Tenant};
-use super::json::push_string;
+use super::json::push_object;
 use super::reply::{ApiError, Reply};
+use crate::node::figures;
 use crate::telemetry::log::rfc3339;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -45,27 +46,25 @@ pub async fn reload(State(app): State<Arc<App>>) -> Response {
 }
 
 /// The node's own metrics as text.
-pub async fn metrics(State(app): State<Arc<App>>) -> Response {
+pub async fn metrics(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    ([(header::CONTENT_TYPE, kind)], app.metrics_page()).into_response()
+    Ok(([(header::CONTENT_TYPE, kind)], app.metrics_page().await?).into_response())
 }
 
 /// Version and flavour, by which Grafana knows what it talks to.
 pub async fn buildinfo() -> Reply {
     Reply::data(|out| {
-        push_object(
-            out,
-            &[
-                ("version", crate::API_VERSION),
-                ("revision", crate::REVISION),
-                ("branch", ""),
-                ("buildUser", ""),
-                ("buildDate", ""),
-                ("goVersion", ""),
-                ("application", "Quorate"),
-                ("applicationVersion", crate::VERSION),
-            ],
-        );
+        let facts = [
+            ("version", crate::API_VERSION),
+            ("revision", crate::REVISION),
+            ("branch", ""),
+            ("buildUser", ""),
+            ("buildDate", ""),
+            ("goVersion", ""),
+            ("application", "Quorate"),
+            ("applicationVersion", crate::VERSION),
+        ];
+        push_object(out, facts);
     })
 }
 
@@ -99,11 +98,7 @@ pub async fn runtimeinfo(State(app): State<Arc<App>>) -> Reply {
 /// Every flag with its value.
 pub async fn flags(State(app): State<Arc<App>>) -> Reply {
     let flags = crate::cli::flags_in_force(&app.config());
-    Reply::data(|out| {
-        let pairs: Vec<(&str, &str)> =
-            flags.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        push_object(out, &pairs);
-    })
+    Reply::data(|out| push_object(out, flags.iter().map(|(name, value)| (name.as_str(), value.as_str()))))
 }
 
 /// The configuration in force; the overrides of other tenants are left out.
@@ -111,20 +106,7 @@ pub async fn config(State(app): State<Arc<App>>, Tenant(tenant): Tenant) -> Resu
     let mut config = crate::config::Config::clone(&app.config());
     config.overrides.retain(|name, _| **name == *tenant);
     let yaml = config.to_yaml().map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?;
-    Ok(Reply::data(|out| push_object(out, &[("yaml", &yaml)])))
-}
-
-fn push_object(out: &mut Vec<u8>, pairs: &[(&str, &str)]) {
-    out.push(b'{');
-    for (at, (name, value)) in pairs.iter().enumerate() {
-        if at > 0 {
-            out.push(b',');
-        }
-        push_string(out, name);
-        out.push(b':');
-        push_string(out, value);
-    }
-    out.push(b'}');
+    Ok(Reply::data(|out| push_object(out, [("yaml", yaml.as_str())])))
 }
 
 /// What the head holds of one tenant, and what of it is most.
@@ -134,7 +116,13 @@ pub async fn tsdb(
     Form(params): Form,
 ) -> Result<Reply, ApiError> {
     let top = params.limit("limit")?.unwrap_or(DEFAULT_TOP);
-    Ok(Reply::raw(&app.tsdb_status(&tenant, top)?.to_string()))
+    let (services, tenant) = (app.services()?.clone(), app.tenant_id(&tenant)?);
+    let partitions = services.queries.partitions().clone();
+    let answered = services.queries.run(None, move |guard| {
+        let status = figures::tsdb_status(&partitions, tenant, top, guard)?;
+        Ok(Reply::raw(&status.to_string()))
+    });
+    Ok(answered.await?.into())
 }
 
 /// No rule groups.
@@ -167,6 +155,6 @@ pub async fn query_exemplars(
     if end_ms < start_ms {
         return Err(ApiError::bad("end timestamp must not be before start timestamp"));
     }
-    super::query::check_syntax(&app, params.get("query").unwrap_or_default())?;
+    super::query::check_syntax(&app, &params).await?;
     Ok(Reply::raw("[]"))
 }

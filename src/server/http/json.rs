@@ -59,8 +59,13 @@ pub fn push_array<T>(
 
 /// Appends a label set as an object.
 pub fn push_labels(out: &mut Vec<u8>, labels: &Labels) {
+    push_object(out, labels.iter());
+}
+
+/// Appends an object of strings.
+pub fn push_object<'a>(out: &mut Vec<u8>, pairs: impl IntoIterator<Item = (&'a str, &'a str)>) {
     out.push(b'{');
-    for (at, (name, value)) in labels.iter().enumerate() {
+    for (at, (name, value)) in pairs.into_iter().enumerate() {
         if at > 0 {
             out.push(b',');
         }

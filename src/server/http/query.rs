@@ -4,6 +4,7 @@
 
 use super::App;
 use super::extract::{Form, Tenant};
+use super::params::Params;
 use super::render;
 use super::reply::{ApiError, Reply};
 use super::time::quoted;
@@ -33,10 +34,9 @@ pub async fn instant(
     Tenant(tenant): Tenant,
     Form(params): Form,
 ) -> Result<Reply, ApiError> {
-    let limit = params.limit("limit")?;
     let time_ms = params.time("time", app.clock.now_ms())?;
     let query = query_params(&app, &tenant, &params, EvalTimes::Instant(time_ms))?;
-    answer(&app, query, limit, params.given("stats")).await
+    answer(&app, query, &params).await
 }
 
 /// Evaluates at every step of a range.
@@ -45,7 +45,6 @@ pub async fn range(
     Tenant(tenant): Tenant,
     Form(params): Form,
 ) -> Result<Reply, ApiError> {
-    let limit = params.limit("limit")?;
     let (start_ms, end_ms) = (params.required_time("start")?, params.required_time("end")?);
     if end_ms < start_ms {
         return Err(ApiError::parameter("end", "end timestamp must not be before start time"));
@@ -59,13 +58,13 @@ pub async fn range(
         ));
     }
     let query = query_params(&app, &tenant, &params, EvalTimes::Range { start_ms, end_ms, step_ms })?;
-    answer(&app, query, limit, params.given("stats")).await
+    answer(&app, query, &params).await
 }
 
 fn query_params(
     app: &App,
     tenant: &str,
-    params: &super::params::Params,
+    params: &Params,
     times: EvalTimes,
 ) -> Result<QueryParams, ApiError> {
     let query = params.get("query").unwrap_or_default();
@@ -91,21 +90,24 @@ fn check_query_length(app: &App, query: &str) -> Result<(), ApiError> {
     Ok(())
 }
 
-async fn answer(
-    app: &App,
-    query: QueryParams,
-    limit: Option<usize>,
-    stats: Option<&str>,
-) -> Result<Reply, ApiError> {
-    let mut answer = app.queries()?.query(query).await?;
-    let was_cut = limit.is_some_and(|limit| cut(&mut answer.output.value, limit));
-    let QueryOutput { value, warnings, infos, stats: figures } = answer.output;
-    let timings = render::Timings { queued: answer.queued, executed: answer.executed };
-    let reply = Reply::data(|out| {
-        let shown = stats.map(|wanted| (wanted == "all", &figures, timings));
-        render::push_result(out, &value, shown);
+async fn answer(app: &App, query: QueryParams, params: &Params) -> Result<Reply, ApiError> {
+    let limit = params.limit("limit")?;
+    let stats = params.given("stats").map(str::to_owned);
+    let steps = match query.times {
+        EvalTimes::Instant(time_ms) => (time_ms, 0),
+        EvalTimes::Range { start_ms, step_ms, .. } => (start_ms, step_ms),
+    };
+    let answered = app.queries()?.query(query, move |mut output, timings, guard| {
+        let was_cut = limit.is_some_and(|limit| cut(&mut output.value, limit));
+        let QueryOutput { value, warnings, infos, stats: figures } = output;
+        let shown = stats.map(|wanted| {
+            render::Shown { figures: &figures, timings, steps: (wanted == "all").then_some(steps) }
+        });
+        let mut pushed = Ok(());
+        let reply = Reply::data(|out| pushed = render::push_result(out, &value, shown, guard));
+        pushed.map(|()| reply.with_notes(warnings, infos).truncated(was_cut))
     });
-    Ok(reply.with_notes(warnings, infos).truncated(was_cut))
+    Ok(answered.await?.into())
 }
 
 /// Keeps the first `limit` series. Returns whether there were more.
@@ -120,32 +122,31 @@ fn cut(value: &mut Value, limit: usize) -> bool {
 
 /// The query in its canonical form.
 pub async fn format(State(app): State<Arc<App>>, Form(params): Form) -> Result<Reply, ApiError> {
-    let expr = parse(&app, params.get("query").unwrap_or_default())?;
-    let text = quorate_promql::format(&expr);
+    let text = app.parsing(query_of(&app, &params)?, |expr| quorate_promql::format(&expr)).await?;
     Ok(Reply::data(|out| super::json::push_string(out, &text)))
 }
 
 /// The query as a tree.
 pub async fn tree(State(app): State<Arc<App>>, Form(params): Form) -> Result<Reply, ApiError> {
-    let expr = parse(&app, params.get("query").unwrap_or_default())?;
-    Ok(Reply::raw(&quorate_promql::parse_json(&expr).to_string()))
+    let tree = |expr: Expr| quorate_promql::parse_json(&expr).to_string();
+    Ok(Reply::raw(&app.parsing(query_of(&app, &params)?, tree).await?))
 }
 
-fn parse(app: &App, query: &str) -> Result<Expr, ApiError> {
-    check_query_length(app, query)?;
-    quorate_promql::parse(query, &app.features())
-        .map_err(|error| ApiError::parameter("query", &error.to_string()))
-}
-
-/// Whether `query` is PromQL.
+/// Whether the parameter `query` is PromQL.
 ///
 /// # Errors
 /// 400 if it is not.
-pub fn check_syntax(app: &App, query: &str) -> Result<(), ApiError> {
-    parse(app, query).map(drop)
+pub async fn check_syntax(app: &App, params: &Params) -> Result<(), ApiError> {
+    app.parsing(query_of(app, params)?, drop).await
 }
 
-/// The matchers of a `match[]` selector.
+fn query_of(app: &App, params: &Params) -> Result<String, ApiError> {
+    let query = params.get("query").unwrap_or_default();
+    check_query_length(app, query)?;
+    Ok(query.to_owned())
+}
+
+/// The matchers of a `match[]` selector. Compiles regexes: not for a thread of the runtime.
 ///
 /// # Errors
 /// 400 if it is not a plain selector, or would select everything.

@@ -4,9 +4,13 @@
 
 use super::json::{push_array, push_string};
 use crate::status;
+use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use quorate_model::ErrorCode;
+use quorate_promql::engine::{QueryError, QueryGuard};
+use quorate_query::Answer;
+use quorate_query::budget::QueryAccount;
 
 /// Most warnings and most infos in one answer.
 const MAX_NOTES: usize = 10;
@@ -65,6 +69,26 @@ pub struct Reply {
     body: Vec<u8>,
     warnings: Vec<String>,
     infos: Vec<String>,
+    held: Option<QueryAccount>,
+}
+
+impl From<Answer<Self>> for Reply {
+    /// The answer's memory stays charged until the body is sent.
+    fn from(answer: Answer<Self>) -> Self {
+        Self { held: Some(answer.held), ..answer.output }
+    }
+}
+
+/// A body and the charge for it.
+struct HeldBody {
+    body: Vec<u8>,
+    _held: Option<QueryAccount>,
+}
+
+impl AsRef<[u8]> for HeldBody {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
 }
 
 impl Reply {
@@ -73,17 +97,33 @@ impl Reply {
         let mut body = Vec::with_capacity(512);
         body.extend_from_slice(b"{\"status\":\"success\",\"data\":");
         write(&mut body);
-        Self { body, warnings: Vec::new(), infos: Vec::new() }
+        Self { body, ..Self::default() }
+    }
+
+    /// An answer whose `data` is a list, each item of which is charged to `guard` before it is written.
+    ///
+    /// # Errors
+    /// The guard's objection.
+    pub fn charged_list<T>(
+        guard: &dyn QueryGuard,
+        items: &[T],
+        bytes: impl Fn(&T) -> usize,
+        mut item: impl FnMut(&mut Vec<u8>, &T),
+    ) -> Result<Self, QueryError> {
+        let mut charged = Ok(());
+        let reply = Self::data(|out| {
+            push_array(out, items, |out, of| {
+                if charged.is_ok() {
+                    charged = charge(guard, bytes(of)).map(|()| item(out, of));
+                }
+            });
+        });
+        charged.map(|()| reply)
     }
 
     /// An answer whose `data` is this JSON text.
     pub fn raw(data: &str) -> Self {
         Self::data(|out| out.extend_from_slice(data.as_bytes()))
-    }
-
-    /// An answer whose `data` is a list of strings.
-    pub fn strings<S: AsRef<str>>(items: impl IntoIterator<Item = S>) -> Self {
-        Self::data(|out| push_array(out, items, |out, item| push_string(out, item.as_ref())))
     }
 
     /// Adds remarks; ten of each kind are shown.
@@ -117,13 +157,23 @@ impl IntoResponse for Reply {
             push_array(&mut self.body, shown, |out, note| push_string(out, note));
         }
         self.body.push(b'}');
-        json(StatusCode::OK, self.body)
+        json(StatusCode::OK, Bytes::from_owner(HeldBody { body: self.body, _held: self.held }))
     }
 }
 
+/// Asks whether an answer may go on, and for the memory of its next part.
+///
+/// # Errors
+/// The guard's objection.
+pub fn charge(guard: &dyn QueryGuard, bytes: usize) -> Result<(), QueryError> {
+    guard.check()?;
+    // The buffer doubles as it grows, and both halves are there while it does.
+    guard.charge(2 * bytes as u64)
+}
+
 /// An answer with a JSON body.
-pub fn json(status: StatusCode, body: Vec<u8>) -> Response {
-    (status, [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
+pub fn json(status: StatusCode, body: impl Into<Body>) -> Response {
+    (status, [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body.into()).into_response()
 }
 
 #[cfg(test)]
@@ -153,7 +203,7 @@ mod tests {
 
     #[tokio::test]
     async fn ten_warnings_are_shown_and_the_rest_counted() {
-        assert_eq!(body(Reply::strings(["a"]).into_response()).await, r#"{"status":"success","data":["a"]}"#);
+        assert_eq!(body(Reply::raw("[]").into_response()).await, r#"{"status":"success","data":[]}"#);
         let warnings = (0..12).map(|n| n.to_string()).collect();
         let text = body(Reply::raw("{}").with_notes(warnings, vec!["i".into()]).into_response()).await;
         assert!(text.ends_with(r#""8","9","2 more warning annotations omitted"],"infos":["i"]}"#), "{text}");

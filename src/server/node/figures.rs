@@ -6,13 +6,17 @@
 use super::services::Services;
 use crate::telemetry::exposition::Exposition;
 use quorate_model::{METRIC_NAME, TenantId};
-use quorate_tsdb::PartitionStats;
+use quorate_promql::engine::{QueryError, QueryGuard};
+use quorate_tsdb::{PartitionStats, PartitionStore};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Tenants that have figures of their own; the rest is summed up under this name.
 const MAX_TENANTS: usize = 100;
 const OTHER_TENANTS: &str = "__other";
+/// What a label pair takes beside its text while the largest are found, about.
+const PAIR_BYTES: usize = 128;
 
 /// Writes the figures of a node that runs.
 pub fn write(services: &Services, page: &mut Exposition) {
@@ -131,13 +135,24 @@ fn write_log(services: &Services, page: &mut Exposition) {
 ///
 /// Each series counts as one chunk, its open one. Prometheus' times of the head are left out: windows belong to
 /// all tenants together, and one must not learn of another's.
-pub fn tsdb_status(services: &Services, tenant: Option<TenantId>, top: usize) -> Value {
+///
+/// # Errors
+/// The objection of `guard`.
+pub fn tsdb_status(
+    partitions: &[Arc<PartitionStore>],
+    tenant: Option<TenantId>,
+    top: usize,
+    guard: &dyn QueryGuard,
+) -> Result<Value, QueryError> {
     let mut series = 0;
     let mut pairs: BTreeMap<(String, String), u64> = BTreeMap::new();
-    for (partition, tenant) in services.partitions.iter().filter_map(|p| Some((p, tenant?))) {
+    for (partition, tenant) in partitions.iter().filter_map(|p| Some((p, tenant?))) {
+        guard.check()?;
         // Any pair of a partition may be among the first of the sum.
-        let part = partition.store.cardinality(tenant, usize::MAX);
+        let part = partition.cardinality(tenant, usize::MAX);
         series += part.series;
+        let bytes = part.pairs.iter().map(|((name, value), _)| name.len() + value.len() + PAIR_BYTES);
+        guard.charge(bytes.sum::<usize>() as u64)?;
         for (pair, count) in part.pairs {
             *pairs.entry(pair).or_default() += count;
         }
@@ -148,7 +163,7 @@ pub fn tsdb_status(services: &Services, tenant: Option<TenantId>, top: usize) ->
         *bytes.entry(name.clone()).or_default() += value.len() as u64 * count;
     }
     let metrics = pairs.iter().filter(|((name, _), _)| name == METRIC_NAME);
-    json!({
+    Ok(json!({
         "headStats": {
             "numSeries": series,
             "numLabelPairs": pairs.len(),
@@ -161,7 +176,7 @@ pub fn tsdb_status(services: &Services, tenant: Option<TenantId>, top: usize) ->
             pairs.iter().map(|((name, value), count)| (format!("{name}={value}"), *count)),
             top,
         ),
-    })
+    }))
 }
 
 type Counts = BTreeMap<String, u64>;

@@ -25,7 +25,7 @@ use quorate_raft::{RaftConfig, RaftNode};
 use quorate_tsdb::Disk;
 use services::Services;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -33,13 +33,16 @@ use tokio::task::JoinHandle;
 
 /// How often the metadata group may forget what its image holds.
 const META_COMPACT_INTERVAL: Duration = Duration::from_secs(60);
+/// How often the memory of the heads is measured. It walks their rows.
+const HEAD_CHARGE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// A running node. It holds the data dir until it is dropped.
 pub struct Node {
     services: Arc<Services>,
     appliers: Vec<Applier>,
     maintenance: Maintenance,
-    meta_compaction: JoinHandle<()>,
+    /// Loops that end with the node.
+    loops: [JoinHandle<()>; 2],
     dir: DataDir,
 }
 
@@ -88,8 +91,11 @@ impl Node {
             renewing: AtomicBool::new(false),
         });
         let maintenance = maintenance(config, &services, session, limits, clock)?;
-        let meta_compaction = tokio::spawn(compact_meta(services.meta.clone()));
-        Ok(Self { services, appliers, maintenance, meta_compaction, dir })
+        let loops = [
+            tokio::spawn(compact_meta(services.meta.clone())),
+            tokio::spawn(charge_heads(Arc::downgrade(&services))),
+        ];
+        Ok(Self { services, appliers, maintenance, loops, dir })
     }
 
     /// What the listeners use.
@@ -109,9 +115,9 @@ impl Node {
 
     /// Ends in order: no further writes, no background work, no apply, then the log. The data dir is free after.
     pub async fn stop(self) {
-        let Self { services, appliers, maintenance, meta_compaction, dir } = self;
+        let Self { services, appliers, maintenance, loops, dir } = self;
         services.distributor.close().await;
-        meta_compaction.abort();
+        loops.iter().for_each(JoinHandle::abort);
         let stopping = tokio::task::spawn_blocking(move || {
             maintenance.stop();
             appliers.into_iter().for_each(Applier::stop);
@@ -190,6 +196,22 @@ async fn compact_meta(meta: MetaHandle) {
         turns.tick().await;
         if let Err(error) = meta.compact(false).await {
             tracing::warn!(%error, "the metadata was not compacted");
+        }
+    }
+}
+
+/// Tells the queries' memory budget again and again what the heads hold, so that they get what is left.
+async fn charge_heads(services: Weak<Services>) {
+    let mut turns = tokio::time::interval(HEAD_CHARGE_INTERVAL);
+    loop {
+        turns.tick().await;
+        let Some(services) = services.upgrade() else { return };
+        let measured = tokio::task::spawn_blocking(move || {
+            let heads = services.partitions.iter().map(|partition| partition.store.stats().memory.total());
+            services.queries.memory().set_elsewhere(heads.sum());
+        });
+        if measured.await.is_err() {
+            tracing::error!("measuring the memory of the heads panicked");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::testing::{TENANT, delete, floats, mark, series};
 use super::{Counters, Head, WindowLength};
-use crate::selection::{PartitionSelection, SelectLimits};
+use crate::selection::{PartitionSelection, Wanted};
 use crate::view::Views;
 use proptest::prelude::*;
 use quorate_model::{LogRecord, Position, SeriesBuffer, TimeRange};
@@ -32,7 +32,7 @@ impl Fixture {
 
     fn read(&self, range: TimeRange) -> BTreeMap<(String, i64), u64> {
         let selection =
-            PartitionSelection::new(&self.head, &self.views, TENANT, &[], range, SelectLimits::NONE);
+            PartitionSelection::new(&self.head, &self.views, &Wanted::all(TENANT, range));
         let selection = selection.unwrap();
         let mut all = BTreeMap::new();
         let mut out = SeriesBuffer::default();

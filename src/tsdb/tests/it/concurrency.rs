@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use quorate_model::{Position, SeriesBuffer, TimeRange};
-use quorate_tsdb::{PartitionStore, SelectLimits};
+use quorate_tsdb::{PartitionStore, SelectLimits, Unmetered};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 const SERIES: u32 = 40;
@@ -11,7 +11,7 @@ const ROUNDS: i64 = 300;
 /// Checks that a query sees each sample up to `applied` once, and none that was not written.
 fn check_query(store: &PartitionStore, applied: &AtomicI64) {
     let at_least = applied.load(Ordering::SeqCst);
-    let selection = store.select(TENANT, &[], TimeRange::ALL, SelectLimits::NONE).unwrap();
+    let selection = store.select(TENANT, &[], TimeRange::ALL, SelectLimits::NONE, &Unmetered).unwrap();
     assert!(at_least < 0 || selection.len() == SERIES as usize);
     let mut out = SeriesBuffer::default();
     for index in 0..selection.len() {

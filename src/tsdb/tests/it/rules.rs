@@ -4,7 +4,7 @@ use crate::support::*;
 use quorate_model::{
     ErrorCode, FlushMark, LogRecord, Matcher, Position, RecordBody, SeriesRef, SubBatch, TenantId, TimeRange,
 };
-use quorate_tsdb::{ApplyError, Counters, SelectLimits, StoreError};
+use quorate_tsdb::{ApplyError, Counters, ReadMeter, SelectLimits, StoreError, Unmetered};
 
 const DAY: i64 = 24 * HOUR;
 
@@ -102,7 +102,7 @@ fn retention_hides_at_once_and_drops_whole_blocks() {
     node.replay(&log);
     assert_eq!(node.store().retention_due(DAY, |_| 23 * HOUR), []);
     assert_eq!(read(node.store(), TimeRange::ALL).samples.len(), 2);
-    let pinned = node.store().select(TENANT, &[], TimeRange::ALL, SelectLimits::NONE).unwrap();
+    let pinned = node.store().select(TENANT, &[], TimeRange::ALL, SelectLimits::NONE, &Unmetered).unwrap();
     assert_eq!(node.store().retain().unwrap(), 1);
     assert_eq!(quorate_tsdb::block::stored_ids(node.kv.as_ref()).unwrap().len(), 2);
     drop(pinned);
@@ -227,18 +227,64 @@ fn labels_and_cardinality_come_from_head_and_blocks() {
     node.replay(&[scrape(0..4, 5), mark(0, 0), scrape(2..6, HOUR + 5)]);
     node.store().flush().unwrap();
     let store = node.store();
-    let names = store.label_names(TENANT, &[], TimeRange::ALL).unwrap();
+    let names = store.label_names(TENANT, &[], TimeRange::ALL, &Unmetered).unwrap();
     assert_eq!(names.into_iter().collect::<Vec<_>>(), ["__name__", "pod"]);
     let up = [Matcher::equal("__name__", "up")];
-    let pods = |range| store.label_values(TENANT, "pod", &up, range).unwrap().into_iter().collect::<Vec<_>>();
+    let pods = |range| store.label_values(TENANT, "pod", &up, range, &Unmetered).unwrap().into_iter().collect::<Vec<_>>();
     assert_eq!(pods(TimeRange::ALL), ["pod-0000", "pod-0002", "pod-0004"]);
     assert_eq!(pods(TimeRange::new(HOUR, 2 * HOUR)), ["pod-0002", "pod-0004"]);
-    assert!(store.label_values(TenantId(2), "pod", &[], TimeRange::ALL).unwrap().is_empty());
+    assert!(store.label_values(TenantId(2), "pod", &[], TimeRange::ALL, &Unmetered).unwrap().is_empty());
     let top = store.cardinality(TENANT, 1);
     assert_eq!((top.series, top.metrics), (6, vec![("down".to_owned(), 3)]));
     assert_eq!(top.label_values, [("pod".to_owned(), 6)]);
-    let error = store.select(TENANT, &[], TimeRange::ALL, SelectLimits { max_series: 5 }).unwrap_err();
+    let error = store.select(TENANT, &[], TimeRange::ALL, SelectLimits { max_series: 5 }, &Unmetered).unwrap_err();
     assert!(matches!(error, StoreError::TooManySeries { found: 6, limit: 5 }));
+}
+
+/// Grants so many bytes and so many questions.
+struct Purse(std::cell::Cell<(u64, u64)>);
+
+impl ReadMeter for Purse {
+    fn proceed(&self, bytes: u64) -> bool {
+        let (left, questions) = self.0.get();
+        let granted = left >= bytes && questions > 0;
+        self.0.set((left - if granted { bytes } else { 0 }, questions.saturating_sub(1)));
+        granted
+    }
+
+    fn give_back(&self, bytes: u64) {
+        let (left, questions) = self.0.get();
+        self.0.set((left + bytes, questions));
+    }
+}
+
+#[test]
+fn reads_ask_their_meter_and_stop_when_it_objects() {
+    let node = Node::new();
+    node.replay(&[scrape(0..4, 5), mark(0, 0), scrape(2..6, HOUR + 5)]);
+    node.store().flush().unwrap();
+    let store = node.store();
+    let select = |bytes, questions| {
+        let purse = Purse((bytes, questions).into());
+        let selection = store.select(TENANT, &[], TimeRange::ALL, SelectLimits::NONE, &purse);
+        (selection.map(|s| s.len()), purse.0.get())
+    };
+    let (whole, (left, unasked)) = select(1 << 20, 1 << 20);
+    assert_eq!(whole.unwrap(), 6);
+    let (bytes, questions) = ((1 << 20) - left, (1 << 20) - unasked);
+    assert!(bytes > 6 * 64 && questions > 3, "{bytes} bytes, {questions} questions");
+    assert_eq!(select(bytes, questions).0.unwrap(), 6);
+    for (bytes, questions) in [(bytes - 1, questions), (bytes, questions - 1), (bytes, 0)] {
+        assert!(matches!(select(bytes, questions).0, Err(StoreError::Stopped)), "{bytes}, {questions}");
+    }
+    for questions in 0..3 {
+        let purse = Purse((1 << 20, questions).into());
+        let up = [Matcher::equal("__name__", "up")];
+        let values = store.label_values(TENANT, "pod", &up, TimeRange::ALL, &purse);
+        assert!(matches!(values, Err(StoreError::Stopped)), "{questions}: {values:?}");
+        let names = store.label_names(TENANT, &up, TimeRange::ALL, &Purse((0, 1 << 20).into()));
+        assert!(matches!(names, Err(StoreError::Stopped)), "{names:?}");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use quorate_model::{
     MatchOp, MetadataEntry, MetricType, PartitionId, Position, RecordBody, RecordHeader, SeriesBuffer,
     SeriesRef, SessionId, Slot, Span, SubBatch, TenantId, TimeRange,
 };
-use quorate_tsdb::{Disk, PartitionStore, SelectLimits, StoreConfig, StoreError};
+use quorate_tsdb::{Disk, PartitionStore, SelectLimits, StoreConfig, StoreError, Unmetered};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -130,7 +130,7 @@ pub(crate) fn read(store: &PartitionStore, range: TimeRange) -> Answers {
         state_hash: store.stats().state_hash,
         ..Answers::default()
     };
-    let selection = store.select(TENANT, &[], range, SelectLimits::NONE).unwrap();
+    let selection = store.select(TENANT, &[], range, SelectLimits::NONE, &Unmetered).unwrap();
     let mut out = SeriesBuffer::default();
     for index in 0..selection.len() {
         assert!(index == 0 || selection.labels(index - 1) < selection.labels(index));
