@@ -12,7 +12,7 @@ use crate::http::{App, AppParts, listener, router};
 use crate::node::Node;
 use crate::{grpc, self_monitor, telemetry};
 use quorate_cluster::limits::LimitsProvider;
-use quorate_model::{Clock, SystemClock};
+use quorate_model::{Clock, SystemClock, failpoint};
 use std::fmt::Display;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -61,9 +61,13 @@ fn print(what: &str) -> Result<(), Failure> {
 }
 
 fn start(source: Source) -> Result<(), Failure> {
+    let fail_point = failpoint::check_environment().map_err(text)?;
     let config = Arc::new(source.load().map_err(text)?);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     telemetry::log::install(config.log_format, &config.log_level, clock.clone())?;
+    if let Some(name) = fail_point {
+        tracing::warn!(name, "a fail point is armed: the process will abort there");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(text)?;
     let done = runtime.block_on(serve(source, config, clock));
     // Queries that are still running see their cancel flag; nothing of theirs has to be waited for.

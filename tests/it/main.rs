@@ -2,8 +2,10 @@
 
 use quorate_cluster_tests::harness::server::{Options, Server};
 use quorate_cluster_tests::harness::wait_for;
+use std::io::Write;
+use std::net::TcpStream;
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_quorate");
 
@@ -89,4 +91,46 @@ fn the_first_query_after_the_start_shows_the_nodes_own_data() {
         let data = client.api("/api/v1/query", &[("query", "count({job=\"quorate\"})")]);
         data["result"].as_array().is_some_and(|rows| !rows.is_empty()).then_some(())
     });
+}
+
+/// A query that takes minutes: 86,400 windows of 3,600 evaluations each.
+const LONG_QUERY: &str = "max_over_time(quantile_over_time(0.5, (vector(1) + time())[1h:1s])[1d:1s])";
+
+/// How many queries a server runs now.
+fn running(server: &Server) -> f64 {
+    let page = server.client().get("/metrics", &[]).expect("the page of metrics").text();
+    let line = page.lines().find_map(|line| line.strip_prefix("prometheus_engine_queries "));
+    line.expect("the gauge of running queries").parse().expect("a number")
+}
+
+#[test]
+fn a_client_that_leaves_stops_its_query_within_a_second() {
+    let server = Server::start(options().args(&["--self-monitor", "false"]));
+    let address = server.url().replace("http://", "");
+    let mut client = TcpStream::connect(&address).unwrap();
+    let form = format!("query={}", LONG_QUERY.replace('+', "%2B"));
+    let length = form.len();
+    write!(
+        client,
+        "POST /api/v1/query HTTP/1.1\r\nhost: {address}\r\ncontent-length: {length}\r\n\
+         content-type: application/x-www-form-urlencoded\r\n\r\n{form}"
+    )
+    .unwrap();
+    wait_for("the query to run", Duration::from_secs(20), || (running(&server) == 1.0).then_some(()));
+    drop(client);
+    let left = Instant::now();
+    wait_for("the query to end", Duration::from_secs(20), || (running(&server) == 0.0).then_some(()));
+    assert!(left.elapsed() < Duration::from_secs(1), "the query ran on for {:?}", left.elapsed());
+}
+
+#[test]
+fn an_unknown_fail_point_is_refused_at_the_start() {
+    let output = Command::new(BINARY)
+        .args(["serve", "--data-dir"])
+        .arg(tempfile::tempdir().unwrap().path())
+        .env("QUORATE_FAILPOINT", "flush")
+        .output()
+        .expect("the binary starts");
+    assert!(!output.status.success());
+    assert!(text(&output).contains("\"flush\""), "{}", text(&output));
 }
