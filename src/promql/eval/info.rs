@@ -83,8 +83,9 @@ impl<'q> Evaluator<'q> {
         let (first, last) = selector.at.map_or((grid.start, grid.end()), |at| (at, at));
         let lookback = self.options.lookback_delta_ms;
         let range = TimeRange::new(first - selector.offset - lookback + 1, last - selector.offset);
-        let selection =
-            self.source.select(&SelectRequest { matchers: &matchers, range, step_ms: grid.step }, self.guard)?;
+        let selection = self
+            .source
+            .select(&SelectRequest { matchers: &matchers, range, step_ms: grid.step }, self.guard)?;
         self.stats.series += selection.len() as u64;
         let mut buffer = SeriesBuffer::default();
         let mut column = Column::new(grid.steps);

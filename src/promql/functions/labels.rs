@@ -1,7 +1,7 @@
 //! Functions that change the labels of series: `label_replace`, `label_join`; and the labels of `absent`.
 
-use quorate_model::matcher::anchored;
-use quorate_model::{Labels, LabelsBuilder, METRIC_NAME, MatchOp, Matcher};
+use quorate_model::matcher::compile;
+use quorate_model::{Labels, LabelsBuilder, METRIC_NAME, MatchOp, Matcher, MatcherError};
 use regex::Regex;
 
 /// `label_replace` with its arguments checked.
@@ -19,9 +19,12 @@ impl LabelReplace {
     /// # Errors
     /// Prometheus' text if the expression does not compile or the target is no label name.
     pub(crate) fn new(target: &str, replacement: &str, source: &str, regex: &str) -> Result<Self, String> {
-        let Ok(compiled) = Regex::new(&anchored(regex)) else {
-            return Err(format!("invalid regular expression in label_replace(): {regex}"));
-        };
+        let compiled = compile(regex).map_err(|error| match error {
+            MatcherError::TooLong { .. } => {
+                format!("invalid regular expression in label_replace(): {error}")
+            }
+            MatcherError::Syntax(_) => format!("invalid regular expression in label_replace(): {regex}"),
+        })?;
         if target.is_empty() {
             return Err(format!("invalid destination label name in label_replace(): {target}"));
         }
@@ -113,6 +116,12 @@ mod tests {
         assert_eq!(apply("dst", "x", "none", ""), with("dst", "x"));
         let error = LabelReplace::new("a", "", "", "(").unwrap_err();
         assert_eq!(error, "invalid regular expression in label_replace(): (");
+        let error = LabelReplace::new("a", "", "", &"a".repeat(5_000)).unwrap_err();
+        assert_eq!(
+            error,
+            "invalid regular expression in label_replace(): regular expression of 5000 bytes is over the limit of 4096"
+        );
+        assert!(LabelReplace::new("a", "", "", "(?x)a").is_err());
     }
 
     #[test]

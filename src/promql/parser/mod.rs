@@ -22,6 +22,10 @@ use crate::lexer::{Keyword, Lexer, Token, TokenKind};
 use crate::typecheck;
 use quorate_model::Matcher;
 
+/// Most matchers with a regular expression in one query. Dashboards send tens; each may take milliseconds to compile
+/// and megabytes to keep.
+const MAX_REGEX_MATCHERS: usize = 256;
+
 /// Reads a query and checks its types.
 ///
 /// # Errors
@@ -74,6 +78,8 @@ struct Parser<'a> {
     duration_nodes: usize,
     /// How many aggregations are being read: errors inside them say so.
     aggregations: usize,
+    /// How many matchers with a regular expression were read.
+    regexes: usize,
 }
 
 impl<'a> Parser<'a> {
@@ -88,6 +94,7 @@ impl<'a> Parser<'a> {
             depth: 0,
             duration_nodes: 0,
             aggregations: 0,
+            regexes: 0,
         }
     }
 

@@ -1,6 +1,6 @@
 //! Vector selectors and label matchers.
 
-use super::{Parser, Step};
+use super::{MAX_REGEX_MATCHERS, Parser, Step, Stop};
 use crate::ast::{RangeMode, Span, VectorSelector};
 use crate::lexer::{Token, TokenKind};
 use quorate_model::{METRIC_NAME, MatchOp, Matcher};
@@ -38,15 +38,15 @@ impl Parser<'_> {
             if let Some(close) = self.accept(TokenKind::RightBrace)? {
                 return Ok((matchers, open.span.to(close.span)));
             }
-            matchers.extend(self.label_matcher()?);
+            matchers.push(self.label_matcher()?);
             if self.accept(TokenKind::Comma)?.is_none() && self.peek()?.kind != TokenKind::RightBrace {
                 return Err(self.unexpected(CONTEXT, "\",\" or \"}\""));
             }
         }
     }
 
-    /// One matcher; `None` if its regular expression is wrong, which is recorded.
-    fn label_matcher(&mut self) -> Step<Option<Matcher>> {
+    /// One matcher.
+    fn label_matcher(&mut self) -> Step<Matcher> {
         let token = self.peek()?;
         let name = match token.kind {
             TokenKind::Identifier => self.text(token).to_owned(),
@@ -56,20 +56,37 @@ impl Parser<'_> {
         self.advance()?;
         let Some(op) = match_op(self.peek()?.kind) else {
             if token.kind == TokenKind::String {
-                return Ok(Some(Matcher::equal(METRIC_NAME, name)));
+                return Ok(Matcher::equal(METRIC_NAME, name));
             }
             return Err(self.unexpected(CONTEXT, "label matching operator"));
         };
         self.advance()?;
         let value = self.expect(TokenKind::String, CONTEXT, "string")?;
         let text = self.unquote(value);
-        match Matcher::new(name, op, text) {
-            Ok(matcher) => Ok(Some(matcher)),
-            Err(error) => {
-                self.fail(token.span.to(value.span), error.to_string());
-                Ok(None)
-            }
+        let span = token.span.to(value.span);
+        if matches!(op, MatchOp::Regex | MatchOp::NotRegex) {
+            self.count_regex(span)?;
         }
+        // Nothing is read after an expression that is wrong: compiling more of them would be for nothing.
+        Matcher::new(name, op, text).map_err(|error| {
+            self.fail(span, error.to_string());
+            Stop
+        })
+    }
+
+    fn count_regex(&mut self, span: Span) -> Step<()> {
+        self.regexes += 1;
+        if self.regexes <= MAX_REGEX_MATCHERS {
+            return Ok(());
+        }
+        let count = self.regexes;
+        self.fail(
+            span,
+            format!(
+                "at least {count} regular expression matchers are over the limit of {MAX_REGEX_MATCHERS}"
+            ),
+        );
+        Err(Stop)
     }
 }
 

@@ -1,3 +1,4 @@
+use super::{MAX_REGEX_MATCHERS, Parser};
 use crate::ast::{DurationArg, Expr, MAX_DEPTH, NumberLiteral};
 use crate::{Features, format, parse, parse_selector};
 
@@ -288,4 +289,23 @@ fn lone_selectors_give_their_matchers() {
     assert!(parse_selector("{}").is_ok());
     assert_eq!(parse_selector("up[5m]").unwrap_err().to_string(), "1:3: parse error: unexpected \"[\"");
     assert_eq!(parse_selector("1").unwrap_err().to_string(), "1:1: parse error: unexpected number \"1\"");
+}
+
+#[test]
+fn nothing_is_compiled_after_an_expression_that_is_wrong() {
+    let query = format!("a{{a=~\"(\"{}}} + b{{c=~\"d.+\"}}", ",b=~\"c.+\"".repeat(200));
+    let mut parser = Parser::new(&query, Features::default());
+    assert!(parser.query().is_err());
+    assert_eq!(parser.regexes, 1);
+    assert_eq!(parser.error.unwrap().message, "error parsing regexp: missing closing ): `(`");
+}
+
+#[test]
+fn a_query_has_a_limit_of_regular_expressions() {
+    let query = |count: usize| format!("a{{{}}} + b", ["c!~\"d.+\""].repeat(count).join(","));
+    assert!(parse(&query(MAX_REGEX_MATCHERS), &Features::default()).is_ok());
+    let error = parse(&query(MAX_REGEX_MATCHERS + 1), &Features::default()).unwrap_err();
+    assert_eq!(error.message, "at least 257 regular expression matchers are over the limit of 256");
+    let spread = ["a{b=~\"c.+\"}"].repeat(257).join(" + ");
+    assert_eq!(parse(&spread, &Features::default()).unwrap_err().message, error.message);
 }
