@@ -72,11 +72,7 @@ impl MemoryBudget {
 
     /// The account of a new query.
     pub fn account(self: &Arc<Self>) -> QueryAccount {
-        QueryAccount {
-            limit: self.limit / QUERY_FRACTION,
-            used: AtomicU64::new(0),
-            node: self.clone(),
-        }
+        QueryAccount { limit: self.limit / QUERY_FRACTION, used: AtomicU64::new(0), node: self.clone() }
     }
 
     fn charge(&self, wanted: u64) -> Result<(), BudgetExceeded> {

@@ -173,7 +173,8 @@ impl QueryService {
         let partitions = self.partitions().clone();
         self.run(None, move |guard| {
             let mut found: BTreeMap<String, Vec<MetadataEntry>> = BTreeMap::new();
-            for (tenant, partition) in tenant.into_iter().flat_map(|t| partitions.iter().map(move |p| (t, p))) {
+            for (tenant, partition) in tenant.into_iter().flat_map(|t| partitions.iter().map(move |p| (t, p)))
+            {
                 guard.check()?;
                 for entry in partition.metadata(tenant) {
                     if family.as_ref().is_some_and(|f| *f != entry.family) {

@@ -61,12 +61,7 @@ pub async fn range(
     answer(&app, query, &params).await
 }
 
-fn query_params(
-    app: &App,
-    tenant: &str,
-    params: &Params,
-    times: EvalTimes,
-) -> Result<QueryParams, ApiError> {
+fn query_params(app: &App, tenant: &str, params: &Params, times: EvalTimes) -> Result<QueryParams, ApiError> {
     let query = params.get("query").unwrap_or_default();
     check_query_length(app, query)?;
     Ok(QueryParams {
@@ -100,8 +95,10 @@ async fn answer(app: &App, query: QueryParams, params: &Params) -> Result<Reply,
     let answered = app.queries()?.query(query, move |mut output, timings, guard| {
         let was_cut = limit.is_some_and(|limit| cut(&mut output.value, limit));
         let QueryOutput { value, warnings, infos, stats: figures } = output;
-        let shown = stats.map(|wanted| {
-            render::Shown { figures: &figures, timings, steps: (wanted == "all").then_some(steps) }
+        let shown = stats.map(|wanted| render::Shown {
+            figures: &figures,
+            timings,
+            steps: (wanted == "all").then_some(steps),
         });
         let mut pushed = Ok(());
         let reply = Reply::data(|out| pushed = render::push_result(out, &value, shown, guard));

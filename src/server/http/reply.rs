@@ -173,7 +173,8 @@ pub fn charge(guard: &dyn QueryGuard, bytes: usize) -> Result<(), QueryError> {
 
 /// An answer with a JSON body.
 pub fn json(status: StatusCode, body: impl Into<Body>) -> Response {
-    (status, [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body.into()).into_response()
+    (status, [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body.into())
+        .into_response()
 }
 
 #[cfg(test)]

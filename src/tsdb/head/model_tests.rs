@@ -31,8 +31,7 @@ impl Fixture {
     }
 
     fn read(&self, range: TimeRange) -> BTreeMap<(String, i64), u64> {
-        let selection =
-            PartitionSelection::new(&self.head, &self.views, &Wanted::all(TENANT, range));
+        let selection = PartitionSelection::new(&self.head, &self.views, &Wanted::all(TENANT, range));
         let selection = selection.unwrap();
         let mut all = BTreeMap::new();
         let mut out = SeriesBuffer::default();

@@ -230,14 +230,17 @@ fn labels_and_cardinality_come_from_head_and_blocks() {
     let names = store.label_names(TENANT, &[], TimeRange::ALL, &Unmetered).unwrap();
     assert_eq!(names.into_iter().collect::<Vec<_>>(), ["__name__", "pod"]);
     let up = [Matcher::equal("__name__", "up")];
-    let pods = |range| store.label_values(TENANT, "pod", &up, range, &Unmetered).unwrap().into_iter().collect::<Vec<_>>();
+    let pods = |range| {
+        store.label_values(TENANT, "pod", &up, range, &Unmetered).unwrap().into_iter().collect::<Vec<_>>()
+    };
     assert_eq!(pods(TimeRange::ALL), ["pod-0000", "pod-0002", "pod-0004"]);
     assert_eq!(pods(TimeRange::new(HOUR, 2 * HOUR)), ["pod-0002", "pod-0004"]);
     assert!(store.label_values(TenantId(2), "pod", &[], TimeRange::ALL, &Unmetered).unwrap().is_empty());
     let top = store.cardinality(TENANT, 1);
     assert_eq!((top.series, top.metrics), (6, vec![("down".to_owned(), 3)]));
     assert_eq!(top.label_values, [("pod".to_owned(), 6)]);
-    let error = store.select(TENANT, &[], TimeRange::ALL, SelectLimits { max_series: 5 }, &Unmetered).unwrap_err();
+    let error =
+        store.select(TENANT, &[], TimeRange::ALL, SelectLimits { max_series: 5 }, &Unmetered).unwrap_err();
     assert!(matches!(error, StoreError::TooManySeries { found: 6, limit: 5 }));
 }
 
