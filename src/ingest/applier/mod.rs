@@ -15,7 +15,7 @@ pub use verdicts::Verdicts;
 
 use quorate_commitlog::record::{RecordDecoder, empty_record};
 use quorate_commitlog::{LogEntry, LogError, LogReader, PartitionLog};
-use quorate_model::{ErrorCode, LogRecord, PartitionId, Position, failpoint};
+use quorate_model::{ErrorCode, LogRecord, PartitionId, Position, RecordBody, failpoint};
 use quorate_tsdb::ApplyOutcome;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -226,8 +226,11 @@ impl Run {
         if is_replay {
             failpoint::hit("replay.after_record");
         }
-        let header = &self.record.header;
-        self.verdicts.publish(header.session, header.sequence, outcome.sub_batches);
+        // Marks count their sequence apart from writers of the same session; only writers wait.
+        if let RecordBody::Data(_) = self.record.body {
+            let header = &self.record.header;
+            self.verdicts.publish(header.session, header.sequence, outcome.sub_batches);
+        }
         self.note(position);
         Ok(())
     }

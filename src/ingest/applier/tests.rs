@@ -105,6 +105,19 @@ async fn verdicts_find_their_waiter_however_early_they_come() {
     applier.stop();
 }
 
+#[tokio::test]
+async fn a_mark_with_the_number_of_a_write_does_not_answer_it() {
+    let rig = Rig::new();
+    let applier = rig.start();
+    let mut waiting = applier.verdicts().expect(header(1).session, 1);
+    let position = rig.append(encode(1, RecordBody::FlushMark(Vec::new()))).await;
+    applier.reached(position).await.unwrap();
+    assert!(waiting.try_recv().is_err(), "nothing of the write is applied yet");
+    rig.append(sample(1, 1, 1.0)).await;
+    assert_eq!(waiting.await.unwrap().len(), 1);
+    applier.stop();
+}
+
 /// A record that cannot be applied stops the partition, names itself, and nothing behind it is applied.
 async fn check_stops(bad: Vec<u8>, said: &str) {
     let rig = Rig::new();
