@@ -6,6 +6,7 @@
 use super::Config;
 use super::keys::{self, Kind};
 use serde_yaml_ng::{Mapping, Value};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -99,10 +100,11 @@ impl Source {
 
     fn merge(&self, file: &Path, text: &str) -> Result<Config, LoadError> {
         let in_file = |error: serde_yaml_ng::Error| file_error(file, &error);
-        let written: Value = serde_yaml_ng::from_str(text).map_err(in_file)?;
+        let mut written: Value = serde_yaml_ng::from_str(text).map_err(in_file)?;
         if !written.is_null() {
             // Read as text once for its own sake: only then do errors have lines.
             serde_yaml_ng::from_str::<Config>(text).map_err(in_file)?;
+            name_tenants(&mut written, text).map_err(in_file)?;
         }
         let mut tree = serde_yaml_ng::to_value(Config::default()).map_err(in_file)?;
         overlay(&mut tree, &written);
@@ -112,6 +114,21 @@ impl Source {
         complete_overrides(&mut tree, &written);
         serde_yaml_ng::from_value(tree).map_err(in_file)
     }
+}
+
+/// Tenants may be named by numbers, as `10` or `0x10`. A tree has numbers as keys then; only the text says how they
+/// were written.
+fn name_tenants(written: &mut Value, text: &str) -> Result<(), serde_yaml_ng::Error> {
+    #[derive(serde::Deserialize)]
+    struct Named {
+        #[serde(default)]
+        overrides: Option<BTreeMap<String, Value>>,
+    }
+    let named: Named = serde_yaml_ng::from_str(text)?;
+    if let (Some(overrides), Some(old)) = (named.overrides, written.get_mut("overrides")) {
+        *old = Value::Mapping(overrides.into_iter().map(|(name, over)| (name.into(), over)).collect());
+    }
+    Ok(())
 }
 
 /// A tenant's limits are those of all with what the file says about it put over them.
@@ -226,6 +243,17 @@ mod tests {
     #[test]
     fn an_empty_file_is_the_default() {
         assert_eq!(source(&[]).load_text("# nothing\n").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn tenants_may_be_named_by_numbers() {
+        let text = "overrides:\n  10:\n    max_label_name_length: 9\n  0x10:\n    max_label_name_length: 8\n  \
+                    007: {}\n  1.50: {}\n  true: {}\n";
+        let config = source(&[("query.timeout", "1m")]).load_text(text).unwrap();
+        let names: Vec<&str> = config.overrides.keys().map(String::as_str).collect();
+        assert_eq!(names, ["007", "0x10", "1.50", "10", "true"]);
+        assert_eq!(config.overrides["10"].max_label_name_length, 9);
+        assert_eq!(config.overrides["0x10"].max_label_name_length, 8);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::load::{LoadError, Source};
 use parking_lot::Mutex;
 use quorate_cluster::limits::LimitsProvider;
 use quorate_model::Clock;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
@@ -72,10 +73,7 @@ impl Reloader {
     /// As [`Reloader::reload`].
     pub fn poll(&self) -> Result<(), LoadError> {
         let Some(file) = &self.source.file else { return Ok(()) };
-        let text = match std::fs::read_to_string(file) {
-            Ok(text) => text,
-            Err(cause) => return self.settle(Err(LoadError::Read { file: file.clone(), cause })),
-        };
+        let text = self.read(file)?;
         if self.current.lock().text.as_ref() == Some(&text) {
             return Ok(());
         }
@@ -87,14 +85,18 @@ impl Reloader {
     /// # Errors
     /// [`LoadError`]; then everything stays as it was.
     pub fn reload(&self) -> Result<(), LoadError> {
-        let text = match &self.source.file {
-            None => None,
-            Some(file) => match std::fs::read_to_string(file) {
-                Ok(text) => Some(text),
-                Err(cause) => return self.settle(Err(LoadError::Read { file: file.clone(), cause })),
-            },
-        };
+        let text = self.source.file.as_ref().map(|file| self.read(file)).transpose()?;
         self.use_text(text)
+    }
+
+    fn read(&self, file: &Path) -> Result<String, LoadError> {
+        std::fs::read_to_string(file).map_err(|cause| {
+            // The text that was read before counts as unread: when the file is back with it, that is a success.
+            self.current.lock().text = None;
+            let error = LoadError::Read { file: file.to_owned(), cause };
+            self.note_failure(&error);
+            error
+        })
     }
 
     fn use_text(&self, text: Option<String>) -> Result<(), LoadError> {
@@ -118,14 +120,44 @@ impl Reloader {
     }
 
     fn settle(&self, outcome: Result<(), LoadError>) -> Result<(), LoadError> {
-        self.successful.store(outcome.is_ok(), Ordering::Relaxed);
         match &outcome {
             Ok(()) => {
+                self.successful.store(true, Ordering::Relaxed);
                 self.changed_at_ms.store(self.clock.now_ms(), Ordering::Relaxed);
                 tracing::info!("configuration reloaded");
             }
-            Err(error) => tracing::error!(%error, "the configuration was not reloaded; nothing has changed"),
+            Err(error) => self.note_failure(error),
         }
         outcome
+    }
+
+    fn note_failure(&self, error: &LoadError) {
+        self.successful.store(false, Ordering::Relaxed);
+        tracing::error!(%error, "the configuration was not reloaded; nothing has changed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_model::ManualClock;
+
+    #[test]
+    fn a_file_that_was_away_and_is_back_as_it_was_is_a_success() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("quorate.yaml");
+        let text = "limits:\n  max_label_names_per_series: 7\n";
+        std::fs::write(&file, text).unwrap();
+        let source = Source { file: Some(file.clone()), settings: Vec::new() };
+        let config = Arc::new(source.load().unwrap());
+        let limits = Arc::new(LimitsProvider::new(config.limits.clone(), config.overrides.clone()));
+        let reloader = Reloader::new(source, config, limits, Arc::new(ManualClock::new(0)));
+        for read in [Reloader::poll, Reloader::reload] {
+            std::fs::remove_file(&file).unwrap();
+            assert!(read(&reloader).is_err() && !reloader.is_successful());
+            std::fs::write(&file, text).unwrap();
+            reloader.poll().unwrap();
+            assert!(reloader.is_successful());
+        }
     }
 }
