@@ -101,7 +101,8 @@ impl Listeners {
         config: &Arc<Config>,
         stop: &CancellationToken,
     ) -> JoinHandle<std::io::Result<()>> {
-        let grpc = grpc::serve(self.grpc, app.readiness(), stop.clone().cancelled_owned());
+        let drain = config.http.drain_timeout.into();
+        let grpc = grpc::serve(self.grpc, app.readiness(), drain, stop.clone());
         let (router, config, stop) = (router(app.clone()), config.clone(), stop.clone());
         let http =
             async move { listener::serve(self.http, router, &config.http, stop.cancelled_owned()).await };
@@ -111,8 +112,9 @@ impl Listeners {
 
 async fn serve(source: Source, config: Arc<Config>, clock: Arc<dyn Clock>) -> Result<(), Failure> {
     let dir = DataDir::open(&config.data_dir, config.node_id, config.partitions).map_err(text)?;
-    let listeners = Listeners::bind(&config).await?;
+    // Before anything can be reached from outside: whoever sees the node start may send it a signal.
     let mut signals = Signals::new().map_err(text)?;
+    let listeners = Listeners::bind(&config).await?;
     let limits = Arc::new(LimitsProvider::new(config.limits.clone(), config.overrides.clone()));
     let app = App::new(AppParts {
         reloader: Arc::new(Reloader::new(source, config.clone(), limits.clone(), clock.clone())),
@@ -126,7 +128,7 @@ async fn serve(source: Source, config: Arc<Config>, clock: Arc<dyn Clock>) -> Re
     let serving = listeners.serve(&app, &config, &stop);
     let node = tokio::select! {
         node = Node::start(&config, dir, limits, clock) => Some(node.map_err(text)?),
-        () = signals.end() => None,
+        () = signals.end.received() => None,
     };
     let ended = match &node {
         Some(node) => until_end(&app, &config, node, addresses, &mut signals).await,
@@ -164,28 +166,21 @@ async fn until_end(
         }
     };
     tokio::select! {
-        () = signals.end() => Ok(()),
-        () = follow_configuration(app, config.reload_interval) => Ok(()),
+        () = signals.end.received() => Ok(()),
+        () = follow_configuration(app, config.reload_interval, &mut signals.hangup) => Ok(()),
         () = own_metrics => Ok(()),
         failure = node.failed() => Err(failure),
     }
 }
 
 /// Reads the configuration again on SIGHUP and when the file has changed. Never ends.
-async fn follow_configuration(app: &App, interval: HumanDuration) {
-    let mut hangups = signal(SignalKind::hangup()).ok();
+async fn follow_configuration(app: &App, interval: HumanDuration, hangup: &mut Signal) {
     let period = if interval.is_zero() { HumanDuration::from_secs(86_400) } else { interval };
     let mut turns = tokio::time::interval(period.into());
     loop {
-        let hangup = async {
-            match &mut hangups {
-                Some(hangups) => drop(hangups.recv().await),
-                None => std::future::pending().await,
-            }
-        };
         // The reloader logs and remembers how it went.
         tokio::select! {
-            () = hangup => drop(app.reloader.reload()),
+            _ = hangup.recv() => drop(app.reloader.reload()),
             _ = turns.tick(), if !interval.is_zero() => drop(app.reloader.poll()),
         }
     }
@@ -211,18 +206,30 @@ fn welcome(http: SocketAddr, config: &Config) -> String {
     )
 }
 
-/// The signals that end the process.
+/// The signals that the process takes. From here on SIGHUP no longer ends it.
 struct Signals {
+    end: EndSignals,
+    hangup: Signal,
+}
+
+/// The signals that end the process.
+struct EndSignals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        let end = EndSignals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        };
+        Ok(Self { end, hangup: signal(SignalKind::hangup())? })
     }
+}
 
-    async fn end(&mut self) {
+impl EndSignals {
+    async fn received(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => tracing::info!("SIGTERM: draining"),
             _ = self.interrupt.recv() => tracing::info!("SIGINT: draining"),
