@@ -108,7 +108,8 @@ impl Params {
         Ok(Some(Duration::from_nanos(u64::try_from(ns).unwrap_or(0))))
     }
 
-    /// How far instant selectors look back, in milliseconds, if the request says.
+    /// How far instant selectors look back, in milliseconds, if the request says; 0 or less says nothing, as in
+    /// Prometheus.
     ///
     /// # Errors
     /// 400 as Prometheus words it.
@@ -116,10 +117,7 @@ impl Params {
         let Some(text) = self.given("lookback_delta") else { return Ok(None) };
         let ns = parse_duration_ns(text)
             .map_err(|error| ApiError::bad(format!("error parsing lookback delta duration: {error}")))?;
-        if ns < 0 {
-            return Err(ApiError::parameter("lookback_delta", "it must not be negative"));
-        }
-        Ok(Some(ns / 1_000_000))
+        Ok((ns > 0).then_some(ns / 1_000_000))
     }
 
     /// Most entries of the answer; `None` without a bound, which is also what 0 means.
@@ -224,5 +222,9 @@ mod tests {
         assert_eq!(params("step=15s").step_ms().unwrap(), 15_000);
         assert_eq!(params("step=0.5").step_ms().unwrap(), 500);
         assert_eq!(params("").lookback_delta_ms().unwrap(), None);
+        assert_eq!(params("lookback_delta=30s").lookback_delta_ms().unwrap(), Some(30_000));
+        for default in ["0", "0s", "-1"] {
+            assert_eq!(params(&format!("lookback_delta={default}")).lookback_delta_ms().unwrap(), None);
+        }
     }
 }

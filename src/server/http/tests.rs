@@ -9,6 +9,7 @@ use http_body_util::BodyExt;
 use quorate_cluster::limits::LimitsProvider;
 use quorate_model::ManualClock;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -133,7 +134,6 @@ fn paths_methods_and_tenants_are_checked() {
 #[test]
 fn ambiguous_requests_are_refused() {
     check(&[], "GET http://other/-/healthy\nHost: this", 400, "another host");
-    check(&[], "POST /-/reload\nContent-Length: 1\nTransfer-Encoding: chunked", 400, "both");
 }
 
 #[test]
@@ -188,6 +188,52 @@ async fn headers_are_bounded_in_size_number_and_time() {
     let slow = [("http.header_timeout", "50ms")];
     assert_eq!(first_line(&slow, b"GET / HTTP/1.1\r\nhost: a\r\n").await, "");
     assert_eq!(first_line(&[], b"GET / HTTP/1.1\r\nhost: a\rb\r\n\r\n").await, "HTTP/1.1 400 Bad Request");
+}
+
+#[tokio::test]
+async fn a_connection_that_says_nothing_or_half_a_preface_is_closed() {
+    let slow = [("http.header_timeout", "50ms")];
+    for begin in [&b""[..], b"P", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r"] {
+        let answer = tokio::time::timeout(Duration::from_secs(20), first_line(&slow, begin)).await;
+        assert_eq!(answer.expect("it is closed"), "", "{begin:?}");
+    }
+    let post = b"POST /-/reload HTTP/1.1\r\nhost: a\r\n\r\n";
+    assert_eq!(first_line(&slow, post).await, "HTTP/1.1 200 OK", "it begins as the preface of HTTP/2 does");
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    assert!(!first_line(&slow, preface).await.is_empty(), "settings of HTTP/2");
+}
+
+/// Everything that a listener answers until it closes the connection.
+async fn whole_answer(bytes: &[u8]) -> String {
+    let app = app(&[]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let config = app.config();
+    let served = listener::serve(listener, router(app), &config.http, std::future::pending());
+    let mut answer = Vec::new();
+    stream.write_all(bytes).await.unwrap();
+    let asked = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer));
+    tokio::select! {
+        read = asked => drop(read.expect("the connection is closed").unwrap()),
+        ended = served => ended.unwrap(),
+    }
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn a_length_beside_a_transfer_coding_smuggles_nothing() {
+    let hidden = "GET /-/healthy HTTP/1.1\r\nhost: a\r\n\r\n";
+    for framing in
+        ["content-length: 4\r\ntransfer-encoding: chunked", "transfer-encoding: chunked\r\ncontent-length: 4"]
+    {
+        let request = format!("POST /-/reload HTTP/1.1\r\nhost: a\r\n{framing}\r\n\r\n0\r\n\r\n{hidden}");
+        let answer = whole_answer(request.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        assert_eq!(answer.matches("HTTP/1.1").count(), 1, "the connection ends behind it: {answer}");
+    }
+    let coding =
+        "POST /-/reload HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip\r\ncontent-length: 4\r\n\r\nabcd";
+    assert!(whole_answer(coding.as_bytes()).await.starts_with("HTTP/1.1 400"));
 }
 
 #[tokio::test]
