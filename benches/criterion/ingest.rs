@@ -14,7 +14,8 @@ use quorate_commitlog::PartitionLog;
 use quorate_commitlog::mem_log::MemLog;
 use quorate_ingest::protocol::{BodyBuffer, Hashing, ParsedRequest, parse};
 use quorate_ingest::{
-    Applier, ApplyTarget, Distributor, DistributorConfig, PartitionInput, Protocol, WriteRequest, placement,
+    Applier, ApplyTarget, Distributor, DistributorConfig, Held, PartitionInput, Protocol, WriteRequest,
+    placement,
 };
 use quorate_model::{LogRecord, ManualClock, PartitionId, Position, RecordBody, SessionId, TenantId};
 use quorate_tsdb::{ApplyOutcome, SubBatchVerdict};
@@ -83,8 +84,10 @@ impl Gateway {
     }
 
     fn write(&self, request: &WriteRequest) {
-        let outcome =
-            self.runtime.block_on(self.distributor.write(request.clone())).expect("the write is taken");
+        let outcome = self
+            .runtime
+            .block_on(self.distributor.write(request.clone(), Held::unbounded()))
+            .expect("the write is taken");
         assert_eq!(outcome.refused(), 0, "{:?}", outcome.refusals);
     }
 
@@ -118,23 +121,26 @@ fn requests(version: remote_write::Protocol, protocol: Protocol) -> Vec<WriteReq
         .collect()
 }
 
+fn decode<'a>(buffer: &'a mut BodyBuffer, block: &[u8]) -> &'a [u8] {
+    buffer.decode(block, LIMIT, &mut Held::unbounded()).expect("a snappy block")
+}
+
 fn run(group: &mut BenchmarkGroup<'_, WallTime>, requests: &[WriteRequest], protocol: Protocol) {
     group.throughput(Throughput::Elements(SAMPLES_PER_REQUEST as u64));
     let mut turn = requests.iter().cycle();
     let mut next = || turn.next().expect("there are requests");
     let mut buffer = BodyBuffer::default();
     group.bench_function("snappy", |bencher| {
-        bencher.iter(|| black_box(buffer.decode(&next().body, LIMIT).expect("a snappy block").len()));
+        bencher.iter(|| black_box(decode(&mut buffer, &next().body).len()));
     });
     let hashing = Hashing::new(7);
     let mut parsed = ParsedRequest::default();
-    let decoded: Vec<Vec<u8>> =
-        requests.iter().map(|r| buffer.decode(&r.body, LIMIT).expect("a snappy block").to_vec()).collect();
+    let decoded: Vec<Vec<u8>> = requests.iter().map(|r| decode(&mut buffer, &r.body).to_vec()).collect();
     let mut bodies = decoded.iter().cycle();
     group.bench_function("walk", |bencher| {
         bencher.iter(|| {
             let body = bodies.next().expect("there are bodies");
-            parse(protocol, body, &hashing, &mut parsed).expect("a message");
+            parse(protocol, body, &hashing, 4 * LIMIT, Held::unbounded(), &mut parsed).expect("a message");
             black_box(parsed.series.len())
         });
     });

@@ -16,10 +16,13 @@ use std::sync::Arc;
 pub struct Limits {
     /// Samples per second that the tenant may write, over time.
     pub ingestion_rate: f64,
-    /// Samples that it may write at once on top of its rate; at least as many as one request holds.
+    /// Samples that it may write at once on top of its rate; at least as many as one request holds. 0 is as many
+    /// as it may write in a second.
     pub ingestion_burst_size: u64,
     /// Series with samples in the last two hours; a sample of a new one above it is refused.
     pub max_global_series_per_user: u64,
+    /// Metric families with metadata; metadata of a new one above it is refused.
+    pub max_global_metadata_per_user: usize,
     /// Labels of a series, `__name__` included.
     pub max_label_names_per_series: usize,
     /// Bytes of a label's name.
@@ -50,6 +53,7 @@ impl Default for Limits {
             ingestion_rate: 0.0,
             ingestion_burst_size: 0,
             max_global_series_per_user: 0,
+            max_global_metadata_per_user: 100_000,
             max_label_names_per_series: 30,
             max_label_name_length: 1024,
             max_label_value_length: 2048,
@@ -71,9 +75,6 @@ impl Limits {
         if !self.ingestion_rate.is_finite() || self.ingestion_rate < 0.0 {
             problems.push(format!("{path}.ingestion_rate must be 0 or more, it is {}", self.ingestion_rate));
         }
-        if self.ingestion_rate > 0.0 && self.ingestion_burst_size == 0 {
-            problems.push(format!("{path}.ingestion_burst_size must be set when {path}.ingestion_rate is"));
-        }
         for (key, value) in [
             ("max_label_names_per_series", self.max_label_names_per_series),
             ("max_label_name_length", self.max_label_name_length),
@@ -82,6 +83,14 @@ impl Limits {
             if value > usize::from(u16::MAX) {
                 problems.push(format!("{path}.{key} must be at most {}, it is {value}", u16::MAX));
             }
+        }
+    }
+
+    /// What the tenant may write at once under a rate: Mimir's files may name the rate alone.
+    pub fn burst(&self) -> u64 {
+        match self.ingestion_burst_size {
+            0 => self.ingestion_rate.ceil() as u64,
+            burst => burst,
         }
     }
 
@@ -158,6 +167,15 @@ mod tests {
         bad.check("overrides.a", &mut problems);
         assert_eq!(problems.len(), 2, "{problems:?}");
         assert!(problems[0].starts_with("overrides.a.ingestion_rate"));
+    }
+
+    #[test]
+    fn a_rate_needs_no_burst() {
+        let limits = Limits { ingestion_rate: 1.5, ..Limits::default() };
+        let mut problems = Vec::new();
+        limits.check("limits", &mut problems);
+        assert_eq!((problems, limits.burst()), (vec![], 2));
+        assert_eq!(Limits { ingestion_burst_size: 7, ..limits }.burst(), 7);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Knows the ids and texts. Does not know when to refuse; statuses are the server's.
 
-use crate::protocol::{Fault, HistogramFault, LabelFault};
+use crate::protocol::{Fault, HistogramFault, LabelBounds, LabelFault, LabelPairs};
 use quorate_cluster::limits::Limits;
 use std::fmt::{self, Write};
 
@@ -89,6 +89,7 @@ pub(crate) const CONFLICT: &str = "err-mimir-sample-duplicate-timestamp";
 pub(crate) const RATE: &str = "err-mimir-tenant-max-ingestion-rate";
 pub(crate) const TOO_MANY_BUCKETS: &str = "err-mimir-max-native-histogram-buckets";
 pub(crate) const EXEMPLAR_TOO_LONG: &str = "err-mimir-exemplar-labels-too-long";
+pub(crate) const METADATA_LIMIT: &str = "err-mimir-max-metadata-per-user";
 pub(crate) const METADATA_NO_NAME: &str = "err-mimir-metadata-missing-metric-name";
 pub(crate) const METADATA_NAME_TOO_LONG: &str = "err-mimir-metric-name-too-long";
 pub(crate) const METADATA_UNIT_TOO_LONG: &str = "err-mimir-unit-too-long";
@@ -125,9 +126,30 @@ fn adjust(limit: &str) -> String {
     format!("To adjust the related per-tenant limit, configure {limit}.")
 }
 
-/// Id and text of labels that cannot be split.
-pub(crate) fn of_label_fault(fault: &LabelFault) -> (&'static str, String) {
+/// Id and text of labels that cannot be split; `read` holds those before the fault.
+pub(crate) fn of_label_fault(
+    fault: &LabelFault,
+    bounds: &LabelBounds,
+    read: &LabelPairs,
+) -> (&'static str, String) {
+    let series = || {
+        let pairs = read.shown();
+        show(pairs.iter().map(|(name, value)| (name.as_ref(), value.as_ref())))
+    };
     match fault {
+        LabelFault::NameTooLong { name, bytes } => {
+            (NAME_TOO_LONG, name_too_long(name, *bytes, bounds.name_bytes, &series()))
+        }
+        LabelFault::ValueTooLong { name, value, bytes } => {
+            (VALUE_TOO_LONG, value_too_long(name, value, *bytes, bounds.value_bytes, &series()))
+        }
+        LabelFault::TooMany { labels } => {
+            let actual = format_args!("at least {labels}");
+            (TOO_MANY_NAMES, too_many_names(actual, bounds.names, &series()))
+        }
+        LabelFault::OverBudget => {
+            (LABEL_INVALID, format!("the labels of the request take too many bytes ({LABEL_INVALID})"))
+        }
         LabelFault::Malformed(what) => {
             (LABEL_INVALID, format!("received a series with malformed labels: {what} ({LABEL_INVALID})"))
         }
@@ -175,7 +197,7 @@ pub(crate) fn reserved_label(series: &str) -> String {
     )
 }
 
-pub(crate) fn too_many_names(actual: usize, limit: usize, series: &str) -> String {
+pub(crate) fn too_many_names(actual: impl fmt::Display, limit: usize, series: &str) -> String {
     format!(
         "received a series whose number of labels exceeds the limit (actual: {actual}, limit: {limit}) \
          series: '{series}' ({TOO_MANY_NAMES}). {}",
@@ -183,21 +205,19 @@ pub(crate) fn too_many_names(actual: usize, limit: usize, series: &str) -> Strin
     )
 }
 
-pub(crate) fn name_too_long(name: &str, limit: usize, series: &str) -> String {
+pub(crate) fn name_too_long(name: &str, bytes: usize, limit: usize, series: &str) -> String {
     format!(
-        "received a series whose label name length of {} exceeds the limit of {limit}, label: '{}' \
+        "received a series whose label name length of {bytes} exceeds the limit of {limit}, label: '{}' \
          series: '{series}' ({NAME_TOO_LONG}). {}",
-        name.len(),
         cut(name),
         adjust("max_label_name_length")
     )
 }
 
-pub(crate) fn value_too_long(name: &str, value: &str, limit: usize, series: &str) -> String {
+pub(crate) fn value_too_long(name: &str, value: &str, bytes: usize, limit: usize, series: &str) -> String {
     format!(
-        "received a series whose label value length of {} exceeds the limit of {limit}, label: '{}', \
+        "received a series whose label value length of {bytes} exceeds the limit of {limit}, label: '{}', \
          value: '{}' (truncated) series: '{series}' ({VALUE_TOO_LONG}). {}",
-        value.len(),
         cut(name),
         cut(value),
         adjust("max_label_value_length")
@@ -208,6 +228,14 @@ pub(crate) fn series_limit(limit: u64) -> String {
     format!(
         "per-user series limit of {limit} exceeded ({SERIES_LIMIT}). {}",
         adjust("max_global_series_per_user")
+    )
+}
+
+pub(crate) fn metadata_limit(limit: usize, family: &str) -> String {
+    format!(
+        "per-user metric metadata limit of {limit} exceeded, metric name: '{}' ({METADATA_LIMIT}). {}",
+        cut(family),
+        adjust("max_global_metadata_per_user")
     )
 }
 
@@ -297,12 +325,11 @@ pub(crate) fn conflict(ts_ms: i64, series: &str) -> String {
     )
 }
 
-pub(crate) fn rate(limits: &Limits, items: u64) -> String {
+pub(crate) fn rate(rate: f64, burst: u64, items: u64) -> String {
     format!(
-        "the request has been rejected because the tenant exceeded the ingestion rate limit, set to {} items/s \
-         with a maximum allowed burst of {}; the request has {items} samples, exemplars and metadata ({RATE}). \
-         To adjust the related per-tenant limits, configure ingestion_rate and ingestion_burst_size.",
-        limits.ingestion_rate, limits.ingestion_burst_size
+        "the request has been rejected because the tenant exceeded the ingestion rate limit, set to {rate} items/s \
+         with a maximum allowed burst of {burst}; the request has {items} samples, exemplars and metadata ({RATE}). \
+         To adjust the related per-tenant limits, configure ingestion_rate and ingestion_burst_size."
     )
 }
 

@@ -8,7 +8,7 @@ use crate::http::App;
 use crate::telemetry::exposition::read_page;
 use bytes::Bytes;
 use metrics::counter;
-use quorate_ingest::{Protocol, WriteRequest};
+use quorate_ingest::{Held, Protocol, WriteRequest};
 use quorate_model::LabelsBuilder;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,10 +36,13 @@ async fn write_once(app: &Arc<App>, tenant: &Arc<str>, instance: &str) -> Result
     let services = app.services().map_err(|error| error.message)?;
     let page = app.metrics_page().await.map_err(|error| error.message)?;
     let body = encode(&page, instance, app.clock.now_ms())?;
-    let number = services.meta.intern_tenant(tenant).await.map_err(|error| error.to_string())?;
+    let number = services.meta.intern_tenant(tenant, app.config().max_tenants).await;
+    let number = number.map_err(|error| error.to_string())?;
     let request =
         WriteRequest { tenant: number, tenant_name: tenant.clone(), protocol: Protocol::RemoteWrite1, body };
-    let outcome = services.distributor.write(request).await.map_err(|error| error.to_string())?;
+    // Its own page is small, and a node that is busy is when it is wanted most.
+    let outcome = services.distributor.write(request, Held::unbounded()).await;
+    let outcome = outcome.map_err(|error| error.to_string())?;
     match outcome.refusals.first() {
         None => Ok(()),
         Some(refusal) => Err(refusal.message.clone()),

@@ -16,7 +16,7 @@ use command::{Command, Response};
 use parking_lot::{Mutex, RwLock};
 use quorate_model::{ErrorCode, Position, TenantId};
 use quorate_raft::{Group, GroupId, RaftError, RaftNode};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -51,6 +51,15 @@ pub enum MetaError {
         #[source]
         cause: std::io::Error,
     },
+    /// As many tenants as there may be; nothing was changed.
+    #[error(
+        "the limit of {limit} tenants is reached, another one is not taken (err-quorate-max-tenants). To adjust \
+         the limit, configure max_tenants."
+    )]
+    TooManyTenants {
+        /// The limit.
+        limit: usize,
+    },
     /// Applying has stopped; the log of the node says why.
     #[error("the metadata group no longer applies its log")]
     Stopped,
@@ -62,6 +71,7 @@ impl MetaError {
         match self {
             Self::Raft(error) => error.code(),
             Self::Damaged { .. } => ErrorCode::Corrupt,
+            Self::TooManyTenants { .. } => ErrorCode::Refused,
             Self::File { .. } | Self::Stopped => ErrorCode::Unavailable,
         }
     }
@@ -77,6 +87,8 @@ struct Inner {
     image_path: PathBuf,
     state: RwLock<MetaState>,
     recent: Mutex<VecDeque<(Position, Response)>>,
+    /// Names on their way to a number.
+    arriving: Mutex<BTreeSet<String>>,
     applied: watch::Receiver<Position>,
     imaged: Mutex<Position>,
 }
@@ -98,6 +110,7 @@ impl MetaHandle {
             image_path,
             state: RwLock::new(state),
             recent: Mutex::default(),
+            arriving: Mutex::default(),
             applied,
             imaged: Mutex::new(position),
         }));
@@ -123,18 +136,37 @@ impl MetaHandle {
         }
     }
 
-    /// The number of the tenant called `name`, given now if it has none.
+    /// The number of the tenant called `name`, given now if it has none. A number is for good, so `limit` bounds
+    /// how many this node gives.
     ///
     /// # Errors
     /// [`MetaError`].
-    pub async fn intern_tenant(&self, name: &str) -> Result<TenantId, MetaError> {
-        if let Some(tenant) = self.tenant(name) {
-            return Ok(tenant);
-        }
+    pub async fn intern_tenant(&self, name: &str, limit: usize) -> Result<TenantId, MetaError> {
+        let _arrival = match self.arrive(name, limit)? {
+            Arrival::Known(tenant) => return Ok(tenant),
+            arrival => arrival,
+        };
         match self.propose(Command::InternTenant { name: name.to_owned() }).await? {
             Response::Tenant(tenant) => Ok(tenant),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// Counts a tenant among those that will have a number.
+    fn arrive(&self, name: &str, limit: usize) -> Result<Arrival<'_>, MetaError> {
+        let mut arriving = self.0.arriving.lock();
+        let state = self.0.state.read();
+        if let Some(tenant) = state.tenant(name) {
+            return Ok(Arrival::Known(tenant));
+        }
+        if arriving.contains(name) {
+            return Ok(Arrival::Counted);
+        }
+        if state.tenants.len() + arriving.len() >= limit {
+            return Err(MetaError::TooManyTenants { limit });
+        }
+        arriving.insert(name.to_owned());
+        Ok(Arrival::First { meta: self, name: name.to_owned() })
     }
 
     /// The number of the tenant called `name`, if it has one.
@@ -186,6 +218,25 @@ impl MetaHandle {
         let recent = self.0.recent.lock();
         let response = recent.iter().rev().find(|(at, _)| *at == position);
         response.map(|(_, response)| response.clone()).ok_or(MetaError::Stopped)
+    }
+}
+
+/// A tenant that asks for its number.
+enum Arrival<'a> {
+    Known(TenantId),
+    /// Another request asks for the same one.
+    Counted,
+    First {
+        meta: &'a MetaHandle,
+        name: String,
+    },
+}
+
+impl Drop for Arrival<'_> {
+    fn drop(&mut self) {
+        if let Self::First { meta, name } = self {
+            meta.0.arriving.lock().remove(name);
+        }
     }
 }
 

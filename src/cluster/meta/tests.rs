@@ -21,9 +21,9 @@ async fn numbers_survive_restarts_with_and_without_an_image() {
     let id = meta.cluster_id();
     assert_ne!(id, 0);
     assert_eq!(meta.register_node("n1").await.unwrap(), 1);
-    assert_eq!(meta.intern_tenant("a").await.unwrap(), TenantId(1));
-    assert_eq!(meta.intern_tenant("b").await.unwrap(), TenantId(2));
-    assert_eq!(meta.intern_tenant("a").await.unwrap(), TenantId(1));
+    assert_eq!(meta.intern_tenant("a", 100).await.unwrap(), TenantId(1));
+    assert_eq!(meta.intern_tenant("b", 100).await.unwrap(), TenantId(2));
+    assert_eq!(meta.intern_tenant("a", 100).await.unwrap(), TenantId(1));
     node.shutdown().await;
     for round in 0..3 {
         let (node, meta) = open(dir.path()).await;
@@ -31,7 +31,7 @@ async fn numbers_survive_restarts_with_and_without_an_image() {
         assert_eq!(meta.register_node("n1").await.unwrap(), 2 + round);
         assert_eq!(meta.tenant("b"), Some(TenantId(2)));
         assert_eq!(meta.tenant_name(TenantId(1)).as_deref(), Some("a"));
-        assert_eq!(meta.intern_tenant(&format!("new-{round}")).await.unwrap(), TenantId(3 + round));
+        assert_eq!(meta.intern_tenant(&format!("new-{round}"), 100).await.unwrap(), TenantId(3 + round));
         meta.compact(round == 1).await.unwrap();
         node.shutdown().await;
     }
@@ -44,7 +44,7 @@ async fn a_handful_of_commands_does_not_keep_the_log_of_all_groups() {
     let config = RaftConfig { segment_bytes: 16 << 10, ..RaftConfig::default() };
     let node = RaftNode::start(&dir.path().join("log"), NodeId(1), config).await.unwrap();
     let meta = MetaHandle::start(&node, dir.path()).await.unwrap();
-    assert_eq!(meta.intern_tenant("a").await.unwrap(), TenantId(1));
+    assert_eq!(meta.intern_tenant("a", 100).await.unwrap(), TenantId(1));
     let other = node.group(GroupId(1)).await.unwrap();
     for _ in 0..10 {
         meta.compact(false).await.unwrap();
@@ -67,13 +67,32 @@ async fn tenants_that_arrive_at_once_get_one_number_each() {
     let names = (0..100).map(|n| format!("tenant-{}", n % 10));
     let asked = names.map(|name| {
         let meta = meta.clone();
-        async move { (name.clone(), meta.intern_tenant(&name).await.unwrap()) }
+        async move { (name.clone(), meta.intern_tenant(&name, 100).await.unwrap()) }
     });
     let answers = futures::future::join_all(asked).await;
     for (name, tenant) in answers {
         assert_eq!(meta.tenant(&name), Some(tenant));
     }
     assert_eq!(meta.tenants().len(), 10);
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn no_more_tenants_are_numbered_than_there_may_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let (node, meta) = open(dir.path()).await;
+    let asked = (0..20).map(|n| {
+        let meta = meta.clone();
+        async move { meta.intern_tenant(&format!("tenant-{}", n % 10), 3).await }
+    });
+    let answers = futures::future::join_all(asked).await;
+    assert_eq!((answers.iter().flatten().count(), meta.tenants().len()), (6, 3));
+    let error = meta.intern_tenant("another", 3).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::Refused);
+    assert!(error.to_string().contains("limit of 3") && error.to_string().contains("max_tenants"), "{error}");
+    let (_, known) = meta.tenants().pop().unwrap();
+    assert_eq!(meta.intern_tenant(&known, 0).await.unwrap(), TenantId(3), "who has a number keeps it");
+    assert_eq!(meta.intern_tenant("another", 4).await.unwrap(), TenantId(4));
     node.shutdown().await;
 }
 

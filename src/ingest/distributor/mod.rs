@@ -11,6 +11,7 @@
 //! Cost: nothing is allocated per sample or per known series; per request and touched partition one buffer.
 
 mod bucket;
+mod entrance;
 mod metadata;
 mod outcome;
 mod partition;
@@ -22,12 +23,14 @@ mod tests;
 pub use outcome::{WriteError, WriteOutcome, Written};
 pub use partition::PartitionInput;
 
+use crate::in_flight::Held;
 use crate::protocol::{Hashing, Protocol};
 use crate::series_cache::Session;
 use crate::telemetry::TenantCounters;
 use arc_swap::ArcSwap;
 use bucket::Bucket;
 use bytes::Bytes;
+use entrance::{Entrance, Inside};
 use outcome::PartAnswer;
 use parking_lot::{Mutex, RwLock};
 use partition::PartitionQueue;
@@ -38,7 +41,6 @@ use quorate_cluster::slots::{SlotTable, TargetLabels, slot_of};
 use quorate_model::{Clock, Labels, PartitionId, SessionId, Slot, TenantId};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
@@ -54,6 +56,8 @@ pub struct DistributorConfig {
     pub max_decoded_bytes: usize,
     /// Most bytes that wait in one partition's queue or are not applied yet; beyond it writes get 503.
     pub max_queued_bytes: usize,
+    /// Most bytes of a record: what an entry of the log takes.
+    pub max_record_bytes: usize,
     /// A partition's buffer is sent when it has this many bytes.
     pub group_bytes: usize,
     /// A partition's buffer is sent when its oldest bytes have waited this long, at once while the log is idle.
@@ -77,6 +81,7 @@ impl Default for DistributorConfig {
         Self {
             max_decoded_bytes: 32 << 20,
             max_queued_bytes: 64 << 20,
+            max_record_bytes: 64 << 20,
             group_bytes: 256 << 10,
             group_wait: Duration::from_millis(5),
             max_appends: 4,
@@ -129,7 +134,9 @@ struct Inner {
     session: ArcSwap<Session>,
     tenants: RwLock<HashMap<TenantId, Arc<TenantState>>>,
     spare: Mutex<Vec<Work>>,
-    is_draining: AtomicBool,
+    entrance: Arc<Entrance>,
+    /// Whether it is closed for good. Locked while the entrance is shut: one reason at a time.
+    is_closed: tokio::sync::Mutex<bool>,
 }
 
 /// What the gateway keeps for a tenant, whatever the session.
@@ -171,28 +178,57 @@ impl Distributor {
             session: ArcSwap::from_pointee(session),
             tenants: RwLock::default(),
             spare: Mutex::default(),
-            is_draining: AtomicBool::new(false),
+            entrance: Arc::default(),
+            is_closed: tokio::sync::Mutex::default(),
             config,
         };
         Self { inner: Arc::new(inner) }
     }
 
-    /// Writes one request. Dropping the future loses only the answer (D3).
+    /// Writes one request. Dropping the future loses only the answer (D3). `held` is what the request holds of the
+    /// node's memory; it grows while the request is read and is given back when it is queued.
     ///
     /// # Errors
     /// [`WriteError`]; its code tells whether anything may have been written.
-    pub async fn write(&self, request: WriteRequest) -> Result<WriteOutcome, WriteError> {
-        if self.inner.is_draining.load(Ordering::Acquire) {
-            return Err(WriteError::Draining);
-        }
-        let prepared = if request.body.len() <= INLINE_BODY {
-            self.inner.prepare_and_queue(&request)?
-        } else {
-            let inner = Arc::clone(&self.inner);
-            let read = tokio::task::spawn_blocking(move || inner.prepare_and_queue(&request));
-            read.await.map_err(|cause| WriteError::Internal { cause: cause.to_string() })??
+    pub async fn write(&self, request: WriteRequest, held: Held) -> Result<WriteOutcome, WriteError> {
+        let inside = self.inner.entrance.enter().ok_or(WriteError::Draining)?;
+        let prepare = move |inner: &Inner, request: &WriteRequest| {
+            let prepared = inner.with_work(|work| inner.prepare(request, held, work));
+            drop::<Inside>(inside);
+            prepared
         };
+        let prepared = self.read_somewhere(request, prepare).await?;
         self.inner.answer(prepared).await
+    }
+
+    /// The answer to a request of a tenant that has no number yet, if nothing of it would be stored; so that a
+    /// tenant is not numbered for what is refused. Stores nothing, counts nothing.
+    ///
+    /// # Errors
+    /// What [`Distributor::write`] would refuse as a whole before the log.
+    pub async fn preview(
+        &self,
+        request: WriteRequest,
+        held: Held,
+    ) -> Result<(Option<WriteOutcome>, Held), WriteError> {
+        let preview = move |inner: &Inner, request: &WriteRequest| {
+            inner.with_work(|work| inner.preview(request, held, work))
+        };
+        self.read_somewhere(request, preview).await
+    }
+
+    /// Runs `read` here or, for a large body, on a thread that may block.
+    async fn read_somewhere<T: Send + 'static>(
+        &self,
+        request: WriteRequest,
+        read: impl FnOnce(&Inner, &WriteRequest) -> Result<T, WriteError> + Send + 'static,
+    ) -> Result<T, WriteError> {
+        if request.body.len() <= INLINE_BODY {
+            return read(&self.inner, &request);
+        }
+        let inner = Arc::clone(&self.inner);
+        let reading = tokio::task::spawn_blocking(move || read(&inner, &request));
+        reading.await.map_err(|cause| WriteError::Internal { cause: cause.to_string() })?
     }
 
     /// All of a write but the log: reads, checks, resolves and encodes, then drops what came out. Returns the
@@ -202,7 +238,7 @@ impl Distributor {
     /// What [`Distributor::write`] would refuse as a whole before the log.
     pub fn rehearse(&self, request: &WriteRequest) -> Result<usize, WriteError> {
         self.inner.with_work(|work| {
-            let (read, _) = self.inner.read(request, work)?;
+            let (read, _, _) = self.inner.read(request, Held::unbounded(), work)?;
             let parts = self.inner.encode(request.tenant, &read, work)?;
             Ok(parts.iter().map(|part| part.bytes.len()).sum())
         })
@@ -211,23 +247,30 @@ impl Distributor {
     /// Opens another session: refuses writes until everything sent is applied, then forgets what the old one
     /// defined. Needed when refs run out and when the log began again.
     pub async fn renew(&self, session: SessionId) {
-        self.inner.is_draining.store(true, Ordering::Release);
+        let is_closed = self.inner.is_closed.lock().await;
+        if *is_closed {
+            return;
+        }
+        self.inner.entrance.shut();
         self.drained().await;
         let partitions = &self.inner.partitions;
         let log_incarnations = partitions.iter().map(|p| p.log_incarnation()).collect();
         let max_forms = self.inner.config.max_cached_series;
         let session = Session::new(session, log_incarnations, max_forms);
         self.inner.session.store(Arc::new(session));
-        self.inner.is_draining.store(false, Ordering::Release);
+        self.inner.entrance.open();
     }
 
     /// Refuses further writes and waits until all that was queued is answered and applied.
     pub async fn close(&self) {
-        self.inner.is_draining.store(true, Ordering::Release);
+        let mut is_closed = self.inner.is_closed.lock().await;
+        *is_closed = true;
+        self.inner.entrance.shut();
         self.drained().await;
     }
 
     async fn drained(&self) {
+        self.inner.entrance.emptied().await;
         for partition in &self.inner.partitions {
             partition.drained().await;
         }
@@ -268,11 +311,6 @@ impl Inner {
             let counters = TenantCounters::new(&request.tenant_name, known);
             Arc::new(TenantState { bucket: Mutex::default(), counters })
         }))
-    }
-
-    /// Takes a work area, reads the request into it and queues what comes out.
-    fn prepare_and_queue(&self, request: &WriteRequest) -> Result<Prepared, WriteError> {
-        self.with_work(|work| self.prepare(request, work))
     }
 
     /// Runs `f` with buffers that an earlier request has grown.

@@ -68,6 +68,19 @@ pub enum WriteError {
         /// The bound.
         limit: usize,
     },
+    /// A record of the log cannot hold what the request has for one partition; nothing was written.
+    #[error(
+        "what the request has for partition {partition} takes {bytes} bytes, over the limit of {limit} of a \
+         record; send smaller requests"
+    )]
+    PartTooLarge {
+        /// The partition.
+        partition: PartitionId,
+        /// Bytes of the part.
+        bytes: usize,
+        /// The bound.
+        limit: usize,
+    },
     /// Over the tenant's rate; nothing was written.
     #[error("{message}")]
     RateLimited {
@@ -125,7 +138,7 @@ impl WriteError {
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Body(body) => body.code(),
-            Self::LabelBytes { .. } => ErrorCode::TooLarge,
+            Self::LabelBytes { .. } | Self::PartTooLarge { .. } => ErrorCode::TooLarge,
             Self::RateLimited { .. } => ErrorCode::RateLimited,
             Self::Overloaded { .. } | Self::Draining | Self::SessionUsedUp | Self::NotTaken { .. } => {
                 ErrorCode::Unavailable
@@ -139,9 +152,11 @@ impl WriteError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited { retry_after, .. } => Some(*retry_after),
-            Self::Overloaded { .. } | Self::Draining | Self::SessionUsedUp | Self::NotTaken { .. } => {
-                Some(Duration::from_secs(1))
-            }
+            Self::Body(BodyError::NoRoom(_))
+            | Self::Overloaded { .. }
+            | Self::Draining
+            | Self::SessionUsedUp
+            | Self::NotTaken { .. } => Some(Duration::from_secs(1)),
             _ => None,
         }
     }

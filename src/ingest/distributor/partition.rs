@@ -6,7 +6,7 @@
 use super::DistributorConfig;
 use super::outcome::{PartAnswer, WriteError};
 use crate::applier::Verdicts;
-use crate::series_cache::{DefinedSeries, Session, TenantSeries};
+use crate::series_cache::{DefinedSeries, SentMetadata, Session, TenantSeries};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_commitlog::{PartitionLog, record};
@@ -20,6 +20,9 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 /// The slot-table epoch of this build: the partition count is fixed.
 const EPOCH: u32 = 1;
+
+/// Most bytes of a record beside its parts.
+pub(super) const MAX_HEADER: usize = 64;
 
 /// What a distributor needs of one partition.
 #[derive(Clone)]
@@ -45,7 +48,11 @@ pub(super) struct Pending {
     pub(super) sub_batches: usize,
     pub(super) tenant: Arc<TenantSeries>,
     pub(super) defined: Vec<DefinedSeries>,
-    pub(super) metadata: Vec<u64>,
+    pub(super) metadata: Vec<SentMetadata>,
+    /// The coarse time when it was read.
+    pub(super) unit: u32,
+    /// The tenant's limit of families with metadata.
+    pub(super) max_families: usize,
     pub(super) answer: oneshot::Sender<PartAnswer>,
     pub(super) reservation: Reservation,
 }
@@ -219,7 +226,8 @@ impl PartitionQueue {
             session: session.id(),
             sequence: session.next_sequence(),
         };
-        let mut bytes = Vec::with_capacity(64 + group.iter().map(|part| part.bytes.len()).sum::<usize>());
+        let mut bytes =
+            Vec::with_capacity(MAX_HEADER + group.iter().map(|part| part.bytes.len()).sum::<usize>());
         let count = group.iter().map(|part| part.sub_batches).sum();
         record::assemble(&header, count, group.iter().map(|part| part.bytes.as_slice()), &mut bytes);
         let verdict = self.input.verdicts.expect(header.session, header.sequence);
@@ -248,7 +256,7 @@ impl PartitionQueue {
     async fn settle(&self, group: Vec<Pending>, verdict: oneshot::Receiver<Vec<SubBatchVerdict>>) {
         for part in &group {
             part.tenant.mark_defined(&part.defined);
-            part.tenant.mark_metadata(&part.metadata);
+            part.tenant.mark_metadata(&part.metadata, part.unit, part.max_families);
         }
         tokio::pin!(verdict);
         match tokio::time::timeout(self.verdict_timeout, &mut verdict).await {

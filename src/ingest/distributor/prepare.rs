@@ -3,32 +3,41 @@
 //! Runs without waiting. Nothing is queued unless every touched partition has room, so a refusal of the whole
 //! request has no effect.
 
-use super::outcome::{PartAnswer, PartCounts, WriteError};
-use super::partition::{Pending, Reservation};
+use super::outcome::{PartAnswer, PartCounts, WriteError, WriteOutcome, Written};
+use super::partition::{MAX_HEADER, Pending, Reservation};
 use super::sort::{Columns, Sorter};
 use super::{Inner, TenantState, WriteRequest, metadata};
-use crate::protocol::{self, BodyBuffer, ParsedRequest};
+use crate::in_flight::Held;
+use crate::protocol::{self, BodyBuffer, BodyError, Memory, ParsedRequest};
 use crate::refusal::{self, Loss, Refusals, TimeBounds};
-use crate::series_cache::{ResolveError, Resolver, Scratch, Session, TenantSeries};
+use crate::series_cache::{NewMetadata, ResolveError, Resolver, Scratch, SentMetadata, Session};
+use crate::series_cache::{TenantSeries, label_bounds};
 use quorate_cluster::limits::Limits;
 use quorate_commitlog::record::{self, RecordDecoder, SubBatchEncoder};
-use quorate_model::{Labels, METRIC_NAME, PartitionId, TenantId};
+use quorate_model::{Labels, METRIC_NAME, PartitionId, SessionId, TenantId};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// Bytes of a decoded body that a work area keeps.
 const KEPT_BODY: usize = 4 << 20;
 
+/// Size of a request, once it is read, up to which a work area keeps its other buffers. They grow with it.
+const KEPT_REQUEST: usize = 8 << 20;
+/// What a plain sample takes while a request is read: its columns before and after it is sorted.
+const SAMPLE: usize = 48;
+/// What is read from a body may take this many times the bytes that a body may have.
+const MAX_EXPANSION: usize = 4;
+
 /// Buffers of one request, used again by the next.
 #[derive(Default)]
 pub(super) struct Work {
     body: BodyBuffer,
-    rest: Buffers,
+    pub(super) rest: Buffers,
 }
 
 #[derive(Default)]
-struct Buffers {
-    request: ParsedRequest,
+pub(super) struct Buffers {
+    pub(super) request: ParsedRequest,
     scratch: Scratch,
     columns: Vec<Columns>,
     encoder: SubBatchEncoder,
@@ -53,6 +62,9 @@ impl Work {
     /// Gives memory back after an unusually large request.
     pub(super) fn shrink(&mut self) {
         self.body.shrink(KEPT_BODY);
+        if self.rest.weight() > KEPT_REQUEST {
+            self.rest = Buffers::default();
+        }
     }
 }
 
@@ -62,6 +74,17 @@ pub(super) struct Read {
     session: Arc<Session>,
     tenant: Arc<TenantSeries>,
     bounds: TimeBounds,
+    unit: u32,
+    max_families: usize,
+}
+
+/// Whose series are looked up, and where.
+struct Scope<'a> {
+    id: TenantId,
+    session: &'a Session,
+    tenant: &'a TenantSeries,
+    limits: &'a Limits,
+    unit: u32,
 }
 
 /// One partition's part, encoded, with room for it reserved.
@@ -73,8 +96,14 @@ pub(super) struct Encoded {
 }
 
 impl Inner {
-    pub(super) fn prepare(&self, request: &WriteRequest, work: &mut Work) -> Result<Prepared, WriteError> {
-        let (read, refusals) = self.read(request, work)?;
+    pub(super) fn prepare(
+        &self,
+        request: &WriteRequest,
+        held: Held,
+        work: &mut Work,
+    ) -> Result<Prepared, WriteError> {
+        // What the request holds is given back when it is queued: from there on its partitions count it.
+        let (read, refusals, _held) = self.read(request, held, work)?;
         let encoded = self.encode(request.tenant, &read, work)?;
         let parts = encoded.into_iter().map(|part| self.queue(part, &read, &mut work.rest)).collect();
         Ok(Prepared { state: read.state, parts, refusals })
@@ -84,28 +113,77 @@ impl Inner {
     pub(super) fn read(
         &self,
         request: &WriteRequest,
+        held: Held,
         work: &mut Work,
-    ) -> Result<(Read, Refusals), WriteError> {
+    ) -> Result<(Read, Refusals, Held), WriteError> {
         let state = self.tenant_state(request);
         let limits = self.limits.of(&request.tenant_name);
-        let body = work.body.decode(&request.body, self.config.max_decoded_bytes)?;
-        let buffers = &mut work.rest;
-        protocol::parse(request.protocol, body, &self.hashing, &mut buffers.request)?;
-        self.charge_rate(&state, &limits, &buffers.request)?;
-        state.counters.count_received(&buffers.request);
+        let held = self.parse(request, held, work)?;
+        self.charge_rate(&state, &limits, &work.rest.request)?;
+        state.counters.count_received(&work.rest.request);
 
         let session = self.session.load_full();
         let tenant = session.tenant(request.tenant);
         session.obey(&tenant, &limits);
+        let (id, unit) = (request.tenant, self.unit());
+        let scope = Scope { id, session: &session, tenant: &tenant, limits: &limits, unit };
+        let (bounds, refusals, held) = self.sort(&scope, held, work)?;
+        let max_families = limits.max_global_metadata_per_user;
+        Ok((Read { state, session, tenant, bounds, unit, max_families }, refusals, held))
+    }
+
+    /// What a write of a tenant that has no number would come to: its answer, if nothing of it would be stored.
+    pub(super) fn preview(
+        &self,
+        request: &WriteRequest,
+        held: Held,
+        work: &mut Work,
+    ) -> Result<(Option<WriteOutcome>, Held), WriteError> {
+        let limits = self.limits.of(&request.tenant_name);
+        let before = held.bytes();
+        let held = self.parse(request, held, work)?;
+        let logs = self.partitions.iter().map(|partition| partition.log_incarnation()).collect();
+        let session = Session::new(SessionId::default(), logs, usize::MAX);
+        let tenant = session.tenant(request.tenant);
+        let (id, unit) = (request.tenant, self.unit());
+        let scope = Scope { id, session: &session, tenant: &tenant, limits: &limits, unit };
+        let (bounds, refusals, mut held) = self.sort(&scope, held, work)?;
+        held.shrink_to(before);
+        let mut columns = work.rest.columns.iter_mut();
+        let is_stored = columns.any(|columns| columns.finish(id, bounds.first_ms).sub_batches() > 0);
+        let answer = || WriteOutcome::new(Written::default(), refusals);
+        Ok(((!is_stored).then(answer), held))
+    }
+
+    /// Decodes the body and reads it.
+    fn parse(&self, request: &WriteRequest, mut held: Held, work: &mut Work) -> Result<Held, WriteError> {
+        let max_bytes = self.config.max_decoded_bytes;
+        let body = work.body.decode(&request.body, max_bytes, &mut held)?;
+        let max_read = max_bytes.saturating_mul(MAX_EXPANSION);
+        let parsed = &mut work.rest.request;
+        let mut held = protocol::parse(request.protocol, body, &self.hashing, max_read, held, parsed)?;
+        // What is made of it takes about as much again.
+        held.grow(parsed.memory.used() + SAMPLE * parsed.ts_ms.len()).map_err(BodyError::NoRoom)?;
+        Ok(held)
+    }
+
+    /// Resolves and checks what was read, and sorts it into columns.
+    fn sort(
+        &self,
+        scope: &Scope<'_>,
+        held: Held,
+        work: &mut Work,
+    ) -> Result<(TimeBounds, Refusals, Held), WriteError> {
+        let (body, buffers, limits) = (work.body.decoded(), &mut work.rest, scope.limits);
         let mut refusals = Refusals::default();
         buffers.clear(self.partitions.len());
-        self.resolve(request.tenant, &session, &tenant, &limits, body, buffers, &mut refusals)?;
-        let retention_ms = limits.retention_ms(self.config.retention);
-        let bounds = TimeBounds::new(self.clock.now_ms(), &limits, retention_ms);
-        let sorter = Sorter { body, limits: &limits, bounds, refusals: &mut refusals };
+        let held = self.resolve(scope, body, held, buffers, &mut refusals)?;
+        let bounds = TimeBounds::new(self.clock.now_ms(), limits, limits.retention_ms(self.config.retention));
+        let label_bounds = label_bounds(limits, self.max_label_bytes());
+        let sorter = Sorter { body, limits, bounds, label_bounds, refusals: &mut refusals };
         sorter.sort(&buffers.request, &mut buffers.scratch, &mut buffers.columns);
-        self.sort_metadata(request.tenant, &tenant, &limits, body, buffers, &mut refusals);
-        Ok((Read { state, session, tenant, bounds }, refusals))
+        self.sort_metadata(scope, body, buffers, &mut refusals);
+        Ok((bounds, refusals, held))
     }
 
     fn charge_rate(
@@ -117,46 +195,43 @@ impl Inner {
         if limits.ingestion_rate <= 0.0 {
             return Ok(());
         }
-        let items = request.items();
-        let burst = match limits.ingestion_burst_size {
-            0 => limits.ingestion_rate.ceil() as u64,
-            burst => burst,
-        };
-        let taken = state.bucket.lock().take(items, limits.ingestion_rate, burst, self.clock.instant());
+        let (items, rate, burst) = (request.items(), limits.ingestion_rate, limits.burst());
+        let taken = state.bucket.lock().take(items, rate, burst, self.clock.instant());
         taken.map_err(|retry_after| {
             state.counters.count_rate_limited(request);
-            WriteError::RateLimited { message: refusal::rate(limits, items), retry_after }
+            WriteError::RateLimited { message: refusal::rate(rate, burst, items), retry_after }
         })
     }
 
-    #[allow(clippy::too_many_arguments)] // the parts of one request, borrowed apart
     fn resolve(
         &self,
-        id: TenantId,
-        session: &Session,
-        tenant: &TenantSeries,
-        limits: &Limits,
+        scope: &Scope<'_>,
         body: &[u8],
+        held: Held,
         buffers: &mut Buffers,
         refusals: &mut Refusals,
-    ) -> Result<(), WriteError> {
+    ) -> Result<Held, WriteError> {
         let resolver = Resolver {
-            session,
-            tenant,
-            limits,
+            session: scope.session,
+            tenant: scope.tenant,
+            limits: scope.limits,
             hashing: &self.hashing,
             placement: &|labels| {
-                let (slot, partition) = (self.placement)(id, labels);
+                let (slot, partition) = (self.placement)(scope.id, labels);
                 (slot, self.index_of(partition))
             },
-            unit: self.unit(),
+            unit: scope.unit,
             max_label_bytes: self.max_label_bytes(),
         };
         let Buffers { request, scratch, .. } = buffers;
-        resolver.resolve(body, request, scratch, refusals).map_err(|error| match error {
+        let mut memory = Memory::begin(usize::MAX, held);
+        let resolved = resolver.resolve(body, request, &mut memory, scratch, refusals);
+        resolved.map_err(|error| match error {
             ResolveError::SessionUsedUp => WriteError::SessionUsedUp,
             ResolveError::LabelBytes => WriteError::LabelBytes { limit: self.max_label_bytes() },
-        })
+            ResolveError::Memory(error) => WriteError::Body(error),
+        })?;
+        Ok(memory.end())
     }
 
     /// Bytes that the labels of new series may take in one request: never more than a record's reader takes.
@@ -173,29 +248,30 @@ impl Inner {
         index.expect("the placement names only partitions that the distributor was given") as u16
     }
 
-    /// Metadata that was not committed before, checked, each to the partition of its family.
-    fn sort_metadata(
-        &self,
-        id: TenantId,
-        tenant: &TenantSeries,
-        limits: &Limits,
-        body: &[u8],
-        buffers: &mut Buffers,
-        refusals: &mut Refusals,
-    ) {
-        for parsed in tenant.unknown_metadata(&buffers.request.metadata) {
-            let entry = match metadata::read(body, parsed, limits) {
+    /// Metadata that differs from what is committed, checked, each to the partition of its family.
+    fn sort_metadata(&self, scope: &Scope<'_>, body: &[u8], buffers: &mut Buffers, refusals: &mut Refusals) {
+        let limit = scope.limits.max_global_metadata_per_user;
+        let (news, mut families) = scope.tenant.new_metadata(&buffers.request.metadata, scope.unit);
+        let loss = Loss { others: 1, ..Loss::default() };
+        for NewMetadata { entry: parsed, is_new_family } in news {
+            let entry = match metadata::read(body, parsed, scope.limits) {
                 Ok(entry) => entry,
                 Err((reason, text)) => {
-                    refusals.add(reason, Loss { others: 1, ..Loss::default() }, || text);
+                    refusals.add(reason, loss, || text);
                     continue;
                 }
             };
+            if is_new_family && limit > 0 && families >= limit {
+                let text = || refusal::metadata_limit(limit, &entry.family);
+                refusals.add(refusal::METADATA_LIMIT, loss, text);
+                continue;
+            }
+            families += usize::from(is_new_family);
             let labels = Labels::from_sorted([(METRIC_NAME, entry.family.as_str())]);
-            let (_, partition) = (self.placement)(id, &labels);
+            let (_, partition) = (self.placement)(scope.id, &labels);
             let columns = &mut buffers.columns[usize::from(self.index_of(partition))];
             columns.floats.metadata.push(entry);
-            columns.metadata.push(parsed.hash);
+            columns.metadata.push(SentMetadata { family_hash: parsed.family_hash, hash: parsed.hash });
         }
     }
 
@@ -224,6 +300,10 @@ impl Inner {
             if counts.has_histograms {
                 encoder.encode(&columns.histograms, &mut bytes);
             }
+            let (record, limit) = (MAX_HEADER + bytes.len(), self.config.max_record_bytes);
+            if record > limit {
+                return Err(WriteError::PartTooLarge { partition: queue.id(), bytes: record, limit });
+            }
             if columns.is_worth_checking() {
                 // A record that cannot be read would stop every replica, so what is not plain is read once here.
                 let count = counts.sub_batches();
@@ -247,6 +327,8 @@ impl Inner {
             tenant: Arc::clone(&read.tenant),
             defined: std::mem::take(&mut columns.defined),
             metadata: std::mem::take(&mut columns.metadata),
+            unit: read.unit,
+            max_families: read.max_families,
             answer,
             reservation,
         });
@@ -255,6 +337,12 @@ impl Inner {
 }
 
 impl Buffers {
+    /// About what the last request took, which the buffers have at least the capacity for.
+    fn weight(&self) -> usize {
+        let Self { request, scratch, .. } = self;
+        request.memory.used() + SAMPLE * request.ts_ms.len() + scratch.label_bytes + scratch.pairs.capacity()
+    }
+
     fn clear(&mut self, partitions: usize) {
         self.columns.resize_with(partitions, Columns::default);
         self.columns.iter_mut().for_each(Columns::clear);

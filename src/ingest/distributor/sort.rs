@@ -4,9 +4,9 @@
 //! log. Nothing is allocated per float sample.
 
 use super::outcome::PartCounts;
-use crate::protocol::ParsedRequest;
+use crate::protocol::{LabelBounds, ParsedRequest};
 use crate::refusal::{self, Loss, Refusals, TimeBounds};
-use crate::series_cache::{DefinedSeries, Resolved, Scratch};
+use crate::series_cache::{DefinedSeries, Resolved, Scratch, SentMetadata};
 use quorate_cluster::limits::Limits;
 use quorate_model::{BucketCounts, Histogram, HistogramSample, SeriesRef, SubBatch, TenantId};
 use std::collections::HashSet;
@@ -17,7 +17,7 @@ pub(super) struct Columns {
     pub(super) floats: SubBatch,
     pub(super) histograms: SubBatch,
     pub(super) defined: Vec<DefinedSeries>,
-    pub(super) metadata: Vec<u64>,
+    pub(super) metadata: Vec<SentMetadata>,
 }
 
 impl Columns {
@@ -69,6 +69,7 @@ pub(super) struct Sorter<'a> {
     pub(super) body: &'a [u8],
     pub(super) limits: &'a Limits,
     pub(super) bounds: TimeBounds,
+    pub(super) label_bounds: LabelBounds,
     pub(super) refusals: &'a mut Refusals,
 }
 
@@ -186,7 +187,7 @@ impl Sorter<'_> {
     /// The series for a message; empty once enough was told.
     fn series(&self, index: usize, request: &ParsedRequest, scratch: &mut Scratch) -> String {
         let is_told_out = self.refusals.told.len() >= refusal::MAX_TOLD;
-        if is_told_out || scratch.pairs.split(self.body, request, index).is_err() {
+        if is_told_out || scratch.pairs.split(self.body, request, index, &self.label_bounds).is_err() {
             return String::new();
         }
         refusal::show(scratch.pairs.iter())

@@ -1,5 +1,6 @@
 use super::*;
 use crate::Applier;
+use crate::in_flight::InFlight;
 use crate::protocol::encoder::{self, Message, TestSeries, integer_histogram, series};
 use crate::refusal;
 use crate::testing::{GateLog, Key, MapTarget};
@@ -84,7 +85,7 @@ fn request(protocol: Protocol, body: &[u8]) -> WriteRequest {
 
 impl Rig {
     async fn write(&self, protocol: Protocol, body: &[u8]) -> Result<WriteOutcome, WriteError> {
-        self.distributor.write(request(protocol, body)).await
+        self.distributor.write(request(protocol, body), Held::unbounded()).await
     }
 
     async fn write_series(&self, sent: &[TestSeries]) -> Result<WriteOutcome, WriteError> {
@@ -116,6 +117,11 @@ fn up(labels: &[(&str, &str)], samples: &[(i64, f64)]) -> TestSeries {
 
 fn good() -> TestSeries {
     up(&[("good", "1")], &[(NOW, 1.0)])
+}
+
+/// Text that snappy does not make shorter.
+fn noise(at: i64) -> String {
+    format!("{:032x}", (at as u128).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835))
 }
 
 fn histogram(message: Message) -> TestSeries {
@@ -203,7 +209,7 @@ async fn bodies_that_cannot_be_read_have_no_effect() {
     ];
     for (name, protocol, body, code) in cases {
         let request = WriteRequest { body, ..request(protocol, b"") };
-        let got = rig.distributor.write(request).await;
+        let got = rig.distributor.write(request, Held::unbounded()).await;
         assert_eq!(got.map_err(|e| e.code()), Err(code), "{name}");
     }
     assert!(rig.logs.iter().all(|log| log.entries().is_empty()));
@@ -369,6 +375,44 @@ async fn metadata_is_logged_when_it_is_new_and_told_when_it_is_wrong() {
 }
 
 #[tokio::test]
+async fn metadata_that_changes_back_is_logged_again_but_not_with_every_request() {
+    let rig = Setup::default().start();
+    let kept = || {
+        let state = rig.targets[0].state();
+        state.metadata.iter().map(|entry| entry.help.clone()).collect::<Vec<_>>()
+    };
+    for help in ["a", "b", "a"] {
+        rig.write(RW1, &encoder::rw1_metadata(1, "a_total", help, "")).await.unwrap();
+    }
+    assert_eq!(kept(), ["a", "b", "a"]);
+    for at in 0..100 {
+        rig.write(RW1, &encoder::rw1_metadata(1, "a_total", ["b", "a"][at % 2], "")).await.unwrap();
+    }
+    assert_eq!(kept(), ["a", "b", "a", "b"], "two senders that do not agree");
+    let mut same = series(&[("__name__", "a_total")], &[(NOW, 1.0)]);
+    same.metadata = Some((1, "b", ""));
+    rig.write(RW2, &encoder::rw2(&[same])).await.unwrap();
+    assert_eq!(kept().len(), 4, "the protocol makes no difference");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn metadata_of_further_families_than_the_limit_is_refused() {
+    let limits = Limits { max_global_metadata_per_user: 2, ..Limits::default() };
+    let rig = Setup { limits, ..Setup::default() }.start();
+    let family = |name: &str, help: &str| encoder::rw1_metadata(1, name, help, "");
+    let body = [family("a", ""), family("b", ""), family("c", "")].concat();
+    let outcome = rig.write(RW1, &body).await.unwrap();
+    assert_eq!((outcome.refused(), outcome.refusals[0].id), (1, refusal::METADATA_LIMIT));
+    let told = &outcome.refusals[0].message;
+    assert!(told.contains("limit of 2") && told.contains("'c'"), "{told}");
+    assert_eq!(rig.write(RW1, &family("d", "")).await.unwrap().refused(), 1);
+    assert_eq!(rig.write(RW1, &family("a", "other")).await.unwrap().refused(), 0, "not a further one");
+    assert_eq!(rig.targets[0].state().metadata.len(), 3);
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn definitions_are_repeated_until_one_is_committed() {
     let rig = Setup::default().start();
     for fault in [Fault::Unavailable, Fault::LostEntry] {
@@ -512,6 +556,17 @@ async fn the_rate_is_limited_with_a_time_to_come_back() {
 }
 
 #[tokio::test]
+async fn a_rate_without_a_burst_may_be_used_up_at_once() {
+    let limits = Limits { ingestion_rate: 1.5, ..Limits::default() };
+    let rig = Setup { limits, ..Setup::default() }.start();
+    let two = [up(&[], &[(NOW, 1.0), (NOW - 1, 1.0)])];
+    assert_eq!(rig.write_series(&two).await.unwrap().samples, 2);
+    let error = rig.write_series(&two).await.unwrap_err().to_string();
+    assert!(error.contains("1.5 items/s") && error.contains("burst of 2"), "{error}");
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn the_series_limit_holds_under_concurrent_requests() {
     let limits = Limits { max_global_series_per_user: 10, ..Limits::default() };
     let rig = Arc::new(Setup { limits, ..Setup::default() }.start());
@@ -541,6 +596,120 @@ async fn another_session_defines_everything_again() {
 }
 
 #[tokio::test]
+async fn another_session_waits_for_a_write_that_is_being_read() {
+    let rig = Setup::default().start();
+    let sent: Vec<TestSeries> = (0..9_000).map(|at| up(&[("i", &noise(at))], &[(NOW, 1.0)])).collect();
+    let request = request(RW1, &encoder::rw1(&sent));
+    assert!(request.body.len() > INLINE_BODY);
+    // Whoever reads a request takes a work area first: here it waits for one.
+    let inner = Arc::clone(&rig.distributor.inner);
+    let (locked, is_locked) = oneshot::channel();
+    let (release, released) = std::sync::mpsc::channel();
+    let holder = std::thread::spawn(move || {
+        let areas = inner.spare.lock();
+        locked.send(()).unwrap();
+        released.recv().unwrap();
+        drop(areas);
+    });
+    is_locked.await.unwrap();
+    let written = {
+        let write = rig.distributor.write(request, Held::unbounded());
+        tokio::pin!(write);
+        assert!(futures::poll!(write.as_mut()).is_pending());
+        let renewed = rig.distributor.renew(SessionId { node: 1, incarnation: 2 });
+        tokio::pin!(renewed);
+        for _ in 0..100 {
+            assert!(
+                futures::poll!(renewed.as_mut()).is_pending(),
+                "a write is on its way to the old session"
+            );
+            tokio::task::yield_now().await;
+        }
+        release.send(()).unwrap();
+        tokio::join!(write, renewed).0
+    };
+    assert_eq!(written.unwrap().samples, 9_000);
+    holder.join().unwrap();
+    assert_eq!(rig.write_series(&[good()]).await.unwrap().samples, 1);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_that_is_opened_at_the_end_does_not_open_the_door_again() {
+    let rig = Setup::default().start();
+    tokio::join!(rig.distributor.renew(SessionId { node: 1, incarnation: 2 }), rig.distributor.close());
+    assert!(matches!(rig.write_series(&[good()]).await, Err(WriteError::Draining)));
+    rig.distributor.renew(SessionId { node: 1, incarnation: 3 }).await;
+    assert!(matches!(rig.write_series(&[good()]).await, Err(WriteError::Draining)));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_part_that_no_record_holds_is_refused_before_anything_is_queued() {
+    let mut setup = Setup::default();
+    setup.config.max_record_bytes = 1_000;
+    let rig = setup.start();
+    let long = "v".repeat(1_000);
+    let sent = [up(&[("p", "0")], &[(NOW, 1.0)]), up(&[("p", "1"), ("long", &long)], &[(NOW, 1.0)])];
+    let error = rig.write_series(&sent).await.unwrap_err();
+    assert_eq!((error.code(), error.retry_after()), (ErrorCode::TooLarge, None));
+    assert!(error.to_string().contains("partition 1") && error.to_string().contains("1000"), "{error}");
+    assert!(rig.logs.iter().all(|log| log.entries().is_empty()));
+    assert_eq!(rig.write_series(&sent[..1]).await.unwrap().samples, 1);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn memory_of_a_large_request_is_not_kept() {
+    let rig = Setup::default().start();
+    let small = || {
+        let spare = rig.distributor.inner.spare.lock();
+        spare.iter().all(|work| work.rest.request.histograms.capacity() < 1_000)
+    };
+    let many = (0..100_000).fold(Message::default(), |message, _| message.bytes(4, b""));
+    let body = Message::default().bytes(1, &many.0).0;
+    assert!(rig.write(RW1, &body).await.unwrap().refused() > 0);
+    assert!(small(), "what 100,000 empty histograms took was kept");
+    assert_eq!(rig.write_series(&[good()]).await.unwrap().samples, 1);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn requests_share_the_memory_of_the_node() {
+    let rig = Setup::default().start();
+    let node = InFlight::new(200_000);
+    let mut other = node.enter();
+    other.grow(199_999).unwrap();
+    let body = encoder::rw1(&[good()]);
+    let error = rig.distributor.write(request(RW1, &body), node.enter()).await.unwrap_err();
+    assert_eq!((error.code(), error.retry_after()), (ErrorCode::Unavailable, Some(Duration::from_secs(1))));
+    assert!(error.to_string().contains("200000 bytes"), "{error}");
+    drop(other);
+    assert_eq!(rig.distributor.write(request(RW1, &body), node.enter()).await.unwrap().samples, 1);
+    assert_eq!(node.used(), 0, "given back");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_preview_stores_nothing_and_answers_what_would_not_be_stored() {
+    let rig = Setup::default().start();
+    let preview = async |protocol, body: &[u8]| {
+        let (answer, held) = rig.distributor.preview(request(protocol, body), Held::unbounded()).await?;
+        assert_eq!(held.bytes(), 0);
+        Ok::<_, WriteError>(answer)
+    };
+    assert_eq!(preview(RW1, &encoder::rw1(&[good()])).await.unwrap(), None);
+    assert_eq!(preview(RW1, &encoder::rw1_metadata(1, "a", "", "")).await.unwrap(), None);
+    assert_eq!(preview(RW2, b"").await.unwrap(), Some(WriteOutcome::default()));
+    let answer = preview(RW1, &encoder::rw1(&[up(&[], &[(i64::MAX, 1.0)])])).await.unwrap().unwrap();
+    assert_eq!((answer.refused(), answer.refusals[0].id), (1, refusal::FUTURE));
+    assert_eq!(preview(RW1, &encoder::rw2(&[good()])).await.unwrap_err().code(), ErrorCode::UnsupportedMedia);
+    assert!(rig.logs.iter().all(|log| log.entries().is_empty()));
+    assert_eq!(rig.distributor.session().active_series(TenantId(1)), 0);
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn tenants_do_not_share_series() {
     let rig = Setup::default().start();
     let body = encoder::rw1(&[good()]);
@@ -550,7 +719,7 @@ async fn tenants_do_not_share_series() {
             tenant_name: format!("t{tenant}").into(),
             ..request(RW1, &body)
         };
-        assert_eq!(rig.distributor.write(request).await.unwrap().samples, 1);
+        assert_eq!(rig.distributor.write(request, Held::unbounded()).await.unwrap().samples, 1);
     }
     let tenants: Vec<u32> = rig.stored().keys().map(|(tenant, _, _)| tenant.0).collect();
     assert_eq!(tenants, [1, 2]);
@@ -561,15 +730,11 @@ async fn tenants_do_not_share_series() {
 async fn a_large_body_is_read_elsewhere_with_the_same_answer() {
     let rig = Setup::default().start();
     let sent: Vec<TestSeries> = (0..9_000)
-        .map(|at: i64| {
-            let noise =
-                format!("{:032x}", (at as u128).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
-            up(&[("i", &noise), ("p", ["0", "1"][at as usize % 2])], &[(NOW - at, at as f64)])
-        })
+        .map(|at: i64| up(&[("i", &noise(at)), ("p", ["0", "1"][at as usize % 2])], &[(NOW - at, at as f64)]))
         .collect();
     let request = request(RW1, &encoder::rw1(&sent));
     assert!(request.body.len() > INLINE_BODY);
-    assert_eq!(rig.distributor.write(request).await.unwrap().samples, 9_000);
+    assert_eq!(rig.distributor.write(request, Held::unbounded()).await.unwrap().samples, 9_000);
     assert_eq!(rig.stored().len(), 9_000);
     rig.stop().await;
 }

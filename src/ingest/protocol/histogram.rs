@@ -3,7 +3,7 @@
 //! Source: Prometheus, remote write `Histogram` message and `histogram.Validate`; the checks keep out what
 //! queries would misread.
 
-use super::request::ParsedHistogram;
+use super::request::{ParsedHistogram, ParsedRequest};
 use super::wire::{Cursor, FIXED64, LEN, VARINT, expect};
 use super::{BodyError, malformed};
 use quorate_model::histogram::{CUSTOM_BUCKETS_SCHEMA, EXPONENTIAL_SCHEMAS};
@@ -79,12 +79,32 @@ impl HistogramFault {
     }
 }
 
+/// A repeated number. What is over the bound of a sample is counted and not kept.
+#[derive(Default)]
+struct Numbers<T> {
+    kept: Vec<T>,
+    count: u64,
+}
+
+impl<T> Numbers<T> {
+    fn push(&mut self, number: T) {
+        self.count += 1;
+        if self.kept.len() < MAX_BUCKETS {
+            self.kept.push(number);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}
+
 #[derive(Default)]
 struct Side {
     spans: Vec<Span>,
     has_wide_span: bool,
-    deltas: Vec<i64>,
-    counts: Vec<f64>,
+    deltas: Numbers<i64>,
+    counts: Numbers<f64>,
 }
 
 #[derive(Default)]
@@ -101,15 +121,16 @@ struct Raw {
     reset_hint: u64,
     ts_ms: i64,
     start_ms: i64,
-    custom_values: Vec<f64>,
+    custom_values: Numbers<f64>,
 }
 
-/// Reads the histogram message in `range`; `has_start` if field 17 is the start timestamp (2.0).
+/// Reads the histogram message in `range` into `out`; `has_start` if field 17 is the start timestamp (2.0).
 pub(super) fn read(
     cursor: &Cursor<'_>,
     range: (usize, usize),
     has_start: bool,
-) -> Result<ParsedHistogram, BodyError> {
+    out: &mut ParsedRequest,
+) -> Result<(), BodyError> {
     let mut c = cursor.within(range);
     let mut raw = Raw::default();
     while !c.is_at_end() {
@@ -135,7 +156,20 @@ pub(super) fn read(
             _ => c.skip(field, wire)?,
         }
     }
-    Ok(ParsedHistogram { ts_ms: raw.ts_ms, start_ms: raw.start_ms, value: raw.check() })
+    let read = ParsedHistogram { ts_ms: raw.ts_ms, start_ms: raw.start_ms, value: raw.check() };
+    out.memory.charge(size_of::<ParsedHistogram>() + read.value.as_ref().map_or(0, heap_bytes))?;
+    out.histograms.push(read);
+    Ok(())
+}
+
+/// Bytes of the lists of a histogram.
+fn heap_bytes(histogram: &Histogram) -> usize {
+    let spans = histogram.positive_spans.capacity() + histogram.negative_spans.capacity();
+    let buckets = match &histogram.counts {
+        BucketCounts::Integer { positive, negative, .. } => positive.capacity() + negative.capacity(),
+        BucketCounts::Float { positive, negative, .. } => positive.capacity() + negative.capacity(),
+    };
+    size_of::<Span>() * spans + size_of::<f64>() * (buckets + histogram.custom_values.capacity())
 }
 
 fn varint(c: &mut Cursor<'_>, wire: u8) -> Result<u64, BodyError> {
@@ -158,7 +192,7 @@ fn packed<'a, T>(
     c: &mut Cursor<'a>,
     wire: u8,
     single: u8,
-    out: &mut Vec<T>,
+    out: &mut Numbers<T>,
     read: impl Fn(&mut Cursor<'a>) -> Result<T, BodyError>,
 ) -> Result<(), BodyError> {
     if wire == single {
@@ -197,7 +231,7 @@ fn span(c: &mut Cursor<'_>, wire: u8, side: &mut Side) -> Result<(), BodyError> 
 }
 
 impl Raw {
-    fn check(self) -> Result<Histogram, HistogramFault> {
+    fn check(mut self) -> Result<Histogram, HistogramFault> {
         let is_float = self.count_float.is_some() || self.zero_float.is_some();
         let is_integer = self.count_int.is_some() || self.zero_int.is_some();
         if is_float && is_integer {
@@ -210,7 +244,7 @@ impl Raw {
             return Err(HistogramFault::MixedCounts);
         }
         for side in sides {
-            side.check_spans(if is_float { side.counts.len() } else { side.deltas.len() })?;
+            side.check_spans(if is_float { side.counts.count } else { side.deltas.count })?;
         }
         self.check_schema()?;
         let counts = if is_float { self.float_counts()? } else { self.integer_counts()? };
@@ -226,7 +260,7 @@ impl Raw {
             sum: self.sum,
             positive_spans: self.positive.spans,
             negative_spans: self.negative.spans,
-            custom_values: self.custom_values,
+            custom_values: self.custom_values.kept,
             counts,
         })
     }
@@ -249,26 +283,26 @@ impl Raw {
         if has_zero || has_negative || self.zero_threshold != 0.0 {
             return Err(HistogramFault::MixedSchemas);
         }
-        let increase = self.custom_values.is_sorted_by(|a, b| a < b);
-        let are_finite = self.custom_values.iter().all(|v| v.is_finite());
+        let bounds = &self.custom_values;
+        if bounds.count > bounds.kept.len() as u64 {
+            return Err(HistogramFault::TooManyBuckets { buckets: bounds.count });
+        }
+        let increase = bounds.kept.is_sorted_by(|a, b| a < b);
+        let are_finite = bounds.kept.iter().all(|v| v.is_finite());
         let last = self.positive.last_index();
-        if !increase
-            || !are_finite
-            || last > self.custom_values.len() as i64
-            || self.positive.starts_below_zero()
-        {
+        if !increase || !are_finite || last > bounds.kept.len() as i64 || self.positive.starts_below_zero() {
             return Err(HistogramFault::CustomBounds);
         }
         Ok(())
     }
 
-    fn integer_counts(&self) -> Result<BucketCounts, HistogramFault> {
+    fn integer_counts(&mut self) -> Result<BucketCounts, HistogramFault> {
         let count = self.count_int.unwrap_or(0);
         let zero_count = self.zero_int.unwrap_or(0);
         let mut sum = u128::from(zero_count);
         for side in [&self.positive, &self.negative] {
             let mut bucket = 0i64;
-            for delta in &side.deltas {
+            for delta in &side.deltas.kept {
                 bucket = bucket.checked_add(*delta).ok_or(HistogramFault::SpanOverflow)?;
                 sum += u128::try_from(bucket).map_err(|_| HistogramFault::NegativeCount)?;
             }
@@ -278,29 +312,31 @@ impl Raw {
         if is_wrong {
             return Err(HistogramFault::CountMismatch { sum: u64::try_from(sum).unwrap_or(u64::MAX), count });
         }
-        let (positive, negative) = (self.positive.deltas.clone(), self.negative.deltas.clone());
+        let [positive, negative] =
+            [&mut self.positive, &mut self.negative].map(|side| std::mem::take(&mut side.deltas.kept));
         Ok(BucketCounts::Integer { count, zero_count, positive, negative })
     }
 
-    fn float_counts(&self) -> Result<BucketCounts, HistogramFault> {
+    fn float_counts(&mut self) -> Result<BucketCounts, HistogramFault> {
         let count = self.count_float.unwrap_or(0.0);
         let zero_count = self.zero_float.unwrap_or(0.0);
-        let buckets = self.positive.counts.iter().chain(&self.negative.counts);
+        let buckets = self.positive.counts.kept.iter().chain(&self.negative.counts.kept);
         if buckets.chain([&count, &zero_count]).any(|n| *n < 0.0) {
             return Err(HistogramFault::NegativeCount);
         }
-        let (positive, negative) = (self.positive.counts.clone(), self.negative.counts.clone());
+        let [positive, negative] =
+            [&mut self.positive, &mut self.negative].map(|side| std::mem::take(&mut side.counts.kept));
         Ok(BucketCounts::Float { count, zero_count, positive, negative })
     }
 }
 
 impl Side {
-    fn check_spans(&self, buckets: usize) -> Result<(), HistogramFault> {
+    fn check_spans(&self, buckets: u64) -> Result<(), HistogramFault> {
         if self.has_wide_span {
             return Err(HistogramFault::SpanOverflow);
         }
-        if buckets > MAX_BUCKETS {
-            return Err(HistogramFault::TooManyBuckets { buckets: buckets as u64 });
+        if buckets > MAX_BUCKETS as u64 {
+            return Err(HistogramFault::TooManyBuckets { buckets });
         }
         let described: u64 = self.spans.iter().map(|s| u64::from(s.length)).sum();
         if described > MAX_BUCKETS as u64 {
@@ -312,8 +348,8 @@ impl Side {
         if i32::try_from(self.last_index()).is_err() {
             return Err(HistogramFault::SpanOverflow);
         }
-        if described != buckets as u64 {
-            return Err(HistogramFault::SpanMismatch { described, buckets: buckets as u64 });
+        if described != buckets {
+            return Err(HistogramFault::SpanMismatch { described, buckets });
         }
         Ok(())
     }

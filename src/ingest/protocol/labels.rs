@@ -1,9 +1,12 @@
 //! The labels of one series, split only when the series is not known: sorted, checked, without empty values.
+//!
+//! L1: no more is copied than the bounds allow. A symbol of 1 MiB may be named a thousand times in a few bytes.
 
 use super::request::{LabelPlace, ParsedRequest};
 use super::wire::{Cursor, LEN, expect};
 use super::{BodyError, malformed};
 use quorate_model::Labels;
+use std::borrow::Cow;
 
 /// Why the labels of a series cannot be used, whatever the limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,7 +19,68 @@ pub enum LabelFault {
     NotUtf8,
     /// A name stands twice.
     Duplicate(String),
+    /// A name is so long that the labels are over what the limits let a series have.
+    NameTooLong {
+        /// The beginning of the name.
+        name: String,
+        /// Bytes of the name.
+        bytes: usize,
+    },
+    /// A value is so long that the labels are over what the limits let a series have.
+    ValueTooLong {
+        /// The beginning of the name.
+        name: String,
+        /// The beginning of the value.
+        value: String,
+        /// Bytes of the value.
+        bytes: usize,
+    },
+    /// So many labels that they are over what the limits let a series have.
+    TooMany {
+        /// At least this many.
+        labels: usize,
+    },
+    /// More bytes than are left for the labels of a request.
+    OverBudget,
 }
+
+/// What the labels of one series may take.
+#[derive(Debug, Clone, Copy)]
+pub struct LabelBounds {
+    /// Number of labels.
+    pub names: usize,
+    /// Bytes of a name.
+    pub name_bytes: usize,
+    /// Bytes of a value.
+    pub value_bytes: usize,
+    /// Bytes of all names and values together.
+    pub bytes: usize,
+}
+
+impl LabelBounds {
+    /// Bytes that no series within the bounds exceeds.
+    fn total(&self) -> usize {
+        self.names.saturating_mul(self.name_bytes.saturating_add(self.value_bytes)).min(self.bytes)
+    }
+}
+
+/// Most labels that are looked at, those with an empty value included.
+const MAX_PLACES: usize = 1 << 16;
+
+/// Why reading labels stopped.
+enum Stop {
+    Body(BodyError),
+    Bounds(LabelFault),
+}
+
+impl From<BodyError> for Stop {
+    fn from(error: BodyError) -> Self {
+        Self::Body(error)
+    }
+}
+
+/// Most bytes of a name or value, and most labels, that a message may need.
+const SHOWN: usize = 256;
 
 /// Buffers for splitting labels, used again.
 #[derive(Debug, Default)]
@@ -27,33 +91,41 @@ pub struct LabelPairs {
 }
 
 impl LabelPairs {
-    /// Splits the labels of series `index`, sorts them and drops those with an empty value.
+    /// Splits the labels of series `index`, sorts them and drops those with an empty value. A series may still be
+    /// over single limits: `bounds` only keep out what is over all of them together.
     ///
     /// # Errors
-    /// [`LabelFault`].
-    pub fn split(&mut self, body: &[u8], request: &ParsedRequest, index: usize) -> Result<(), LabelFault> {
+    /// [`LabelFault`]; what was read until then is in [`LabelPairs::raw`].
+    pub fn split(
+        &mut self,
+        body: &[u8],
+        request: &ParsedRequest,
+        index: usize,
+        bounds: &LabelBounds,
+    ) -> Result<(), LabelFault> {
         self.places.clear();
         self.text.clear();
         match request.series[index].labels {
-            LabelPlace::Body(start, end) => self.read_messages(&body[start as usize..end as usize]),
+            LabelPlace::Body(start, end) => self.read_messages(&body[start as usize..end as usize], bounds),
             LabelPlace::Gathered(start, end) => {
-                self.read_messages(&request.gathered[start as usize..end as usize])
+                self.read_messages(&request.gathered[start as usize..end as usize], bounds)
             }
             LabelPlace::Symbols(start, end) => {
-                self.read_symbols(body, request, &body[start as usize..end as usize])
+                self.read_symbols(body, request, &body[start as usize..end as usize], bounds)
             }
             LabelPlace::GatheredSymbols(start, end) => {
-                self.read_symbols(body, request, &request.gathered[start as usize..end as usize])
+                self.read_symbols(body, request, &request.gathered[start as usize..end as usize], bounds)
             }
         }
-        .map_err(|error| match error {
-            BodyError::Malformed { what } => LabelFault::Malformed(what),
-            _ => LabelFault::Malformed("the labels cannot be read"),
+        .map_err(|stop| match stop {
+            Stop::Bounds(fault) => fault,
+            Stop::Body(BodyError::Malformed { what }) => LabelFault::Malformed(what),
+            Stop::Body(_) => LabelFault::Malformed("the labels cannot be read"),
         })?;
         self.arrange()
     }
 
-    fn read_messages(&mut self, bytes: &[u8]) -> Result<(), BodyError> {
+    fn read_messages(&mut self, bytes: &[u8], bounds: &LabelBounds) -> Result<(), Stop> {
         let mut cursor = Cursor::new(bytes);
         while !cursor.is_at_end() {
             let (_, wire) = cursor.tag()?;
@@ -76,12 +148,18 @@ impl LabelPairs {
                     (field, wire) => label.skip(field, wire)?,
                 }
             }
-            self.push(name, value)?;
+            self.push(name, value, bounds)?;
         }
         Ok(())
     }
 
-    fn read_symbols(&mut self, body: &[u8], request: &ParsedRequest, packed: &[u8]) -> Result<(), BodyError> {
+    fn read_symbols(
+        &mut self,
+        body: &[u8],
+        request: &ParsedRequest,
+        packed: &[u8],
+        bounds: &LabelBounds,
+    ) -> Result<(), Stop> {
         let mut cursor = Cursor::new(packed);
         let mut symbol = || -> Result<Option<&[u8]>, BodyError> {
             if cursor.is_at_end() {
@@ -94,21 +172,65 @@ impl LabelPairs {
         };
         while let Some(name) = symbol()? {
             let value = symbol()?.ok_or(malformed("the number of label references is odd"))?;
-            self.push(name, value)?;
+            self.push(name, value, bounds)?;
         }
         Ok(())
     }
 
-    fn push(&mut self, name: &[u8], value: &[u8]) -> Result<(), BodyError> {
+    fn push(&mut self, name: &[u8], value: &[u8], bounds: &LabelBounds) -> Result<(), Stop> {
+        let bytes = name.len() + value.len();
+        if self.places.len() == MAX_PLACES || self.text.len() + bytes > bounds.total() {
+            return Err(Stop::Bounds(self.excess(name, value, bounds)));
+        }
         let place = |text: &mut Vec<u8>, bytes: &[u8]| {
             let start = u32::try_from(text.len()).map_err(|_| malformed("labels are over 4 GiB"))?;
             text.extend_from_slice(bytes);
-            Ok((start, bytes.len() as u32))
+            Ok::<_, BodyError>((start, bytes.len() as u32))
         };
         let name = place(&mut self.text, name)?;
         let value = place(&mut self.text, value)?;
         self.places.push([name, value]);
         Ok(())
+    }
+
+    /// Which bound the labels are over with this one, which was not copied.
+    #[cold]
+    fn excess(&self, name: &[u8], value: &[u8], bounds: &LabelBounds) -> LabelFault {
+        let mut labels = self.raw().chain([(name, value)]);
+        labels
+            .find_map(|(name, value)| {
+                if name.len() > bounds.name_bytes {
+                    return Some(LabelFault::NameTooLong {
+                        name: head(name).into_owned(),
+                        bytes: name.len(),
+                    });
+                }
+                (value.len() > bounds.value_bytes).then(|| {
+                    let bytes = value.len();
+                    let (name, value) = (head(name).into_owned(), head(value).into_owned());
+                    LabelFault::ValueTooLong { name, value, bytes }
+                })
+            })
+            .unwrap_or_else(|| {
+                let labels = self.places.len() + 1;
+                if labels > bounds.names { LabelFault::TooMany { labels } } else { LabelFault::OverBudget }
+            })
+    }
+
+    /// Names and values as they were sent, also when they could not be split: for messages.
+    pub(crate) fn raw(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let bytes = |(start, len): (u32, u32)| &self.text[start as usize..(start + len) as usize];
+        self.places.iter().map(move |[name, value]| (bytes(*name), bytes(*value)))
+    }
+
+    /// The beginning of what could be read of labels that could not be split: for messages.
+    pub(crate) fn shown(&self) -> Vec<(Cow<'_, str>, Cow<'_, str>)> {
+        self.raw().take(SHOWN).map(|(name, value)| (head(name), head(value))).collect()
+    }
+
+    /// Bytes that the buffers keep.
+    pub(crate) fn capacity(&self) -> usize {
+        self.text.capacity() + self.places.capacity() * size_of::<[(u32, u32); 2]>()
     }
 
     fn arrange(&mut self) -> Result<(), LabelFault> {
@@ -188,6 +310,11 @@ impl LabelPairs {
             out.extend_from_slice(value.as_bytes());
         }
     }
+}
+
+/// The beginning of a text, for messages.
+fn head(text: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(&text[..text.len().min(SHOWN)])
 }
 
 fn put_varint(out: &mut Vec<u8>, mut value: usize) {

@@ -10,20 +10,24 @@
 pub(crate) mod encoder;
 mod histogram;
 mod labels;
+mod memory;
 mod request;
 mod rw1;
 mod rw2;
+mod sample;
 mod snappy;
 #[cfg(test)]
 mod tests;
 mod wire;
 
 pub use histogram::HistogramFault;
-pub use labels::{LabelFault, LabelPairs};
+pub use labels::{LabelBounds, LabelFault, LabelPairs};
+pub(crate) use memory::Memory;
 pub(crate) use request::RawHash;
 pub use request::{Fault, Hashing, ParsedHistogram, ParsedMetadata, ParsedRequest, ParsedSeries};
 pub use snappy::BodyBuffer;
 
+use crate::in_flight::{Held, NoRoom};
 use quorate_model::ErrorCode;
 
 /// The protocol that the headers of a request announced.
@@ -46,6 +50,15 @@ pub enum BodyError {
         /// The limit.
         limit: u64,
     },
+    /// What is read from it takes too much memory, because it has very many very small parts.
+    #[error("what the request holds takes more than {limit} bytes once it is read")]
+    Expands {
+        /// The bound.
+        limit: usize,
+    },
+    /// Other write requests take the memory that it needs.
+    #[error(transparent)]
+    NoRoom(NoRoom),
     /// No snappy block, or no message.
     #[error("the request is malformed: {what}")]
     Malformed {
@@ -64,7 +77,8 @@ impl BodyError {
     /// What the caller can do.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::TooLarge { .. } => ErrorCode::TooLarge,
+            Self::TooLarge { .. } | Self::Expands { .. } => ErrorCode::TooLarge,
+            Self::NoRoom(_) => ErrorCode::Unavailable,
             Self::Malformed { .. } => ErrorCode::BadInput,
             Self::OtherProtocol { .. } => ErrorCode::UnsupportedMedia,
         }
@@ -77,17 +91,25 @@ pub(crate) fn malformed(what: &'static str) -> BodyError {
 
 /// Reads a decoded body of `protocol` into the reused `request`.
 ///
+/// What is read takes at most `max_bytes`, beside plain samples, which take at most twice their bytes in the
+/// body. It is taken of the node through `held`, which is handed back.
+///
 /// # Errors
 /// [`BodyError`]; `request` then holds nothing of use.
 pub fn parse(
     protocol: Protocol,
     body: &[u8],
     hashing: &Hashing,
+    max_bytes: usize,
+    held: Held,
     request: &mut ParsedRequest,
-) -> Result<(), BodyError> {
+) -> Result<Held, BodyError> {
     request.clear();
-    match protocol {
+    request.memory = memory::Memory::begin(max_bytes, held);
+    let read = match protocol {
         Protocol::RemoteWrite1 => rw1::parse(body, hashing, request),
         Protocol::RemoteWrite2 => rw2::parse(body, hashing, request),
-    }
+    };
+    let held = request.memory.end();
+    read.map(|()| held)
 }

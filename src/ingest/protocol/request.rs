@@ -1,6 +1,7 @@
 //! What is read from a body: hashes, places and sample columns. Buffers are used again between requests.
 
 use super::histogram::HistogramFault;
+use super::memory::Memory;
 use quorate_model::{Histogram, MetricType};
 use std::ops::Range;
 use xxhash_rust::xxh3;
@@ -127,8 +128,19 @@ pub struct ParsedMetadata {
     pub unit: Range<usize>,
     /// Whether `family` is a metric name.
     pub is_metric_name: bool,
-    /// Under which it is remembered once it is committed; the protocols have hashes of their own.
+    /// Of the family's name: the key under which it is remembered once it is committed.
+    pub(crate) family_hash: u64,
+    /// Of type, help and unit, whatever the protocol.
     pub(crate) hash: u64,
+}
+
+impl ParsedMetadata {
+    /// The hash of what is told about a family.
+    pub(super) fn content_hash(metric_type: MetricType, help: RawHash, unit: RawHash) -> u64 {
+        let mut hash = RawHash::of_no_symbols();
+        hash.mix(help, unit);
+        hash.finish().low.wrapping_add(metric_type as u64)
+    }
 }
 
 /// A request as columns. `clear` keeps the capacity.
@@ -150,6 +162,7 @@ pub struct ParsedRequest {
     pub exemplars: u64,
     /// Series whose exemplars have too long labels.
     pub long_exemplars: Vec<u32>,
+    pub(crate) memory: Memory,
     pub(super) gathered: Vec<u8>,
     pub(super) symbols: Vec<(u32, u32)>,
     pub(super) symbol_hashes: Vec<RawHash>,

@@ -3,8 +3,8 @@
 //! Source: Prometheus, "Remote-Write 1.0", messages `WriteRequest` and `TimeSeries`.
 
 use super::request::{Hashing, LabelPlace, ParsedMetadata, ParsedRequest, ParsedSeries};
-use super::wire::{Cursor, FIXED64, LEN, VARINT, expect};
-use super::{BodyError, Protocol, histogram, malformed};
+use super::wire::{Cursor, LEN, VARINT, expect};
+use super::{BodyError, Protocol, histogram, malformed, sample};
 use quorate_model::MetricType;
 
 const LABELS: u8 = 0x0a;
@@ -61,7 +61,7 @@ fn series(
     while !cursor.is_at_end() {
         if cursor.peek() == Some(SAMPLES) {
             cursor.at += 1;
-            sample(&mut cursor, out)?;
+            sample::read::<false>(&mut cursor, out)?;
             continue;
         }
         let (field, wire) = cursor.tag()?;
@@ -79,7 +79,7 @@ fn series(
             4 => {
                 expect(wire, LEN)?;
                 let range = cursor.range()?;
-                out.histograms.push(histogram::read(&cursor, range, false)?);
+                histogram::read(&cursor, range, false, out)?;
             }
             _ => cursor.skip(field, wire)?,
         }
@@ -90,6 +90,7 @@ fn series(
         let (start, end) = gather(body, range, out)?;
         (LabelPlace::Gathered(start as u32, end as u32), hashing.bytes(&out.gathered[start..end]))
     };
+    out.memory.charge(size_of::<ParsedSeries>())?;
     out.series.push(ParsedSeries {
         hash,
         labels,
@@ -113,36 +114,11 @@ fn gather(
         let (field, wire) = cursor.tag()?;
         cursor.skip(field, wire)?;
         if field == 1 {
+            out.memory.charge(cursor.at - field_start)?;
             out.gathered.extend_from_slice(&cursor.bytes[field_start..cursor.at]);
         }
     }
     Ok((start, out.gathered.len()))
-}
-
-#[inline]
-fn sample(cursor: &mut Cursor<'_>, out: &mut ParsedRequest) -> Result<(), BodyError> {
-    let range = cursor.range()?;
-    if let Some((ts_ms, value)) = cursor.plain_sample(range) {
-        out.push_sample(ts_ms, value, 0);
-        return Ok(());
-    }
-    let mut inner = cursor.within(range);
-    let (mut value, mut ts_ms) = (0f64, 0i64);
-    while !inner.is_at_end() {
-        match inner.tag()? {
-            (1, wire) => {
-                expect(wire, FIXED64)?;
-                value = inner.double()?;
-            }
-            (2, wire) => {
-                expect(wire, VARINT)?;
-                ts_ms = inner.varint()? as i64;
-            }
-            (field, wire) => inner.skip(field, wire)?,
-        }
-    }
-    out.push_sample(ts_ms, value, 0);
-    Ok(())
 }
 
 /// Exemplars are not stored yet; they are read so that wrong ones are told.
@@ -166,24 +142,34 @@ fn exemplar(cursor: &Cursor<'_>, range: (usize, usize), out: &mut ParsedRequest)
             }
             expect(wire, LEN)?;
             let (start, end) = label.range()?;
-            chars += count_chars(&label.bytes[start..end]);
+            chars += count_chars(&label.bytes[start..end], chars);
         }
     }
-    note_exemplar(chars, out);
-    Ok(())
+    note_exemplar(chars, out)
 }
 
 /// Counts an exemplar of the series that is being read, and keeps its series if its labels are too long.
-pub(super) fn note_exemplar(chars: usize, out: &mut ParsedRequest) {
+pub(super) fn note_exemplar(chars: usize, out: &mut ParsedRequest) -> Result<(), BodyError> {
     out.exemplars += 1;
     let series = out.series.len() as u32;
     if chars > MAX_EXEMPLAR_CHARS && out.long_exemplars.last() != Some(&series) {
+        out.memory.charge(size_of_val(&series))?;
         out.long_exemplars.push(series);
     }
+    Ok(())
 }
 
-/// Characters of UTF-8 text: bytes that do not continue another.
-pub(super) fn count_chars(text: &[u8]) -> usize {
+/// Characters of UTF-8 text, bytes that do not continue another, when `before` were counted already.
+///
+/// Looks at no more than it takes to know that there are too many: a symbol of 1 MiB may be named in every
+/// exemplar of a request.
+pub(super) fn count_chars(text: &[u8], before: usize) -> usize {
+    if before > MAX_EXEMPLAR_CHARS {
+        return 0;
+    }
+    if text.len() > 4 * MAX_EXEMPLAR_CHARS {
+        return MAX_EXEMPLAR_CHARS + 1;
+    }
     text.iter().filter(|byte| **byte & 0xc0 != 0x80).count()
 }
 
@@ -200,7 +186,8 @@ fn metadata(
         help: 0..0,
         unit: 0..0,
         is_metric_name: false,
-        hash: hashing.bytes(&cursor.bytes[range.0..range.1]).low,
+        family_hash: 0,
+        hash: 0,
     };
     while !inner.is_at_end() {
         let (field, wire) = inner.tag()?;
@@ -221,6 +208,10 @@ fn metadata(
             _ => inner.skip(field, wire)?,
         }
     }
+    let hash = |text: &std::ops::Range<usize>| hashing.bytes(&cursor.bytes[text.clone()]);
+    entry.family_hash = hash(&entry.family).low;
+    entry.hash = ParsedMetadata::content_hash(entry.metric_type, hash(&entry.help), hash(&entry.unit));
+    out.memory.charge(size_of::<ParsedMetadata>())?;
     out.metadata.push(entry);
     Ok(())
 }

@@ -3,9 +3,12 @@
 //! Source: Prometheus, "Remote-Write 2.0", messages `Request` and `TimeSeries`.
 
 use super::request::{Fault, Hashing, LabelPlace, ParsedMetadata, ParsedRequest, ParsedSeries, RawHash};
-use super::wire::{Cursor, FIXED64, LEN, VARINT, expect};
-use super::{BodyError, Protocol, histogram, malformed, rw1};
+use super::wire::{Cursor, LEN, VARINT, expect};
+use super::{BodyError, Protocol, histogram, malformed, rw1, sample};
 use quorate_model::{METRIC_NAME, MetricType};
+
+/// What a symbol takes: its place, its hash, and whether its metadata was seen.
+const SYMBOL: usize = size_of::<(u32, u32)>() + size_of::<RawHash>() + 1;
 
 pub(super) fn parse(body: &[u8], hashing: &Hashing, out: &mut ParsedRequest) -> Result<(), BodyError> {
     if u32::try_from(body.len()).is_err() {
@@ -22,6 +25,7 @@ pub(super) fn parse(body: &[u8], hashing: &Hashing, out: &mut ParsedRequest) -> 
         }
         expect(wire, LEN)?;
         let (start, end) = cursor.range()?;
+        out.memory.charge(if field == 4 { SYMBOL } else { size_of::<(u32, u32)>() })?;
         if field == 4 {
             out.symbols.push((start as u32, end as u32));
             out.symbol_hashes.push(hashing.bytes(&body[start..end]));
@@ -79,10 +83,10 @@ impl Series {
                     cursor.varint()?;
                     self.is_scattered = true;
                 }
-                (2, LEN) => sample(&mut cursor, out)?,
+                (2, LEN) => sample::read::<true>(&mut cursor, out)?,
                 (3, LEN) => {
                     let range = cursor.range()?;
-                    out.histograms.push(histogram::read(&cursor, range, true)?);
+                    histogram::read(&cursor, range, true, out)?;
                 }
                 (4, LEN) => {
                     let range = cursor.range()?;
@@ -106,6 +110,7 @@ impl Series {
         if let (Some(range), None) = (self.metadata, fault) {
             self.read_metadata(body, range, labels, out)?;
         }
+        out.memory.charge(size_of::<ParsedSeries>())?;
         out.series.push(ParsedSeries {
             hash,
             labels,
@@ -191,16 +196,17 @@ impl Series {
                 *out.symbols.get(at).ok_or(malformed("metadata points behind the symbol table"))?;
             Ok(start as usize..end as usize)
         };
-        let mut hash = RawHash::of_no_symbols();
-        let known = |at: usize| out.symbol_hashes.get(at).copied().unwrap_or(hash);
-        let parts = [known(family), known(help), known(unit)];
-        hash.mix(parts[0], parts[1]);
-        hash.mix(parts[2], parts[2]);
-        let hash = hash.finish().low.wrapping_add(metric_type as u64);
+        let hash_of = |at: usize| {
+            out.symbol_hashes.get(at).copied().ok_or(malformed("metadata points behind the symbol table"))
+        };
+        let family_hash = hash_of(family)?.low;
+        let hash = ParsedMetadata::content_hash(metric_type, hash_of(help)?, hash_of(unit)?);
         let (help, unit) = (place(help)?, place(unit)?);
         if metric_type != MetricType::Unknown || !help.is_empty() || !unit.is_empty() {
             let family = place(family)?;
-            let entry = ParsedMetadata { metric_type, family, help, unit, is_metric_name: true, hash };
+            let is_metric_name = true;
+            let entry = ParsedMetadata { metric_type, family, help, unit, is_metric_name, family_hash, hash };
+            out.memory.charge(size_of::<ParsedMetadata>())?;
             out.metadata.push(entry);
         }
         Ok(())
@@ -251,10 +257,12 @@ fn gather(
         match (field, wire) {
             (1, LEN) => {
                 let (start, end) = cursor.range()?;
+                out.memory.charge(end - start)?;
                 out.gathered.extend_from_slice(&cursor.bytes[start..end]);
             }
             (1, VARINT) => {
                 cursor.varint()?;
+                out.memory.charge(cursor.at - before)?;
                 out.gathered.extend_from_slice(&cursor.bytes[before..cursor.at]);
             }
             _ => cursor.skip(field, wire)?,
@@ -263,43 +271,13 @@ fn gather(
     Ok((start, out.gathered.len()))
 }
 
-#[inline]
-fn sample(cursor: &mut Cursor<'_>, out: &mut ParsedRequest) -> Result<(), BodyError> {
-    let range = cursor.range()?;
-    if let Some((ts_ms, value)) = cursor.plain_sample(range) {
-        out.push_sample(ts_ms, value, 0);
-        return Ok(());
-    }
-    let mut inner = cursor.within(range);
-    let (mut value, mut ts_ms, mut start_ms) = (0f64, 0i64, 0i64);
-    while !inner.is_at_end() {
-        match inner.tag()? {
-            (1, wire) => {
-                expect(wire, FIXED64)?;
-                value = inner.double()?;
-            }
-            (2, wire) => {
-                expect(wire, VARINT)?;
-                ts_ms = inner.varint()? as i64;
-            }
-            (3, wire) => {
-                expect(wire, VARINT)?;
-                start_ms = inner.varint()? as i64;
-            }
-            (field, wire) => inner.skip(field, wire)?,
-        }
-    }
-    out.push_sample(ts_ms, value, start_ms);
-    Ok(())
-}
-
 fn exemplar(cursor: &Cursor<'_>, range: (usize, usize), out: &mut ParsedRequest) -> Result<(), BodyError> {
     let mut inner = cursor.within(range);
     let mut chars = 0;
     let mut count = |reference: u64, out: &ParsedRequest| {
         let place = usize::try_from(reference).ok().and_then(|at| out.symbols.get(at));
         let (start, end) = place.ok_or(malformed("an exemplar points behind the symbol table"))?;
-        chars += rw1::count_chars(&cursor.bytes[*start as usize..*end as usize]);
+        chars += rw1::count_chars(&cursor.bytes[*start as usize..*end as usize], chars);
         Ok(())
     };
     while !inner.is_at_end() {
@@ -315,6 +293,5 @@ fn exemplar(cursor: &Cursor<'_>, range: (usize, usize), out: &mut ParsedRequest)
             (field, wire) => inner.skip(field, wire)?,
         }
     }
-    rw1::note_exemplar(chars, out);
-    Ok(())
+    rw1::note_exemplar(chars, out)
 }

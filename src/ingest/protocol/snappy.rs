@@ -1,6 +1,7 @@
 //! Snappy blocks into a buffer that is used again. The declared size is checked before anything is allocated.
 
 use super::{BodyError, malformed};
+use crate::in_flight::Held;
 
 /// A block cannot hold more than this many decoded bytes per encoded byte: its densest element copies 64 bytes
 /// from 3. A larger claim is a lie, whatever the limit.
@@ -10,14 +11,18 @@ const MAX_RATIO: u64 = 22;
 #[derive(Debug, Default)]
 pub struct BodyBuffer {
     pub(super) bytes: Vec<u8>,
+    /// Bytes of the last body; what stands behind them is older.
+    len: usize,
 }
 
 impl BodyBuffer {
-    /// Decodes `block`, at most `limit` bytes, and returns the decoded bytes.
+    /// Decodes `block`, at most `limit` bytes, which `held` takes of the node, and returns the decoded bytes.
     ///
     /// # Errors
-    /// [`BodyError::TooLarge`] if it declares more than `limit`, [`BodyError::Malformed`] if it is no block.
-    pub fn decode(&mut self, block: &[u8], limit: usize) -> Result<&[u8], BodyError> {
+    /// [`BodyError::TooLarge`] if it declares more than `limit`, [`BodyError::Malformed`] if it is no block,
+    /// [`BodyError::NoRoom`].
+    pub fn decode(&mut self, block: &[u8], limit: usize, held: &mut Held) -> Result<&[u8], BodyError> {
+        self.len = 0;
         let declared = declared_len(block)?;
         if declared > limit as u64 {
             return Err(BodyError::TooLarge { bytes: declared, limit: limit as u64 });
@@ -26,6 +31,7 @@ impl BodyBuffer {
             return Err(malformed("the snappy block is shorter than its declared size allows"));
         }
         let len = declared as usize;
+        held.grow(len).map_err(BodyError::NoRoom)?;
         if self.bytes.len() < len {
             self.bytes.resize(len, 0);
         }
@@ -35,11 +41,18 @@ impl BodyBuffer {
         if decoded != len {
             return Err(malformed("the snappy block is shorter than it declares"));
         }
-        Ok(&self.bytes[..len])
+        self.len = len;
+        Ok(self.decoded())
+    }
+
+    /// The body that was decoded last.
+    pub(crate) fn decoded(&self) -> &[u8] {
+        &self.bytes[..self.len]
     }
 
     /// Gives memory back if the last body was unusually large.
     pub fn shrink(&mut self, keep: usize) {
+        self.len = 0;
         if self.bytes.len() > keep {
             self.bytes.truncate(keep);
             self.bytes.shrink_to(keep);

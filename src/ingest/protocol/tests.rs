@@ -1,14 +1,26 @@
 use super::encoder::{self, Message, TestSeries, integer_histogram, series};
 use super::*;
+use crate::in_flight::InFlight;
 use proptest::prelude::*;
 use quorate_model::{BucketCounts, CounterResetHint, MetricType, Span, is_stale, stale_nan};
 
 const RW1: Protocol = Protocol::RemoteWrite1;
 const RW2: Protocol = Protocol::RemoteWrite2;
 
+fn parse_with(
+    protocol: Protocol,
+    body: &[u8],
+    hashing: &Hashing,
+    request: &mut ParsedRequest,
+) -> Result<(), BodyError> {
+    parse(protocol, body, hashing, 32 << 20, Held::unbounded(), request).map(drop)
+}
+
+const BOUNDS: LabelBounds = LabelBounds { names: 30, name_bytes: 1024, value_bytes: 2048, bytes: 1 << 20 };
+
 fn read(protocol: Protocol, body: &[u8]) -> Result<ParsedRequest, BodyError> {
     let mut request = ParsedRequest::default();
-    parse(protocol, body, &Hashing::new(1), &mut request).map(|()| request)
+    parse_with(protocol, body, &Hashing::new(1), &mut request).map(|()| request)
 }
 
 /// What a request says, in the form tests write it: empty-valued labels are gone, labels are sorted.
@@ -16,7 +28,7 @@ fn told(body: &[u8], request: &ParsedRequest) -> Vec<TestSeries> {
     let mut pairs = LabelPairs::default();
     (0..request.series.len())
         .map(|index| {
-            pairs.split(body, request, index).unwrap();
+            pairs.split(body, request, index, &BOUNDS).unwrap();
             TestSeries {
                 labels: pairs.iter().map(|(n, v)| (n.as_bytes().to_vec(), v.as_bytes().to_vec())).collect(),
                 samples: request
@@ -83,13 +95,13 @@ fn equal_label_bytes_have_equal_hashes_and_order_is_normalised_in_the_canonical_
         series(&[("__name__", "up"), ("a", "1")], &[(3, 1.0)]),
         series(&[("__name__", "up"), ("a", "2")], &[(3, 1.0)]),
     ]);
-    parse(RW1, &body, &hashing, &mut request).unwrap();
+    parse_with(RW1, &body, &hashing, &mut request).unwrap();
     let raw: Vec<RawHash> = request.series.iter().map(|s| s.hash).collect();
     assert!(raw[0] == raw[2] && raw[0] != raw[1] && raw[0] != raw[3]);
     let mut pairs = LabelPairs::default();
     let mut bytes = Vec::new();
     for index in [0, 1] {
-        pairs.split(&body, &request, index).unwrap();
+        pairs.split(&body, &request, index, &BOUNDS).unwrap();
         pairs.canonical_bytes(&mut bytes);
         assert_eq!(hashing.bytes(&bytes), raw[0], "the usual form is its own canonical form");
     }
@@ -233,7 +245,7 @@ fn labels_that_cannot_be_are_told() {
             .zip([RW1, RW2])
             .map(|(body, protocol)| {
                 let request = read(protocol, body).unwrap();
-                LabelPairs::default().split(body, &request, 0)
+                LabelPairs::default().split(body, &request, 0, &BOUNDS)
             })
             .collect::<Vec<_>>()
     };
@@ -279,6 +291,77 @@ fn exemplars_are_counted_and_long_ones_remembered() {
         let request = read(protocol, &body).unwrap();
         assert_eq!((request.exemplars, request.long_exemplars.as_slice()), (4, &[1][..]), "BW45");
     }
+}
+
+#[test]
+fn a_symbol_named_again_and_again_is_not_copied() {
+    let value = vec![b'v'; 1 << 20];
+    let references = (0..50_000).flat_map(|_| [1, 2]);
+    let sample = Message::default().double(1, 1.0).varint(2, 7).0;
+    let one = Message::default().packed(1, references).bytes(2, &sample);
+    let body = Message::default().bytes(4, b"").bytes(4, b"a").bytes(4, &value).bytes(5, &one.0).0;
+    let request = read(RW2, &body).unwrap();
+    let mut pairs = LabelPairs::default();
+    let fault = pairs.split(&body, &request, 0, &BOUNDS).unwrap_err();
+    assert!(matches!(fault, LabelFault::ValueTooLong { bytes: 0x10_0000, .. }), "{fault:?}");
+    assert!(pairs.capacity() < 1 << 10, "{} bytes were copied", pairs.capacity());
+    let no_limits = LabelBounds { names: 65_535, name_bytes: 65_535, value_bytes: 2 << 20, bytes: 3 << 20 };
+    assert_eq!(pairs.split(&body, &request, 0, &no_limits), Err(LabelFault::OverBudget));
+    assert!(pairs.capacity() <= 6 << 20, "{} bytes were copied", pairs.capacity());
+    let short = LabelBounds { value_bytes: 1, ..BOUNDS };
+    let body = encoder::rw2(&[series(&[("a", "1"); 3_000], &[(1, 1.0)])]);
+    let request = read(RW2, &body).unwrap();
+    let bounds = LabelBounds { names: 10, name_bytes: 20, ..short };
+    assert_eq!(pairs.split(&body, &request, 0, &bounds), Err(LabelFault::TooMany { labels: 106 }));
+}
+
+#[test]
+fn a_long_symbol_is_not_counted_for_every_exemplar() {
+    let mut body = Message::default().bytes(4, b"").bytes(4, &vec![b'v'; 1 << 20]);
+    let exemplar = Message::default().packed(1, [1; 100]);
+    let mut one = Message::default().varint(1, 0).varint(1, 0);
+    for _ in 0..5_000 {
+        one = one.bytes(4, &exemplar.0);
+    }
+    body = body.bytes(5, &one.0);
+    let started = quorate_model::Clock::instant(&quorate_model::SystemClock);
+    let request = read(RW2, &body.0).unwrap();
+    assert_eq!((request.exemplars, request.long_exemplars.as_slice()), (5_000, &[0][..]));
+    // To count them all is half a terabyte.
+    let took = quorate_model::Clock::instant(&quorate_model::SystemClock).duration_since(started);
+    assert!(took.as_secs() < 10, "{took:?}");
+}
+
+#[test]
+fn small_parts_that_become_large_are_bounded() {
+    let empty = |field, times| (0..times).fold(Message::default(), |m, _| m.bytes(field, b""));
+    let cases = [
+        ("samples", RW1, Message::default().bytes(1, &empty(2, 100_000).0)),
+        ("histograms", RW1, Message::default().bytes(1, &empty(4, 100_000).0)),
+        ("series", RW1, empty(1, 100_000)),
+        ("metadata", RW1, empty(3, 100_000)),
+        ("samples", RW2, Message::default().bytes(5, &empty(2, 100_000).0)),
+        ("histograms", RW2, Message::default().bytes(5, &empty(3, 100_000).0)),
+        ("symbols", RW2, empty(4, 100_000)),
+        ("series", RW2, empty(5, 100_000)),
+    ];
+    let limit = 2_000_000;
+    for (name, protocol, body) in cases {
+        let mut request = ParsedRequest::default();
+        let node = InFlight::new(usize::MAX);
+        let got = parse(protocol, &body.0, &Hashing::new(1), limit, node.enter(), &mut request);
+        assert_eq!(got.unwrap_err(), BodyError::Expands { limit }, "{name} {protocol:?}");
+        assert_eq!(node.used(), 0, "{name}: given back");
+        let full = InFlight::new(limit / 2);
+        let mut other = full.enter();
+        other.grow(1).unwrap();
+        let got = parse(protocol, &body.0, &Hashing::new(1), limit, full.enter(), &mut request).unwrap_err();
+        assert_eq!(got.code(), quorate_model::ErrorCode::Unavailable, "{name}: {got}");
+    }
+    let long = Message::default().varint(1, 0).packed_zigzag(12, &vec![0; 5_000_000]);
+    let body = Message::default().bytes(1, &Message::default().bytes(4, &long.0).0);
+    let request = read(RW1, &body.0).unwrap();
+    assert_eq!(request.histograms[0].value, Err(HistogramFault::TooManyBuckets { buckets: 5_000_000 }));
 }
 
 fn histogram_of(message: &Message) -> Result<quorate_model::Histogram, HistogramFault> {
@@ -377,7 +460,9 @@ fn a_stale_histogram_is_kept() {
 #[test]
 fn snappy_sizes_are_checked_before_anything_is_allocated() {
     let mut buffer = BodyBuffer::default();
-    let mut code = |block: &[u8], limit| buffer.decode(block, limit).map(<[u8]>::len).map_err(|e| e.code());
+    let mut code = |block: &[u8], limit| {
+        buffer.decode(block, limit, &mut Held::unbounded()).map(<[u8]>::len).map_err(|e| e.code())
+    };
     let too_large = Err(quorate_model::ErrorCode::TooLarge);
     let bad = Err(malformed_code());
     assert_eq!(code(&[0xff, 0xff, 0xff, 0xff, 0x0f], 32 << 20), too_large, "BW3");
@@ -419,11 +504,11 @@ proptest! {
         for protocol in [RW1, RW2] {
             if let Ok(request) = read(protocol, &body) {
                 for index in 0..request.series.len() {
-                    let _ = LabelPairs::default().split(&body, &request, index);
+                    let _ = LabelPairs::default().split(&body, &request, index, &BOUNDS);
                 }
             }
         }
-        let _ = BodyBuffer::default().decode(&body, 1 << 20);
+        let _ = BodyBuffer::default().decode(&body, 1 << 20, &mut Held::unbounded());
     }
 
     #[test]
@@ -439,7 +524,7 @@ proptest! {
             }
             if let Ok(request) = read(protocol, &body) {
                 for index in 0..request.series.len() {
-                    let _ = LabelPairs::default().split(&body, &request, index);
+                    let _ = LabelPairs::default().split(&body, &request, index, &BOUNDS);
                 }
             }
         }

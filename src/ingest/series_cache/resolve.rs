@@ -2,7 +2,8 @@
 
 use super::session::{DefinedSeries, Session, TenantSeries};
 use super::table::{Found, Table};
-use crate::protocol::{Hashing, LabelPairs, ParsedRequest, RawHash};
+use crate::protocol::{BodyError, Hashing, LabelBounds, LabelFault, LabelPairs};
+use crate::protocol::{Memory, ParsedRequest, RawHash};
 use crate::refusal::{self, Loss, Refusals};
 use quorate_cluster::limits::Limits;
 use quorate_model::{Definition, Labels, METRIC_NAME, SeriesRef, Slot};
@@ -29,6 +30,8 @@ pub(crate) struct Scratch {
     unknown: Vec<u32>,
     pub(crate) pairs: LabelPairs,
     canonical: Vec<u8>,
+    /// Bytes of the labels of unknown series, as far as they were expanded.
+    pub(crate) label_bytes: usize,
     /// Definitions that the record of each partition must carry, by index of the partition.
     pub(crate) definitions: Vec<Vec<(Definition, DefinedSeries)>>,
 }
@@ -57,32 +60,42 @@ pub(crate) struct Resolver<'a> {
 }
 
 /// Why no series of the request can be resolved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ResolveError {
     /// The session has no more refs.
     SessionUsedUp,
     /// The labels of unknown series, expanded, are over their bound.
     LabelBytes,
+    /// There is no memory for them.
+    Memory(BodyError),
+}
+
+impl From<BodyError> for ResolveError {
+    fn from(error: BodyError) -> Self {
+        Self::Memory(error)
+    }
 }
 
 impl Resolver<'_> {
-    /// Fills `scratch.resolved`, one for each series, and `scratch.definitions`.
+    /// Fills `scratch.resolved`, one for each series, and `scratch.definitions`; `memory` counts new labels.
     pub(crate) fn resolve(
         &self,
         body: &[u8],
         request: &ParsedRequest,
+        memory: &mut Memory,
         scratch: &mut Scratch,
         refusals: &mut Refusals,
     ) -> Result<(), ResolveError> {
         scratch.resolved.clear();
         scratch.misses.clear();
         scratch.unknown.clear();
+        scratch.label_bytes = 0;
         self.probe(request, scratch);
         if scratch.unknown.is_empty() {
             return Ok(());
         }
         let unknown = std::mem::take(&mut scratch.unknown);
-        let split = self.split(body, request, &unknown, scratch, refusals);
+        let split = self.split(body, request, &unknown, memory, scratch, refusals);
         scratch.unknown = unknown;
         split?;
         self.define(request, scratch, refusals)
@@ -112,10 +125,10 @@ impl Resolver<'_> {
         body: &[u8],
         request: &ParsedRequest,
         unknown: &[u32],
+        memory: &mut Memory,
         scratch: &mut Scratch,
         refusals: &mut Refusals,
     ) -> Result<(), ResolveError> {
-        let mut budget = self.max_label_bytes;
         for at in unknown {
             let index = *at as usize;
             if let Some(fault) = request.series[index].fault {
@@ -123,16 +136,22 @@ impl Resolver<'_> {
                 refusals.add(id, loss_of(request, index), || text);
                 continue;
             }
-            if let Err(fault) = scratch.pairs.split(body, request, index) {
-                let (id, text) = refusal::of_label_fault(&fault);
+            let bounds = label_bounds(self.limits, self.max_label_bytes - scratch.label_bytes);
+            let split = scratch.pairs.split(body, request, index, &bounds);
+            scratch.label_bytes += scratch.pairs.text_bytes();
+            if let Err(fault) = split {
+                if fault == LabelFault::OverBudget {
+                    return Err(ResolveError::LabelBytes);
+                }
+                let (id, text) = refusal::of_label_fault(&fault, &bounds, &scratch.pairs);
                 refusals.add(id, loss_of(request, index), || text);
                 continue;
             }
-            budget = budget.checked_sub(scratch.pairs.text_bytes()).ok_or(ResolveError::LabelBytes)?;
-            if let Some((id, text)) = check(&scratch.pairs, self.limits) {
+            if let Some((id, text)) = check(&scratch.pairs, &bounds) {
                 refusals.add(id, loss_of(request, index), || text);
                 continue;
             }
+            memory.charge(size_of::<Miss>() + 2 * scratch.pairs.text_bytes())?;
             scratch.pairs.canonical_bytes(&mut scratch.canonical);
             let labels = scratch.pairs.to_labels();
             let (slot, partition) = (self.placement)(&labels);
@@ -204,6 +223,18 @@ impl Resolver<'_> {
     }
 }
 
+/// What the labels of one series may take when `bytes` are left of what a request may bring. A limit that is off
+/// is as far as the labels of the log go.
+pub(crate) fn label_bounds(limits: &Limits, bytes: usize) -> LabelBounds {
+    let bound = |limit: usize| if limit == 0 { usize::from(u16::MAX) } else { limit };
+    LabelBounds {
+        names: bound(limits.max_label_names_per_series),
+        name_bytes: bound(limits.max_label_name_length),
+        value_bytes: bound(limits.max_label_value_length),
+        bytes,
+    }
+}
+
 /// What is lost with series `index`.
 fn loss_of(request: &ParsedRequest, index: usize) -> Loss {
     let samples = request.samples_of(index).len() as u64;
@@ -212,25 +243,25 @@ fn loss_of(request: &ParsedRequest, index: usize) -> Loss {
 }
 
 /// What the limits say about the labels of a series that is not known yet.
-fn check(pairs: &LabelPairs, limits: &Limits) -> Option<(&'static str, String)> {
+fn check(pairs: &LabelPairs, bounds: &LabelBounds) -> Option<(&'static str, String)> {
     let series = || refusal::show(pairs.iter());
     if pairs.get(METRIC_NAME).is_none() {
         return Some((refusal::MISSING_NAME, refusal::missing_name()));
     }
-    if pairs.len() > limits.max_label_names_per_series {
-        let text = refusal::too_many_names(pairs.len(), limits.max_label_names_per_series, &series());
+    if pairs.len() > bounds.names {
+        let text = refusal::too_many_names(pairs.len(), bounds.names, &series());
         return Some((refusal::TOO_MANY_NAMES, text));
     }
     for (name, value) in pairs.iter() {
         if name == refusal::RESERVED_LABEL {
             return Some((refusal::LABEL_INVALID, refusal::reserved_label(&series())));
         }
-        if name.len() > limits.max_label_name_length {
-            let text = refusal::name_too_long(name, limits.max_label_name_length, &series());
+        if name.len() > bounds.name_bytes {
+            let text = refusal::name_too_long(name, name.len(), bounds.name_bytes, &series());
             return Some((refusal::NAME_TOO_LONG, text));
         }
-        if value.len() > limits.max_label_value_length {
-            let text = refusal::value_too_long(name, value, limits.max_label_value_length, &series());
+        if value.len() > bounds.value_bytes {
+            let text = refusal::value_too_long(name, value, value.len(), bounds.value_bytes, &series());
             return Some((refusal::VALUE_TOO_LONG, text));
         }
     }

@@ -5,14 +5,17 @@ use crate::protocol::{ParsedMetadata, RawHash};
 use parking_lot::{Mutex, RwLock};
 use quorate_cluster::limits::Limits;
 use quorate_model::{PartitionId, SessionId, TenantId};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 /// A session gives refs up to here; then the gateway needs another one.
 const MAX_REF: u32 = 1 << 31;
-/// Metadata remembered for a tenant; beyond it all is forgotten and sent again.
+/// Families remembered for a tenant that may have any number; beyond it all are forgotten and logged again.
 const MAX_METADATA: usize = 100_000;
+/// Changes of a family's metadata that are logged within one unit of the coarse clock. Two senders that do not
+/// agree would otherwise have it logged with every request.
+const MAX_CHANGES: u32 = 4;
 
 /// One session of this gateway with every partition. Dropped as a whole when the session ends.
 #[derive(Debug)]
@@ -33,8 +36,31 @@ pub(crate) struct TenantSeries {
     pub(super) table: RwLock<Table>,
     /// The label limits under which the table was filled.
     label_limits: Mutex<[usize; 3]>,
-    /// Hashes of metadata that was committed.
-    metadata: Mutex<HashSet<u64>>,
+    /// The metadata that was committed last, by the hash of the family's name.
+    metadata: Mutex<HashMap<u64, KnownMetadata>>,
+}
+
+/// The metadata of a family that was committed last.
+#[derive(Debug, Clone, Copy)]
+struct KnownMetadata {
+    hash: u64,
+    /// When it was committed, and how often it was in the same unit.
+    unit: u32,
+    changes: u32,
+}
+
+/// Metadata that is on its way to the log.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SentMetadata {
+    pub(crate) family_hash: u64,
+    pub(crate) hash: u64,
+}
+
+/// Metadata that differs from what was committed last.
+#[derive(Debug)]
+pub(crate) struct NewMetadata<'a> {
+    pub(crate) entry: &'a ParsedMetadata,
+    pub(crate) is_new_family: bool,
 }
 
 /// A series whose definition stands in a record that is not committed yet.
@@ -161,25 +187,41 @@ impl TenantSeries {
         }
     }
 
-    /// The pieces of metadata that were not committed before.
-    pub(crate) fn unknown_metadata<'a>(&self, all: &'a [ParsedMetadata]) -> Vec<&'a ParsedMetadata> {
+    /// The metadata that differs from what its family's was when it was last committed, and the number of
+    /// families known. A family that changed often of late has to wait.
+    pub(crate) fn new_metadata<'a>(
+        &self,
+        all: &'a [ParsedMetadata],
+        unit: u32,
+    ) -> (Vec<NewMetadata<'a>>, usize) {
         if all.is_empty() {
-            return Vec::new();
+            return (Vec::new(), 0);
         }
         let known = self.metadata.lock();
-        all.iter().filter(|entry| !known.contains(&entry.hash)).collect()
+        let news = all.iter().filter_map(|entry| match known.get(&entry.family_hash) {
+            None => Some(NewMetadata { entry, is_new_family: true }),
+            Some(last) => {
+                let may_change = last.unit != unit || last.changes < MAX_CHANGES;
+                (last.hash != entry.hash && may_change).then_some(NewMetadata { entry, is_new_family: false })
+            }
+        });
+        (news.collect(), known.len())
     }
 
-    /// Metadata that is committed now.
-    pub(crate) fn mark_metadata(&self, hashes: &[u64]) {
-        if hashes.is_empty() {
+    /// Metadata that is committed now. `max_families` is the tenant's limit, 0 = none.
+    pub(crate) fn mark_metadata(&self, sent: &[SentMetadata], unit: u32, max_families: usize) {
+        if sent.is_empty() {
             return;
         }
         let mut known = self.metadata.lock();
-        if known.len() + hashes.len() > MAX_METADATA {
+        if max_families == 0 && known.len() + sent.len() > MAX_METADATA {
             known.clear();
         }
-        known.extend(hashes);
+        for one in sent {
+            let last = known.entry(one.family_hash).or_insert(KnownMetadata { hash: 0, unit, changes: 0 });
+            let changes = if last.unit == unit { last.changes + 1 } else { 1 };
+            *last = KnownMetadata { hash: one.hash, unit, changes };
+        }
     }
 }
 

@@ -1,8 +1,9 @@
 use super::resolve::{Resolved, Resolver, Scratch};
 use super::session::{Session, TenantSeries};
 use super::table::{Found, IDLE_UNITS, Table, UNITS};
+use crate::in_flight::Held;
 use crate::protocol::encoder::{self, TestSeries, series};
-use crate::protocol::{Hashing, ParsedRequest, Protocol, RawHash, parse};
+use crate::protocol::{Hashing, Memory, ParsedRequest, Protocol, RawHash, parse};
 use crate::refusal::{self, Refusals};
 use quorate_cluster::limits::Limits;
 use quorate_model::{Labels, SeriesRef, SessionId, Slot, TenantId};
@@ -39,7 +40,7 @@ impl Rig {
             Protocol::RemoteWrite2 => encoder::rw2(sent),
         };
         let mut request = ParsedRequest::default();
-        parse(protocol, &body, &self.hashing, &mut request).unwrap();
+        parse(protocol, &body, &self.hashing, 1 << 20, Held::unbounded(), &mut request).unwrap();
         let mut refusals = Refusals::default();
         let placement = |labels: &Labels| {
             let slot = labels.get("slot").and_then(|s| s.parse().ok()).unwrap_or(0u16);
@@ -54,7 +55,8 @@ impl Rig {
             unit: self.unit,
             max_label_bytes: 1 << 20,
         };
-        resolver.resolve(&body, &request, &mut self.scratch, &mut refusals).unwrap();
+        let mut memory = Memory::begin(usize::MAX, Held::unbounded());
+        resolver.resolve(&body, &request, &mut memory, &mut self.scratch, &mut refusals).unwrap();
         let mut defined = Vec::new();
         for (partition, definitions) in self.scratch.definitions.iter_mut().enumerate() {
             defined.extend(definitions.drain(..).map(|(d, _)| (partition as u16, d.reference.0)));
@@ -71,7 +73,7 @@ impl Rig {
     fn send_and_mark(&mut self, protocol: Protocol, sent: &[TestSeries]) {
         let body = if protocol == RW1 { encoder::rw1(sent) } else { encoder::rw2(sent) };
         let mut request = ParsedRequest::default();
-        parse(protocol, &body, &self.hashing, &mut request).unwrap();
+        parse(protocol, &body, &self.hashing, 1 << 20, Held::unbounded(), &mut request).unwrap();
         for one in &request.series {
             let found = self.tenant.table.read().find(one.hash, self.unit);
             if let Some(found) = found {
@@ -178,6 +180,41 @@ fn labels_are_checked_against_the_limits() {
     let mut rig = Rig::new(Limits::default());
     let edge = up(&[(&long_name[..1024], &long_value[..2048])]);
     assert_eq!(rig.send(RW1, &[edge, up(&many[..29])]).refusals.total(), 0);
+}
+
+#[test]
+fn a_label_limit_of_0_is_off() {
+    let limits = Limits {
+        max_label_names_per_series: 0,
+        max_label_name_length: 0,
+        max_label_value_length: 0,
+        ..Limits::default()
+    };
+    let (long_name, long_value) = ("n".repeat(5_000), "v".repeat(5_000));
+    let many: Vec<(String, String)> = (0..100).map(|i| (format!("l{i:03}"), "x".into())).collect();
+    let many: Vec<(&str, &str)> = many.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+    let mut rig = Rig::new(limits);
+    let answer = rig.send(RW1, &[up(&[(&long_name, &long_value)]), up(&many)]);
+    assert_eq!(answer.refusals.told, []);
+    assert_eq!(answer.resolved, [at(0, 0), at(0, 1)]);
+}
+
+#[test]
+fn labels_far_over_the_limits_are_refused_by_the_one_they_are_over() {
+    let (long, longest) = ("v".repeat(2_000), "v".repeat(500_000));
+    let many: Vec<(String, &str)> = (0..200).map(|i| (format!("l{i:03}"), long.as_str())).collect();
+    let many: Vec<(&str, &str)> = many.iter().map(|(n, v)| (n.as_str(), *v)).collect();
+    for (one, id, part) in [
+        (up(&[("a", &longest)]), refusal::VALUE_TOO_LONG, "length of 500000 exceeds the limit of 2048"),
+        (up(&[(&longest, "a")]), refusal::NAME_TOO_LONG, "length of 500000 exceeds the limit of 1024"),
+        (up(&many), refusal::TOO_MANY_NAMES, "at least 47, limit: 30) series: 'up{"),
+    ] {
+        let mut rig = Rig::new(Limits::default());
+        let answer = rig.send(RW2, &[one, up(&[])]);
+        assert_eq!(answer.resolved, [Resolved::Refused, at(0, 0)]);
+        let told = &answer.refusals.told[0];
+        assert!(told.id == id && told.message.contains(part), "{told}");
+    }
 }
 
 #[test]

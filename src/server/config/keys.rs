@@ -62,6 +62,7 @@ pub const KEYS: &[Key] = &[
         "off: everything belongs to the tenant anonymous. optional: requests without X-Scope-OrgID do. \
          required: they are refused.",
     ),
+    plain("max_tenants", "Tenants that may exist; a write of a further one is refused."),
     Key {
         path: "enable_feature",
         kind: Kind::List,
@@ -82,10 +83,17 @@ pub const KEYS: &[Key] = &[
         "http.max_write_body",
         "Largest remote-write body, as sent and as it declares itself after decompression.",
     ),
+    text(
+        "http.write_memory",
+        "Memory of write requests while they are read; further ones get 503. 0 is 10 % of the cgroup's or machine's.",
+    ),
     text("http.max_form_body", "Largest form body and largest query text."),
     text("http.max_header", "All headers of a request together."),
     plain("http.max_header_count", "Number of headers of a request."),
-    text("http.header_timeout", "Time for the headers of a request to arrive."),
+    text(
+        "http.header_timeout",
+        "Time for the headers of a request to arrive, and for the first bytes of a connection.",
+    ),
     text("http.body_timeout", "Time for the body of a request to arrive."),
     plain("http.max_connections", "Connections served at once; further ones wait."),
     text("http.drain_timeout", "Time that open requests get to finish after SIGTERM."),
@@ -108,14 +116,21 @@ pub const KEYS: &[Key] = &[
     text("storage.close_delay", "How long after its end a window is closed and written out."),
     text("storage.late_delay", "How long samples for a window that is written out wait for more of them."),
     plain("limits.ingestion_rate", "Samples per second that the tenant may write, over time; 0 is off."),
-    plain("limits.ingestion_burst_size", "Samples that it may write at once on top of its rate."),
+    plain(
+        "limits.ingestion_burst_size",
+        "Samples that it may write at once on top of its rate; 0 is as many as it may write in a second.",
+    ),
     plain(
         "limits.max_global_series_per_user",
         "Series with samples in the last two hours; a sample of a new one above it is refused. 0 is off.",
     ),
-    plain("limits.max_label_names_per_series", "Labels of a series, __name__ included."),
-    plain("limits.max_label_name_length", "Bytes of a label's name."),
-    plain("limits.max_label_value_length", "Bytes of a label's value, the metric name included."),
+    plain(
+        "limits.max_global_metadata_per_user",
+        "Metric families with metadata; metadata of a new one above it is refused. 0 is off.",
+    ),
+    plain("limits.max_label_names_per_series", "Labels of a series, __name__ included; 0 is off."),
+    plain("limits.max_label_name_length", "Bytes of a label's name; 0 is off."),
+    plain("limits.max_label_value_length", "Bytes of a label's value, the metric name included; 0 is off."),
     plain(
         "limits.max_metadata_length",
         "Bytes of a metric's name, help and unit in metadata; longer help is cut.",

@@ -40,6 +40,8 @@ pub struct Config {
     pub retention: HumanDuration,
     /// Whether requests name their tenant.
     pub multitenancy: Multitenancy,
+    /// Tenants that may exist; a write of a further one is refused. A tenant has its number for good.
+    pub max_tenants: usize,
     /// PromQL features by Prometheus' names, or `all`.
     pub enable_feature: Vec<String>,
     /// Form of log lines.
@@ -76,6 +78,7 @@ impl Default for Config {
             partitions: 4,
             retention: HumanDuration::from_secs(15 * 86_400),
             multitenancy: Multitenancy::Optional,
+            max_tenants: 100_000,
             enable_feature: Vec::new(),
             log_format: LogFormat::Logfmt,
             log_level: "info".to_owned(),
@@ -129,6 +132,9 @@ impl Config {
         }
         if self.partitions == 0 || self.partitions > MAX_PARTITIONS {
             problems.push(format!("partitions must be 1 to {MAX_PARTITIONS}, it is {}", self.partitions));
+        }
+        if self.max_tenants == 0 {
+            problems.push("max_tenants must be at least 1".to_owned());
         }
         if let Err(error) = self.features() {
             problems.push(format!("enable_feature: {error}"));
@@ -188,6 +194,11 @@ mod tests {
     fn a_problem_names_its_key() {
         check_problem(|c| c.partitions = 0, "partitions");
         check_problem(|c| c.node_id = 0, "node_id");
+        check_problem(|c| c.max_tenants = 0, "max_tenants");
+        check_problem(
+            |c| c.http.max_write_body = HumanSize::from_mib(65),
+            "http.max_write_body must be 1KiB to 64MiB",
+        );
         check_problem(|c| c.grpc_listen = c.http_listen, "grpc_listen");
         check_problem(|c| c.enable_feature = vec!["nonsense".into()], "enable_feature");
         check_problem(|c| c.self_monitor_tenant = "a/b".into(), "self_monitor_tenant");

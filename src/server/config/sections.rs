@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 pub struct HttpConfig {
     /// Largest remote-write body, as sent and as it declares itself after decompression.
     pub max_write_body: HumanSize,
+    /// Memory of write requests while they are read; 0 is 10 % of the cgroup's or machine's.
+    pub write_memory: HumanSize,
     /// Largest form body and largest query text.
     pub max_form_body: HumanSize,
     /// All headers of a request together.
@@ -31,6 +33,7 @@ impl Default for HttpConfig {
     fn default() -> Self {
         Self {
             max_write_body: HumanSize::from_mib(32),
+            write_memory: HumanSize::from_bytes(0),
             max_form_body: HumanSize::from_bytes(1 << 20),
             max_header: HumanSize::from_bytes(64 << 10),
             max_header_count: 100,
@@ -52,8 +55,10 @@ impl HttpConfig {
             problems
                 .push(format!("http.max_header_count must be 16 to 32768, it is {}", self.max_header_count));
         }
-        if self.max_write_body.bytes() < 1 << 10 || self.max_write_body.bytes() > 1 << 30 {
-            problems.push(format!("http.max_write_body must be 1KiB to 1GiB, it is {}", self.max_write_body));
+        // What a body holds for one partition has to fit into one entry of the log.
+        if self.max_write_body.bytes() < 1 << 10 || self.max_write_body.bytes() > 64 << 20 {
+            problems
+                .push(format!("http.max_write_body must be 1KiB to 64MiB, it is {}", self.max_write_body));
         }
         if self.max_form_body.bytes() < 1 << 10 || self.max_form_body.bytes() > 1 << 30 {
             problems.push(format!("http.max_form_body must be 1KiB to 1GiB, it is {}", self.max_form_body));

@@ -12,8 +12,9 @@ use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use quorate_ingest::{Held, NoRoom};
 use quorate_model::ErrorCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,6 +69,8 @@ pub enum BodyError {
     TooSlow,
     /// The connection or its framing broke.
     Broken(String),
+    /// Other requests take the memory that it needs.
+    NoRoom(NoRoom),
 }
 
 impl BodyError {
@@ -77,6 +80,7 @@ impl BodyError {
             Self::TooLarge(max) => {
                 (StatusCode::PAYLOAD_TOO_LARGE, format!("the body is over the limit of {max} bytes"))
             }
+            Self::NoRoom(error) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
             Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "the body took too long to arrive".to_owned()),
             Self::Broken(reason) => {
                 (StatusCode::BAD_REQUEST, format!("the body could not be read: {reason}"))
@@ -90,6 +94,7 @@ impl IntoResponse for BodyError {
         let (status, message) = self.describe();
         let code = match self {
             Self::TooLarge(_) => ErrorCode::TooLarge,
+            Self::NoRoom(_) => ErrorCode::Unavailable,
             Self::TooSlow | Self::Broken(_) => ErrorCode::BadInput,
         };
         let mut response = ApiError::new(code, message).into_response();
@@ -108,16 +113,91 @@ pub async fn read_body(
     max: usize,
     timeout: Duration,
 ) -> Result<Bytes, BodyError> {
-    let declared =
-        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if declared.is_some_and(|length| length > max as u64) {
-        return Err(BodyError::TooLarge(max));
-    }
+    declared_length(headers, max)?;
     let collected = tokio::time::timeout(timeout, Limited::new(body, max).collect()).await;
     match collected {
         Err(_) => Err(BodyError::TooSlow),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(BodyError::TooLarge(max)),
         Ok(Err(error)) => Err(BodyError::Broken(error.to_string())),
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
+    }
+}
+
+/// As [`read_body`], with `held` taking the bytes of the node's memory before they are kept.
+///
+/// A declared length that finds no room is refused before anything is read, but it is only taken as it arrives:
+/// a client that declares much and sends nothing holds nothing.
+///
+/// # Errors
+/// [`BodyError`].
+pub async fn read_held_body(
+    headers: &HeaderMap,
+    body: Body,
+    max: usize,
+    timeout: Duration,
+    held: &mut Held,
+) -> Result<Bytes, BodyError> {
+    if let Some(length) = declared_length(headers, max)? {
+        held.try_room(length).map_err(BodyError::NoRoom)?;
+    }
+    let reading = async {
+        let mut body = Limited::new(body, max);
+        let mut bytes = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| match error.is::<LengthLimitError>() {
+                true => BodyError::TooLarge(max),
+                false => BodyError::Broken(error.to_string()),
+            })?;
+            if let Ok(data) = frame.into_data() {
+                held.grow(data.len()).map_err(BodyError::NoRoom)?;
+                bytes.extend_from_slice(&data);
+            }
+        }
+        Ok(bytes.freeze())
+    };
+    tokio::time::timeout(timeout, reading).await.unwrap_or(Err(BodyError::TooSlow))
+}
+
+/// The length that a request declares; one over `max` is refused.
+fn declared_length(headers: &HeaderMap, max: usize) -> Result<Option<usize>, BodyError> {
+    let declared =
+        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    match declared {
+        Some(length) if length > max as u64 => Err(BodyError::TooLarge(max)),
+        length => Ok(length.map(|length| length as usize)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderValue;
+    use quorate_ingest::InFlight;
+
+    #[tokio::test]
+    async fn a_body_takes_room_as_it_arrives() {
+        let node = InFlight::new(1_000);
+        let mut other = node.enter();
+        other.grow(600).unwrap();
+        let read = async |declared: Option<u64>, length: usize| {
+            let mut headers = HeaderMap::new();
+            if let Some(declared) = declared {
+                headers.insert(header::CONTENT_LENGTH, HeaderValue::from(declared));
+            }
+            let mut held = node.enter();
+            let body = Body::from(vec![b'x'; length]);
+            let read = read_held_body(&headers, body, 2_000, Duration::from_secs(60), &mut held).await;
+            (read.map(|bytes| bytes.len()), held.bytes())
+        };
+        let full = |used| Err(BodyError::NoRoom(NoRoom { used, limit: 1_000 }));
+        assert_eq!(read(Some(401), 401).await, (full(600), 0));
+        assert_eq!(read(None, 401).await, (full(600), 0));
+        assert_eq!(read(Some(400), 400).await, (Ok(400), 400));
+        assert_eq!(read(Some(400), 7).await, (Ok(7), 7), "what is declared and not sent takes nothing");
+        assert_eq!(read(Some(2_001), 0).await, (Err(BodyError::TooLarge(2_000)), 0));
+        assert_eq!(read(None, 2_001).await.0, Err(BodyError::TooLarge(2_000)));
+        drop(other);
+        assert_eq!(read(None, 1_500).await, (Ok(1_500), 1_500), "alone, it may pass the bound");
+        assert_eq!(node.used(), 0);
     }
 }

@@ -25,9 +25,9 @@ mod tests;
 
 pub use app::{App, AppParts};
 
-use axum::Router;
 use axum::middleware;
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use reply::ApiError;
 use std::sync::Arc;
 use tower_http::compression::CompressionLayer;
@@ -45,6 +45,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/metrics", get(info::metrics))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
+        .layer(Extension(write::in_flight(&app.config())))
         .layer(CompressionLayer::new())
         .layer(middleware::from_fn(observe::guard))
         .layer(middleware::from_fn(observe::observe))

@@ -4,15 +4,16 @@
 //! Source: Prometheus remote write specifications 1.0 and 2.0; docs/operations.md has the code table.
 
 use super::App;
-use super::extract::{Tenant, read_body};
+use super::extract::{BodyError, Tenant, read_held_body};
+use crate::config::Config;
 use crate::node::services::Services;
 use crate::status;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use quorate_ingest::{Protocol, WriteError, WriteOutcome, WriteRequest, Written};
-use quorate_model::ErrorCode;
+use quorate_ingest::{Held, InFlight, Protocol, WriteError, WriteOutcome, WriteRequest, Written};
+use quorate_model::{ErrorCode, TenantId};
 use std::sync::Arc;
 
 const SAMPLES_WRITTEN: HeaderName = HeaderName::from_static("x-prometheus-remote-write-samples-written");
@@ -20,6 +21,22 @@ const HISTOGRAMS_WRITTEN: HeaderName =
     HeaderName::from_static("x-prometheus-remote-write-histograms-written");
 const EXEMPLARS_WRITTEN: HeaderName = HeaderName::from_static("x-prometheus-remote-write-exemplars-written");
 const RETRY_ATTEMPT: HeaderName = HeaderName::from_static("retry-attempt");
+
+/// A tenant that has no number yet; numbers begin with 1.
+const UNNUMBERED: TenantId = TenantId(0);
+/// Memory of write requests when the machine does not tell its own.
+const LEAST_MEMORY: u64 = 256 << 20;
+/// Parts of the node's memory budget, 70 % of the machine's, of which write requests get one.
+const MEMORY_PARTS: u64 = 7;
+
+/// The bound on what write requests take while they are read.
+pub fn in_flight(config: &Config) -> Arc<InFlight> {
+    let bytes = match config.http.write_memory.bytes() {
+        0 => quorate_query::budget::default_node_budget().map_or(LEAST_MEMORY, |node| node / MEMORY_PARTS),
+        bytes => bytes,
+    };
+    InFlight::new(usize::try_from(bytes).unwrap_or(usize::MAX))
+}
 
 /// Why a request was not written, or not in full.
 #[derive(Debug)]
@@ -44,6 +61,7 @@ impl Refusal {
 /// Takes a remote-write request of either version.
 pub async fn remote_write(
     State(app): State<Arc<App>>,
+    Extension(memory): Extension<Arc<InFlight>>,
     tenant: Result<Tenant, super::reply::ApiError>,
     request: Request,
 ) -> Response {
@@ -53,7 +71,7 @@ pub async fn remote_write(
         Err(refusal) => return answer(None, Err(refusal)),
     };
     let outcome = match tenant {
-        Ok(Tenant(tenant)) => take(&app, tenant, protocol, &parts.headers, body).await,
+        Ok(Tenant(tenant)) => take(&app, tenant, protocol, &parts.headers, body, memory.enter()).await,
         Err(error) => Err(Refusal::coded(error.code, error.message, 0)),
     };
     answer(Some(protocol), outcome)
@@ -65,19 +83,35 @@ async fn take(
     protocol: Protocol,
     headers: &HeaderMap,
     body: Body,
+    mut held: Held,
 ) -> Result<Written, Refusal> {
     let attempt = headers.get(RETRY_ATTEMPT).and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0);
     let config = app.config();
     let max = config.http.max_write_body.as_usize();
-    let body = read_body(headers, body, max, config.http.body_timeout.into()).await.map_err(|error| {
-        let (status, message) = error.describe();
-        Refusal::plain(status, message)
+    let reading = read_held_body(headers, body, max, config.http.body_timeout.into(), &mut held).await;
+    let body = reading.map_err(|error| match error {
+        BodyError::NoRoom(error) => Refusal::coded(ErrorCode::Unavailable, error.to_string(), attempt),
+        error => {
+            let (status, message) = error.describe();
+            Refusal::plain(status, message)
+        }
     })?;
     let services = app.services().map_err(|e| Refusal::coded(e.code, e.message, attempt))?;
-    let tenant = services.meta.intern_tenant(&tenant_name).await;
-    let tenant = tenant.map_err(|error| Refusal::coded(error.code(), error.to_string(), attempt))?;
-    let request = WriteRequest { tenant, tenant_name, protocol, body };
-    match services.distributor.write(request).await {
+    let tenant = services.meta.tenant(&tenant_name).unwrap_or(UNNUMBERED);
+    let mut request = WriteRequest { tenant, tenant_name, protocol, body };
+    if tenant == UNNUMBERED {
+        // A number is for good, so a tenant gets it for something to store and not for a body that is refused.
+        let preview = services.distributor.preview(request.clone(), held).await;
+        let (answer, rest) = preview.map_err(|error| failed(services, &error, attempt))?;
+        if let Some(outcome) = answer {
+            return partial(&outcome);
+        }
+        let numbered = services.meta.intern_tenant(&request.tenant_name, config.max_tenants).await;
+        request.tenant =
+            numbered.map_err(|error| Refusal::coded(error.code(), error.to_string(), attempt))?;
+        held = rest;
+    }
+    match services.distributor.write(request, held).await {
         Ok(outcome) => partial(&outcome),
         Err(error) => Err(failed(services, &error, attempt)),
     }
