@@ -4,6 +4,7 @@
 //! imports this one and it imports none of them.
 
 pub mod batch;
+mod durable;
 pub mod error;
 pub mod failpoint;
 mod go_regex;
@@ -18,6 +19,7 @@ pub use batch::{
     Definition, FlushMark, HistogramSample, LogRecord, MetadataEntry, MetricType, RecordBody, RecordHeader,
     RecordKind, SubBatch,
 };
+pub use durable::create_dir_durable;
 pub use error::ErrorCode;
 pub use histogram::{BucketCounts, CounterResetHint, Histogram, Span};
 pub use ids::{NodeId, PartitionId, Position, SeriesRef, SessionId, Slot, TenantId};

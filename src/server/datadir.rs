@@ -4,6 +4,7 @@
 //! leaves nothing to clean up. `FORMAT` says which version of the layout the folder has, whose it is and
 //! how many partitions it was made with.
 
+use quorate_model::create_dir_durable;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
@@ -78,7 +79,7 @@ impl DataDir {
     /// [`DataDirError`]; nothing was changed then.
     pub fn open(path: &Path, node_id: u64, partitions: u32) -> Result<Self, DataDirError> {
         let at = |path: &Path, cause| DataDirError::Io { path: path.to_owned(), cause };
-        fs::create_dir_all(path).map_err(|e| at(path, e))?;
+        create_dir_durable(path).map_err(|e| at(path, e))?;
         let lock_path = path.join("LOCK");
         let lock = File::options()
             .create(true)

@@ -21,13 +21,13 @@ mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+use quorate_model::create_dir_durable;
 
 pub use error::SegmentError;
 use format::{ENTRY_HEADER_LEN, Record};
@@ -136,7 +136,7 @@ impl SegmentLog {
     /// [`SegmentError::Damaged`] with file and offset when acknowledged bytes are damaged or missing,
     /// [`SegmentError::Busy`] when another process has it open, [`SegmentError::Io`] otherwise.
     pub fn open(dir: &Path, config: SegmentLogConfig) -> Result<Self, SegmentError> {
-        create_dir(dir).map_err(|error| SegmentError::io("create", dir, error))?;
+        create_dir_durable(dir).map_err(|error| SegmentError::io("create", dir, error))?;
         let lock = lock(dir)?;
         let mut found = recovery::recover(dir, &config)?;
         let torn = found.torn;
@@ -388,16 +388,6 @@ fn record_bytes(record: &Record) -> usize {
         Record::Snapshot(snapshot) => 64 + snapshot.membership.len(),
         _ => 64,
     }
-}
-
-fn create_dir(dir: &Path) -> io::Result<()> {
-    if !dir.is_dir() {
-        fs::create_dir_all(dir)?;
-        if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            segments::sync_dir(parent)?;
-        }
-    }
-    Ok(())
 }
 
 fn lock(dir: &Path) -> Result<File, SegmentError> {

@@ -180,13 +180,17 @@ impl Recovered {
         let mut records = Records::new(body);
         let mut count = 0;
         while let Some(decoded) = records.read_next()? {
-            self.take_record(segment, body_at, &decoded);
+            self.take_record(segment, body_at, decoded);
             count += 1;
         }
         Ok(count)
     }
 
-    fn take_record(&mut self, segment: u64, body_at: u64, decoded: &Decoded) {
+    fn take_record(&mut self, segment: u64, body_at: u64, mut decoded: Decoded) {
+        if let Record::Snapshot(snapshot) = &mut decoded.record {
+            // A slice of the segment would keep all of it in memory.
+            snapshot.membership = Bytes::copy_from_slice(&snapshot.membership);
+        }
         let group = decoded.group;
         self.tails.entry(group).or_default().observe(&decoded.record, segment);
         let index = self.groups.entry(group).or_default();

@@ -113,6 +113,6 @@ pub(super) fn create(dir: &Path, sequence: u64, content: &[u8]) -> io::Result<Se
 }
 
 /// Makes the names in `dir` durable.
-pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
+fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }

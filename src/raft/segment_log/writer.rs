@@ -135,6 +135,7 @@ impl Writer {
         failpoint::hit("append.before_write");
         self.write_buffer();
         failpoint::hit("append.after_write");
+        self.count(written.len());
         if cfg!(feature = "planted-ack-before-sync") {
             self.publish(&written);
             done.into_iter().for_each(|done| done());
@@ -147,7 +148,6 @@ impl Writer {
             done.into_iter().for_each(|done| done());
         }
         self.marked = false;
-        self.count(written.len());
         self.trim_cache(written);
         if purged {
             self.delete_segments();
