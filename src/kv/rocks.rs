@@ -8,6 +8,7 @@ mod mark;
 mod options;
 
 use crate::{Cf, Change, Durability, Ingest, KeyRange, Kv, KvError, KvRead, Visitor, WriteBatch};
+use quorate_model::create_dir_durable;
 use rocksdb::{
     ColumnFamily, ColumnFamilyDescriptor, DB, DBRawIterator, IngestExternalFileOptions, ReadOptions,
     Snapshot, SstFileWriter, WriteOptions,
@@ -59,7 +60,7 @@ impl RocksKv {
     /// damaged in the middle; [`KvError::Options`]; [`KvError::Full`]: even opening needs some space.
     pub fn open(path: &Path, options: &KvOptions) -> Result<Self, KvError> {
         let runs = path.join(RUN_DIR);
-        fs::create_dir_all(&runs).map_err(|e| file_error(&runs, &e))?;
+        create_dir_durable(&runs).map_err(|e| file_error(&runs, &e))?;
         let families = options::Families::new(options);
         let descriptors =
             Cf::ALL.map(|cf| ColumnFamilyDescriptor::new(cf.name(), families.options(cf).clone()));
@@ -106,11 +107,15 @@ impl RocksKv {
     /// Writes a batch and, if it is synced, raises the mark to what is then durable for certain.
     ///
     /// Numbers are given in the order of the log, so this batch ends at least its length behind what was
-    /// visible before, whatever others write meanwhile.
+    /// visible before, whatever others write meanwhile. An error says that the batch itself failed: what comes
+    /// after it never makes a batch that is there look refused.
     fn commit(&self, batch: rocksdb::WriteBatch, synced: bool) -> Result<(), KvError> {
         let sequence = self.db.latest_sequence_number() + batch.len() as u64;
         self.db.write_opt(batch, &write_options(synced)).map_err(|e| kv_error(&e))?;
-        if synced { self.mark.raise(sequence) } else { Ok(()) }
+        if synced {
+            self.mark.raise(sequence);
+        }
+        Ok(())
     }
 
     fn is_empty(&self, cf: Cf, range: &KeyRange) -> Result<bool, KvError> {

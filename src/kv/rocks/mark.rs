@@ -66,17 +66,20 @@ impl SyncedMark {
         Err(KvError::Corrupt { place: self.path.display().to_string(), detail })
     }
 
-    /// Everything up to `sequence` is durable now.
-    pub(super) fn raise(&self, sequence: u64) -> Result<(), KvError> {
+    /// Everything up to `sequence` is durable now. Failing ends the process: the write that is to be
+    /// acknowledged has its effect already, and a second sync would succeed without the data.
+    pub(super) fn raise(&self, sequence: u64) {
         let mut newest = self.newest.lock();
         if sequence <= newest.sequence {
-            return Ok(());
+            return;
         }
         let slot = 1 - newest.slot;
         let written = write(&self.file, slot, sequence).and_then(|()| self.file.sync_data());
-        written.map_err(|error| super::file_error(&self.path, &error))?;
+        if let Err(error) = written {
+            tracing::error!(path = %self.path.display(), %error, "cannot raise the synced mark; the process ends");
+            std::process::abort();
+        }
         *newest = Newest { sequence, slot };
-        Ok(())
     }
 }
 
@@ -104,8 +107,8 @@ mod tests {
     fn a_torn_slot_leaves_the_one_before() {
         let dir = tempfile::tempdir().unwrap();
         let mark = SyncedMark::open(dir.path()).unwrap();
-        mark.raise(5).unwrap();
-        mark.raise(9).unwrap();
+        mark.raise(5);
+        mark.raise(9);
         let newest = mark.newest.lock().slot;
         mark.file.write_all_at(&[0xff], newest * SLOT_BYTES).unwrap();
         let again = SyncedMark::open(dir.path()).unwrap();
