@@ -73,6 +73,8 @@ pub trait Maintained: Send + Sync {
     /// # Errors
     /// The blocks stay.
     fn retain(&self, before_ms: i64) -> Result<u64, String>;
+    /// Lets work that may take long end early, now and from now on.
+    fn stop(&self);
 }
 
 /// One partition for [`Maintenance::start`].
@@ -107,10 +109,17 @@ pub struct Maintenance {
     thread: Option<JoinHandle<()>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Stop {
+    stores: Vec<Arc<dyn Maintained>>,
     is_set: Mutex<bool>,
     changed: Condvar,
+}
+
+impl std::fmt::Debug for Stop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stop").field("is_set", &self.is_set).finish_non_exhaustive()
+    }
 }
 
 impl Maintenance {
@@ -127,21 +136,20 @@ impl Maintenance {
         clock: Arc<dyn Clock>,
         runtime: Handle,
     ) -> std::io::Result<Self> {
-        let stop = Arc::new(Stop::default());
+        let stores = partitions.iter().map(|partition| Arc::clone(&partition.store)).collect();
+        let stop = Arc::new(Stop { stores, ..Stop::default() });
         let seen = Arc::clone(&stop);
         let mut run = Run::new(config, partitions, session, retention, every_retain, clock, runtime);
         let thread =
-            std::thread::Builder::new().name("maintenance".to_owned()).spawn(move || run.until(&seen))?;
+            std::thread::Builder::new().name("maintenance".to_owned()).spawn(move || run.or_abort(&seen))?;
         Ok(Self { stop, thread: Some(thread) })
     }
 
-    /// Ends the thread after the work it is at, and waits for it.
+    /// Ends the thread after the work it is at, merges before that, and waits for it.
     pub fn stop(mut self) {
         self.stop.set();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the maintenance thread panicked");
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("a panic of the thread ends the process");
         }
     }
 }
@@ -155,6 +163,7 @@ impl Drop for Maintenance {
 impl Stop {
     fn set(&self) {
         *self.is_set.lock() = true;
+        self.stores.iter().for_each(|store| store.stop());
         self.changed.notify_all();
     }
 
@@ -168,8 +177,14 @@ impl Stop {
     }
 }
 
+/// The longest wait after flushes that failed.
+const MAX_FLUSH_WAIT: Duration = Duration::from_secs(60);
+
 /// When the next turns of one partition are due.
 struct Turns {
+    flush: Instant,
+    /// How long the next failed flush is not repeated: each try writes its block before it can fail.
+    flush_wait: Duration,
     image: Instant,
     merge: Instant,
     retain: Instant,
@@ -207,6 +222,8 @@ impl Run {
             .zip(partitions)
             .map(|(nth, partition)| {
                 let turns = Turns {
+                    flush: now,
+                    flush_wait: config.tick,
                     image: now + config.image_interval * nth / count,
                     merge: now + config.merge_interval * nth / count,
                     retain: now + config.retain_interval * nth / count,
@@ -218,6 +235,16 @@ impl Run {
             .collect();
         let next_own = now + config.retain_interval;
         Self { config, partitions, session, retention, every_retain, clock, runtime, sequence: 0, next_own }
+    }
+
+    /// Works until it is told to stop. Work that stopped without a sound would fill memory and disk for days, so
+    /// a panic ends the process.
+    fn or_abort(&mut self, stop: &Stop) {
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.until(stop)));
+        if ended.is_err() {
+            tracing::error!("maintenance panicked; the process ends");
+            std::process::abort();
+        }
     }
 
     fn until(&mut self, stop: &Stop) {
@@ -243,10 +270,13 @@ impl Run {
             return;
         }
         let (image, merge, retain) = (now >= turns.image, now >= turns.merge, now >= turns.retain);
+        let flush = now >= turns.flush;
         if state.applied >= turns.proposed {
             self.propose(index, &partition, now_ms, retain);
         }
-        report(&partition, "flush", partition.store.flush());
+        if flush {
+            self.flush(index, &partition, now);
+        }
         if merge {
             self.partitions[index].1.merge = now + self.config.merge_interval;
             report(&partition, "merge", partition.store.merge(now_ms));
@@ -261,6 +291,19 @@ impl Run {
             self.partitions[index].1.image = now + self.config.image_interval;
             self.cut_image(index, &partition);
         }
+    }
+
+    /// Flushes; after a failure the next try waits, twice as long each time.
+    fn flush(&mut self, index: usize, partition: &MaintainedPartition, now: Instant) {
+        let flushed = partition.store.flush();
+        let turns = &mut self.partitions[index].1;
+        if flushed.is_ok() {
+            turns.flush_wait = self.config.tick;
+        } else {
+            turns.flush = now + turns.flush_wait;
+            turns.flush_wait = (turns.flush_wait * 2).min(MAX_FLUSH_WAIT);
+        }
+        report(partition, "flush", flushed);
     }
 
     fn propose(&mut self, index: usize, partition: &MaintainedPartition, now_ms: i64, retain: bool) {
@@ -330,6 +373,8 @@ mod tests {
     struct Fake {
         asked: Mutex<Vec<&'static str>>,
         owes: Mutex<bool>,
+        fails: Mutex<bool>,
+        panics: bool,
     }
 
     impl Fake {
@@ -349,7 +394,8 @@ mod tests {
         }
         fn flush(&self) -> Result<u64, String> {
             self.note("flush");
-            Ok(0)
+            assert!(!self.panics, "as the test wants it");
+            if *self.fails.lock() { Err("full".into()) } else { Ok(0) }
         }
         fn cut_image(&self) -> Result<Position, String> {
             self.note("image");
@@ -363,6 +409,9 @@ mod tests {
             assert_eq!(before_ms, 1_000 - 7_200_000);
             self.note("retain");
             Ok(0)
+        }
+        fn stop(&self) {
+            self.note("stop");
         }
     }
 
@@ -477,8 +526,49 @@ mod tests {
         let mut reader = log.read_from(Position(0));
         runtime.block_on(reader.next()).unwrap();
         maintenance.stop();
-        let asked = store.asked.lock().len();
-        assert!(asked <= store.asked.lock().len());
+        assert_eq!(store.asked.lock().last(), Some(&"stop"));
         assert_eq!(Arc::strong_count(&store), 1, "the thread is gone");
+    }
+
+    #[test]
+    fn a_flush_that_failed_waits_longer_each_time() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let (store, log) = (Arc::new(Fake::default()), MemLog::default());
+        let ready = ApplyState { is_ready: true, ..ApplyState::default() };
+        let mut run = run(&store, &log, &ready, Duration::from_secs(3_600), runtime.handle());
+        *store.fails.lock() = true;
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            run.partitions[0].1.flush = run.clock.instant();
+            run.turn(0);
+            run.turn(0);
+            waits.push(run.partitions[0].1.flush_wait.as_secs());
+        }
+        assert_eq!(waits, [2, 4, 8, 16, 32, 60, 60, 60]);
+        assert_eq!(store.asked.lock().len(), 8, "a turn within the wait does not flush");
+        *store.fails.lock() = false;
+        run.partitions[0].1.flush = run.clock.instant();
+        run.turn(0);
+        run.turn(0);
+        assert_eq!((store.asked.lock().len(), run.partitions[0].1.flush_wait.as_secs()), (10, 1));
+    }
+
+    #[test]
+    #[ignore = "a part of a_panic_ends_the_process"]
+    fn child_that_panics() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let (store, log) = (Arc::new(Fake { panics: true, ..Fake::default() }), MemLog::default());
+        let ready = ApplyState { is_ready: true, ..ApplyState::default() };
+        run(&store, &log, &ready, Duration::from_secs(3_600), runtime.handle()).or_abort(&Stop::default());
+    }
+
+    #[test]
+    fn a_panic_ends_the_process() {
+        use std::os::unix::process::ExitStatusExt;
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "maintenance::tests::child_that_panics", "--ignored", "--nocapture"])
+            .output()
+            .unwrap();
+        assert_eq!(child.status.signal(), Some(6), "{}", String::from_utf8_lossy(&child.stderr));
     }
 }

@@ -41,4 +41,8 @@ impl Maintained for PartitionStore {
         self.free_idle(before_ms);
         Ok(dropped)
     }
+
+    fn stop(&self) {
+        self.stop_background();
+    }
 }

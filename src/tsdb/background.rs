@@ -2,11 +2,11 @@
 //!
 //! Knows the order of durable steps (C1, C8): data first, synced; then one synced `cat` batch; then the View; old
 //! data last. Does not know when it is called. Each step may be the last before a crash.
-//! A flush, an image and a merge may run beside each other; two of a kind may not. After a write to `cat` whose
-//! effect is not known nothing more is written: the partition is to be opened again and replayed (K5).
+//! A flush, an image and a merge may run beside each other; two of a kind may not. A write to `cat` whose effect is
+//! not known ends the process: only opening the partition again tells what `cat` lists (K5).
 //! Path: `partition_store` -> **here** -> `flush`, `image`, `block`.
 
-use crate::block::{BlockMeta, MergeHooks, merge};
+use crate::block::{self, BlockMeta, MergeHooks, merge};
 use crate::cat::{self, ImagePointer};
 use crate::disk::Disk;
 use crate::durable::{remove_if_there, sync_dir};
@@ -26,7 +26,7 @@ use quorate_model::{Labels, PartitionId, Position, TenantId, TimeRange};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// What a flush wrote.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -64,7 +64,7 @@ pub(crate) struct Background {
     images: Mutex<ImageNumbers>,
     /// Held by merges and retention: both replace blocks.
     replacing: Mutex<()>,
-    failed: Mutex<Option<KvError>>,
+    stopping: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -96,13 +96,18 @@ impl Background {
             flushing: Mutex::default(),
             images: Mutex::new(ImageNumbers { current: image.image, last: image.image }),
             replacing: Mutex::default(),
-            failed: Mutex::default(),
+            stopping: AtomicBool::new(false),
         }
     }
 
     /// Position of the last durable image.
     pub(crate) fn durable(&self) -> Position {
         Position(self.durable.load(Ordering::Acquire))
+    }
+
+    /// Lets work that may take long end early, now and from now on: a merge keeps its inputs.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
     }
 
     /// Writes every complete sealed generation as a block and publishes it.
@@ -112,7 +117,6 @@ impl Background {
         let mut sealed = self.views.pin().sealed();
         sealed.sort_by_key(|s| (s.window_start_ms(), s.generation()));
         for sealed in sealed.iter().filter(|s| s.is_complete()) {
-            self.check()?;
             let meta = write_block(&self.disk, self.partition, &self.head, sealed)?;
             failpoint::hit("flush.after_ingest");
             report.add(&meta);
@@ -124,7 +128,6 @@ impl Background {
     /// Cuts an image and makes it durable. Gives its position.
     pub(crate) fn cut_image(&self) -> Result<Position, StoreError> {
         let mut numbers = self.images.lock();
-        self.check()?;
         let mut cut = image::cut(&self.head, &self.views)?;
         failpoint::hit("image.after_cut");
         numbers.last += 1;
@@ -159,32 +162,31 @@ impl Background {
     pub(crate) fn merge(&self, now_ms: i64, close_delay_ms: i64) -> Result<u64, StoreError> {
         let _replacing = self.replacing.lock();
         let mut merges = 0;
-        loop {
-            self.check()?;
+        while !self.stopping.load(Ordering::Relaxed) {
             let view = self.views.pin();
             let metas: Vec<&BlockMeta> = view.blocks().iter().map(|b| b.meta()).collect();
             let waiting: Vec<i64> = view.sealed().iter().map(|s| s.window_start_ms()).collect();
             let Some(MergePlan { inputs, spec }) = plan(&metas, &waiting, now_ms - close_delay_ms) else {
-                return Ok(merges);
+                break;
             };
             let inputs: Vec<_> = inputs.into_iter().map(|at| Arc::clone(&view.blocks()[at])).collect();
             let spec = spec.with_id(self.disk.next_id()?);
             let readers: Vec<_> = inputs.iter().map(|b| Arc::clone(b.reader())).collect();
-            let mut hooks = HiddenHooks(self.head.hidden());
+            let mut hooks = Hooks { hidden: self.head.hidden(), stopping: &self.stopping };
             let Some(meta) = merge(self.disk.kv().as_ref(), &readers, spec, &mut hooks)? else {
-                return Ok(merges);
+                break;
             };
             failpoint::hit("merge.after_ingest");
             drop((view, readers));
             self.publish(Some(meta), &inputs)?;
             merges += 1;
         }
+        Ok(merges)
     }
 
     /// Drops blocks all of whose tenants' floors lie behind them. Gives their number.
     pub(crate) fn retain(&self) -> Result<u64, StoreError> {
         let _replacing = self.replacing.lock();
-        self.check()?;
         let hidden = self.head.hidden();
         let view = self.views.pin();
         let expired =
@@ -198,8 +200,20 @@ impl Background {
         Ok(expired.len() as u64)
     }
 
-    /// One synced batch: a block in, replaced blocks out. Then the View.
+    /// Publishes; a block that `cat` then does not list goes again, or every further try would leave another one.
     fn publish(&self, added: Option<BlockMeta>, replaced: &[Arc<StoreBlock>]) -> Result<(), StoreError> {
+        let id = added.as_ref().map(BlockMeta::id);
+        let published = self.replace(added, replaced);
+        if let (Err(_), Some(id)) = (&published, id)
+            && let Err(error) = block::remove(self.disk.kv().as_ref(), id)
+        {
+            tracing::warn!(block = %id, %error, "a block that could not be published stays until the next start");
+        }
+        published
+    }
+
+    /// One synced batch: a block in, replaced blocks out. Then the View. After an error nothing of it is listed.
+    fn replace(&self, added: Option<BlockMeta>, replaced: &[Arc<StoreBlock>]) -> Result<(), StoreError> {
         let (kv, cache) = (self.disk.kv(), self.disk.cache());
         let added = added.map(|meta| StoreBlock::open(kv, cache, meta)).transpose()?;
         let mut batch = WriteBatch::new();
@@ -223,36 +237,40 @@ impl Background {
         Ok(())
     }
 
+    /// Writes to `cat`. An error means no effect; when that is not certain the process ends.
     fn commit(&self, batch: &WriteBatch) -> Result<(), StoreError> {
         let written = self.disk.kv().write(batch, Durability::Synced);
         if let Err(error @ (KvError::Io { .. } | KvError::Corrupt { .. })) = &written {
-            *self.failed.lock() = Some(error.clone());
+            tracing::error!(
+                partition = %self.partition,
+                %error,
+                "a write to the manifest failed with an unknown effect; the process ends"
+            );
+            std::process::abort();
         }
         Ok(written?)
     }
-
-    /// Refuses work after a commit of unknown effect.
-    fn check(&self) -> Result<(), StoreError> {
-        self.failed.lock().clone().map_or(Ok(()), |error| Err(error.into()))
-    }
 }
 
-/// Leaves out of a merge what is deleted or below the floor.
-struct HiddenHooks(Arc<Hidden>);
+/// Leaves out of a merge what is deleted or below the floor, and breaks it off when the store is to stop.
+struct Hooks<'a> {
+    hidden: Arc<Hidden>,
+    stopping: &'a AtomicBool,
+}
 
-impl MergeHooks for HiddenHooks {
+impl MergeHooks for Hooks<'_> {
     fn hidden(&mut self, input: &BlockMeta, tenant: TenantId, labels: &Labels, out: &mut Vec<TimeRange>) {
-        let floor = self.0.floor_ms(tenant);
+        let floor = self.hidden.floor_ms(tenant);
         if floor > i64::MIN {
             out.push(TimeRange::new(i64::MIN, floor - 1));
         }
-        for tombstone in self.0.of(tenant, labels, TimeRange::ALL) {
+        for tombstone in self.hidden.of(tenant, labels, TimeRange::ALL) {
             tombstone.masks(input, out);
         }
     }
 
     fn pace(&mut self, _bytes: u64) -> ControlFlow<()> {
-        ControlFlow::Continue(())
+        if self.stopping.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }
 

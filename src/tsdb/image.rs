@@ -46,6 +46,10 @@ impl Cut {
 /// Cuts the state between two records. Apply waits while the open parts are copied.
 pub(crate) fn cut(head: &Head, views: &Views) -> Result<Cut, StoreError> {
     let mut writer = head.writer().lock();
+    if writer.in_record {
+        let detail = "a record was applied in part; the state is of no position".to_owned();
+        return Err(StoreError::Damaged { place: "head".to_owned(), detail });
+    }
     let sealed = views.pin().sealed();
     let index = head.index().read();
     let meta = ImageMeta::of(&writer, &head.hidden(), index.next_row(), head.length().ms());

@@ -73,3 +73,19 @@ fn a_loaded_image_cuts_the_same_image_and_reads_the_same() {
     assert_eq!(times, [500, 1000, 2000, 16_000, HOUR, HOUR + 15_000]);
     assert_eq!((times, values), read(&head, &views));
 }
+
+#[test]
+fn a_state_with_a_part_of_a_record_is_never_cut() {
+    let (head, views) = filled();
+    let mut record = floats(&[(0, HOUR + 60_000, 1.0), (5, HOUR, 1.0)]);
+    if let quorate_model::RecordBody::Data(batches) = &mut record.body {
+        batches[0].refs[1] = quorate_model::SeriesRef(9);
+    }
+    assert!(head.apply(Position(9), &record, &|_, _, _| Ok(None)).is_err());
+    assert!(cut(&head, &views).is_err());
+    // As a panic leaves it: nothing noted an error.
+    let (head, views) = filled();
+    head.writer().lock().in_record = true;
+    assert!(head.apply(Position(9), &floats(&[(0, HOUR + 60_000, 1.0)]), &|_, _, _| Ok(None)).is_err());
+    assert!(cut(&head, &views).is_err());
+}

@@ -17,6 +17,7 @@ use crate::image;
 use crate::image_file;
 use crate::marks::Marks;
 use crate::meter::ReadMeter;
+use crate::retention::{self, Pace};
 use crate::selection::{PartitionSelection, SelectLimits, Wanted};
 use crate::series_file::SeriesFile;
 use crate::series_log::{self, SeriesEntry};
@@ -24,6 +25,7 @@ use crate::store_block::StoreBlock;
 use crate::view::Views;
 use quorate_model::{
     FlushMark, LogRecord, Matcher, PartitionId, Position, SeriesRef, SessionId, TenantId, TimeRange,
+    create_dir_durable,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -38,6 +40,7 @@ pub struct PartitionStore {
     series: Arc<SeriesFile>,
     background: Background,
     marks: Marks,
+    pace: Pace,
 }
 
 impl PartitionStore {
@@ -52,7 +55,7 @@ impl PartitionStore {
         partition: PartitionId,
         config: StoreConfig,
     ) -> Result<Self, StoreError> {
-        std::fs::create_dir_all(dir).map_err(|e| StoreError::file(dir, e))?;
+        create_dir_durable(dir).map_err(|e| StoreError::file(dir, e))?;
         let manifest = cat::read(disk.kv().as_ref(), partition)?;
         quorate_model::failpoint::hit("start.after_cat");
         let open = |meta| StoreBlock::open(disk.kv(), disk.cache(), meta);
@@ -68,7 +71,16 @@ impl PartitionStore {
         let series = Arc::new(SeriesFile::new(dir, manifest.image, entries));
         let parts = (Arc::clone(&head), Arc::clone(&views), Arc::clone(&series));
         let background = Background::new(Arc::clone(disk), partition, dir, parts, manifest.image);
-        Ok(Self { partition, config, head, views, series, background, marks: Marks::default() })
+        Ok(Self {
+            partition,
+            config,
+            head,
+            views,
+            series,
+            background,
+            marks: Marks::default(),
+            pace: Pace::default(),
+        })
     }
 
     /// The partition.
@@ -103,18 +115,60 @@ impl PartitionStore {
     }
 
     /// The retention marks that a leader should propose: a floor for each tenant, at a window border, that lies
-    /// above the one in force. `retention_ms` gives a tenant's retention, 0 for ever.
+    /// above the one in force. `retention_ms` gives a tenant's retention, 0 for ever. A floor does not follow
+    /// `now_ms` further than the data proves; see [`retention`].
     pub fn retention_due(&self, now_ms: i64, retention_ms: impl Fn(TenantId) -> i64) -> Vec<(TenantId, i64)> {
-        let hidden = self.head.hidden();
-        let mut due = Vec::new();
+        let (hidden, length) = (self.head.hidden(), self.head.length());
+        let data = self.data_ranges();
+        let (mut due, mut held) = (Vec::new(), 0);
         for tenant in self.tenants() {
-            let retention = retention_ms(tenant);
-            let floor = self.head.length().start_of(now_ms.saturating_sub(retention));
-            if retention > 0 && floor > hidden.floor_ms(tenant) {
+            let (retention, in_force) = (retention_ms(tenant), hidden.floor_ms(tenant));
+            let wanted = length.start_of(now_ms.saturating_sub(retention));
+            let proven = retention::proven(&data, in_force);
+            let Some(proven) = proven.filter(|_| retention > 0 && wanted > in_force) else { continue };
+            let last_window = length.range_of(length.start_of(proven.end_ms));
+            let seen_ms = now_ms.min(last_window.end_ms.saturating_add(1));
+            let mut floor = length.start_of(seen_ms.saturating_sub(retention));
+            if floor < wanted {
+                let step = length.start_of(in_force.max(proven.start_ms)).saturating_add(length.ms());
+                if self.pace.step(tenant, now_ms, length.ms()) {
+                    floor = floor.max(step.min(wanted));
+                }
+                held = held.max(wanted.saturating_sub(floor));
+            } else {
+                self.pace.forget(tenant);
+            }
+            if floor > in_force {
                 due.push((tenant, floor));
             }
         }
+        if held > 0 {
+            tracing::warn!(
+                partition = %self.partition, now_ms, held_ms = held,
+                "the clock is ahead of the data; retention follows it one window at a time"
+            );
+        }
         due
+    }
+
+    /// First visible time of a tenant: samples before it would be hidden as soon as they are written. `i64::MIN`
+    /// if there is no such time.
+    pub fn floor_ms(&self, tenant: TenantId) -> i64 {
+        self.head.hidden().floor_ms(tenant)
+    }
+
+    /// Times of blocks and of windows that are not in blocks yet, by start.
+    fn data_ranges(&self) -> Vec<TimeRange> {
+        let mut ranges: Vec<TimeRange> = {
+            let writer = self.head.writer().lock();
+            let unflushed = writer.windows.iter().filter(|(_, state)| state.has_data);
+            unflushed.map(|(start, _)| self.head.length().range_of(*start)).collect()
+        };
+        let view = self.views.pin();
+        ranges.extend(view.sealed().iter().map(|s| self.head.length().range_of(s.window_start_ms())));
+        ranges.extend(view.blocks().iter().map(|block| block.meta().range()));
+        ranges.sort_unstable_by_key(|range| range.start_ms);
+        ranges
     }
 
     /// Writes sealed generations as blocks and publishes them.
@@ -156,9 +210,15 @@ impl PartitionStore {
         self.head.free_idle(before_ms)
     }
 
+    /// Lets background work that may take long end early, now and from now on: the store is to be closed. What a
+    /// merge has written is given up, its inputs stay.
+    pub fn stop_background(&self) {
+        self.background.stop();
+    }
+
     /// Memory of late samples, in bytes: at twice the budget apply should wait (C16).
     pub fn late_bytes(&self) -> u64 {
-        self.head.late_bytes()
+        self.marks.late_bytes(&self.head)
     }
 
     /// The series that pass every matcher and may have samples in `range`. `meter` is charged with what the

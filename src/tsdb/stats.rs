@@ -96,7 +96,7 @@ impl PartitionStore {
     pub fn stats(&self) -> PartitionStats {
         let view = self.views.pin();
         let sealed = view.sealed();
-        let mut stats = PartitionStats { late_bytes: self.head.late_bytes(), ..PartitionStats::default() };
+        let mut stats = PartitionStats { late_bytes: self.late_bytes(), ..PartitionStats::default() };
         {
             let writer = self.head.writer().lock();
             stats.counters.clone_from(&writer.counters);

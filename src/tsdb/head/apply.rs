@@ -47,6 +47,8 @@ pub(crate) struct Writer {
     pub(crate) state_hash: StateHash,
     /// Definitions since the last image, on their way into the series log.
     pub(crate) pending: PendingSeries,
+    /// A record is being applied, or was applied in part and no further: the state is of no position then.
+    pub(crate) in_record: bool,
     stopped: Option<ApplyError>,
     rows: Vec<u32>,
 }
@@ -69,10 +71,16 @@ impl Head {
         if let Some(error) = &writer.stopped {
             return Err(error.clone());
         }
+        if writer.in_record {
+            let error = corrupt(position, &"the record before was applied in part");
+            return Err(writer.stopped.insert(error).clone());
+        }
         failpoint::hit("apply.before_record");
+        writer.in_record = true;
         let outcome = self.apply_new(writer, position, record, resolve);
         match &outcome {
             Ok(_) => {
+                writer.in_record = false;
                 writer.position = position;
                 self.set_applied(position);
                 failpoint::hit("apply.after_record");

@@ -3,13 +3,13 @@
 //! Knows that freeing is a decision of this replica alone: no verdict depends on it. Does not know when it is
 //! worth it.
 
-use super::apply::Writer;
+use super::apply::{WindowState, Writer};
 use super::series::series_hash;
 use super::{Head, row_at};
 use crate::series_file::Meant;
 use quorate_model::{SeriesRef, SessionId};
 use roaring::RoaringBitmap;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Head {
     /// Frees the rows without unflushed samples whose newest one is before `before_ms`. Gives their number.
@@ -18,8 +18,8 @@ impl Head {
         let sealed = self.views.pin().sealed();
         let mut freed = RoaringBitmap::new();
         for (number, stripe) in self.stripes.iter().enumerate() {
-            let stripe = stripe.read();
             let index = self.index.read();
+            let stripe = stripe.read();
             for within in stripe.row_numbers() {
                 let is_flushed =
                     || !sealed.iter().filter_map(|s| s.part(number)).any(|part| part.has(within));
@@ -73,14 +73,17 @@ impl Head {
         self.new_row(writer, *tenant, *slot, labels, hash)
     }
 
-    /// Bytes of side buffers of windows that were sealed before: the late samples.
-    pub(crate) fn late_bytes(&self) -> u64 {
+    /// Memory of the unflushed windows that `counts` accepts, without open chunks.
+    pub(crate) fn window_bytes(&self, counts: &dyn Fn(i64, WindowState) -> bool) -> u64 {
         let writer = self.writer.lock();
-        let is_late = |start: i64| writer.windows.get(&start).is_some_and(|w| w.next_generation > 0);
+        let counted =
+            writer.windows.iter().filter(|(start, state)| state.has_data && counts(**start, **state));
+        let counted: BTreeSet<i64> = counted.map(|(start, _)| *start).collect();
+        drop(writer);
         let bytes = self.stripes.iter().map(|stripe| {
             let stripe = stripe.read();
-            let late = stripe.windows().iter().filter(|w| is_late(w.start_ms()));
-            late.map(|w| w.side_bytes() as u64).sum::<u64>()
+            let windows = stripe.windows().iter().filter(|w| counted.contains(&w.start_ms()));
+            windows.map(|w| w.memory_bytes() as u64).sum::<u64>()
         });
         bytes.sum()
     }

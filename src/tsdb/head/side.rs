@@ -5,7 +5,7 @@
 //! Path: `head::window` -> **here**. Cost: a few samples lie in one sorted array; many in a tree, so that a
 //! sender who sends backwards cannot make insertion slow.
 
-use quorate_model::{Histogram, SeriesBuffer};
+use quorate_model::{BucketCounts, Histogram, SeriesBuffer, Span};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -38,6 +38,31 @@ pub(crate) struct SideSample {
     pub(crate) start_ms: i64,
     /// Value.
     pub(crate) value: Value,
+}
+
+/// What a sample in a buffer is taken to cost besides a histogram's own memory, in bytes: a share of the room that
+/// the buffer keeps for more.
+const SAMPLE_BYTES: usize = 48;
+
+impl SideSample {
+    /// Memory of the sample in a buffer, in bytes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        match &self.value {
+            Value::Float(_) => SAMPLE_BYTES,
+            Value::Histogram(histogram) => histogram_bytes(histogram),
+        }
+    }
+}
+
+/// Memory of a histogram in a buffer, in bytes.
+pub(crate) fn histogram_bytes(histogram: &Histogram) -> usize {
+    let buckets = match &histogram.counts {
+        BucketCounts::Integer { positive, negative, .. } => positive.capacity() + negative.capacity(),
+        BucketCounts::Float { positive, negative, .. } => positive.capacity() + negative.capacity(),
+    };
+    let spans = histogram.positive_spans.capacity() + histogram.negative_spans.capacity();
+    let lists = (buckets + histogram.custom_values.capacity()) * 8 + spans * size_of::<Span>();
+    SAMPLE_BYTES + 16 + size_of::<Histogram>() + lists
 }
 
 /// Samples by time; a time stands once.

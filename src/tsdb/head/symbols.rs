@@ -2,7 +2,7 @@
 //!
 //! Knows strings. Does not know labels, series or tenants.
 //! Path: `head::series` -> **here**.
-//! Y1: ids are given in first-seen order and never change meaning within one head; the series log relies on it.
+//! Y1: ids are given in first-seen order and never change meaning within one interner.
 //! Cost: one hash and one comparison for a known string; the string's bytes plus about 10 for a new one.
 
 use super::id_table::IdTable;

@@ -7,7 +7,7 @@
 //! before it adds.
 
 use super::open_chunk::OpenChunk;
-use super::side::{SideBuffer, SideSample, Value, push};
+use super::side::{self, SideBuffer, SideSample, Value, push};
 use super::symbols::reserve;
 use super::{ROWS_PER_PAGE, UNSEALED};
 use quorate_chunk::{Chunk, ChunkError, ChunkRef, Lane};
@@ -16,8 +16,6 @@ use std::collections::HashMap;
 
 /// Histograms are encoded when this many lie in a side buffer.
 const HISTOGRAM_RUN: usize = 32;
-/// What a sample in a side buffer is taken to cost, in bytes.
-const SIDE_SAMPLE_BYTES: usize = 48;
 const SHARED_TIMES: usize = 16;
 
 /// One cut chunk. Offsets point into the window's bytes.
@@ -47,7 +45,8 @@ pub(crate) struct WindowStripe {
     entries: Vec<Entry>,
     bytes: Vec<u8>,
     side: HashMap<u32, SideBuffer>,
-    side_samples: usize,
+    /// What the side buffers cost.
+    side_bytes: usize,
     /// The last distinct columns of times: neighbours scraped together share theirs.
     shared_times: Vec<(u32, u32)>,
     next_shared: usize,
@@ -62,7 +61,7 @@ impl WindowStripe {
             entries: Vec::new(),
             bytes: Vec::new(),
             side: HashMap::new(),
-            side_samples: 0,
+            side_bytes: 0,
             shared_times: Vec::new(),
             next_shared: 0,
         }
@@ -109,14 +108,14 @@ impl WindowStripe {
     pub(crate) fn push_side(&mut self, row: u32, ts_ms: i64, sample: SideSample) -> Result<(), ChunkError> {
         let is_histogram = matches!(sample.value, Value::Histogram(_));
         let side = self.side.entry(row).or_default();
+        self.side_bytes += sample.memory_bytes();
         side.insert(ts_ms, sample);
-        self.side_samples += 1;
         if is_histogram && side.len() >= HISTOGRAM_RUN {
             let run = side.take_histograms();
             if side.len() == 0 {
                 self.side.remove(&row);
             }
-            self.side_samples -= run.len();
+            self.side_bytes -= run.histograms.iter().map(|h| side::histogram_bytes(h)).sum::<usize>();
             let mut chunks = Vec::new();
             quorate_chunk::cut_buffer(&run, HISTOGRAM_RUN, &mut chunks)?;
             chunks.iter().for_each(|chunk| self.push_chunk(row, chunk));
@@ -190,16 +189,11 @@ impl WindowStripe {
         self.entries.len()
     }
 
-    /// What the side buffers cost, in bytes.
-    pub(crate) fn side_bytes(&self) -> usize {
-        self.side_samples * SIDE_SAMPLE_BYTES
-    }
-
     /// Memory held, in bytes.
     pub(crate) fn memory_bytes(&self) -> usize {
         let pages = self.newest.iter().flatten().count() * ROWS_PER_PAGE * 4;
         let entries = self.entries.capacity() * size_of::<Entry>();
-        pages + entries + self.bytes.capacity() + self.side_bytes() + self.side.capacity() * 40
+        pages + entries + self.bytes.capacity() + self.side_bytes + self.side.capacity() * 40
     }
 
     /// Appends the row's samples as chunks, if they were cut in order: no side buffer, no lane mixed with the

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests unwrap as the tests do
 
+mod background;
 mod concurrency;
 mod properties;
 mod restart;

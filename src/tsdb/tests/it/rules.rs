@@ -97,10 +97,11 @@ fn retention_hides_at_once_and_drops_whole_blocks() {
     let log = [scrape(0..2, 5), scrape(0..2, HOUR + 5), mark(0, 0), mark(1, 0), retention(HOUR)];
     node.replay(&log[..4]);
     assert_eq!(node.store().flush().unwrap().blocks, 2);
-    assert_eq!(node.store().retention_due(DAY, |_| 23 * HOUR), [(TENANT, HOUR)]);
-    assert_eq!(node.store().retention_due(DAY, |_| 0), []);
+    assert_eq!(node.store().retention_due(2 * HOUR, |_| HOUR), [(TENANT, HOUR)]);
+    assert_eq!(node.store().retention_due(2 * HOUR, |_| 0), []);
     node.replay(&log);
-    assert_eq!(node.store().retention_due(DAY, |_| 23 * HOUR), []);
+    assert_eq!(node.store().retention_due(2 * HOUR, |_| HOUR), []);
+    assert_eq!((node.store().floor_ms(TENANT), node.store().floor_ms(TenantId(2))), (HOUR, i64::MIN));
     assert_eq!(read(node.store(), TimeRange::ALL).samples.len(), 2);
     let pinned = node.store().select(TENANT, &[], TimeRange::ALL, SelectLimits::NONE, &Unmetered).unwrap();
     assert_eq!(node.store().retain().unwrap(), 1);

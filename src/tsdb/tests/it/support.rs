@@ -18,12 +18,17 @@ pub(crate) const TENANT: TenantId = TenantId(1);
 #[derive(Debug, Default)]
 pub(crate) struct FlakyKv {
     inner: MemKv,
-    refuses_cat: Mutex<bool>,
+    refuses_cat: Mutex<Option<KvError>>,
 }
 
 impl FlakyKv {
     pub(crate) fn refuse_cat(&self, refuses: bool) {
-        *self.refuses_cat.lock() = refuses;
+        *self.refuses_cat.lock() = refuses.then(|| KvError::Full { detail: "the test says so".into() });
+    }
+
+    /// Leaves the effect of every further write open.
+    pub(crate) fn break_cat(&self) {
+        *self.refuses_cat.lock() = Some(KvError::Io { detail: "the test says so".into() });
     }
 
     pub(crate) fn crash(&self) {
@@ -43,8 +48,8 @@ impl KvRead for FlakyKv {
 
 impl Kv for FlakyKv {
     fn write(&self, batch: &WriteBatch, durability: Durability) -> Result<(), KvError> {
-        if *self.refuses_cat.lock() {
-            return Err(KvError::Full { detail: "the test says so".into() });
+        if let Some(error) = self.refuses_cat.lock().clone() {
+            return Err(error);
         }
         self.inner.write(batch, durability)
     }
@@ -67,12 +72,18 @@ pub(crate) struct Node {
     pub(crate) kv: Arc<FlakyKv>,
     dir: tempfile::TempDir,
     pub(crate) store: Option<PartitionStore>,
+    config: StoreConfig,
 }
 
 impl Node {
     pub(crate) fn new() -> Self {
+        Self::with_late_budget(StoreConfig::default().late_budget_bytes)
+    }
+
+    pub(crate) fn with_late_budget(late_budget_bytes: u64) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut node = Self { kv: Arc::default(), dir, store: None };
+        let config = StoreConfig { late_budget_bytes, ..StoreConfig::default() };
+        let mut node = Self { kv: Arc::default(), dir, store: None, config };
         node.restart();
         node
     }
@@ -90,7 +101,7 @@ impl Node {
 
     pub(crate) fn open(&self) -> Result<PartitionStore, StoreError> {
         let disk = Disk::open(Arc::clone(&self.kv) as Arc<dyn Kv>, 1, 8 << 20)?;
-        PartitionStore::open(&disk, self.dir.path(), PartitionId(3), StoreConfig::default())
+        PartitionStore::open(&disk, self.dir.path(), PartitionId(3), self.config.clone())
     }
 
     /// Applies records `from..` of a log whose first position is 1.
