@@ -9,7 +9,6 @@ use crate::error::StoreError;
 use crate::gather::Gather;
 use crate::head::{Head, Hidden, Piece, SealedGeneration, SeriesCopy, place, row_at};
 use quorate_chunk::{Chunk, cut_buffer};
-use quorate_model::failpoint;
 use quorate_model::{Labels, METRIC_NAME, PartitionId, SeriesBuffer, TenantId, TimeRange};
 use std::collections::BTreeMap;
 
@@ -50,7 +49,6 @@ pub(crate) fn write_block(
             }
         }
     }
-    failpoint::hit("flush.before_ingest");
     writer.finish()
 }
 
