@@ -176,6 +176,11 @@ impl Server {
         format!("http://127.0.0.1:{}", self.http_port)
     }
 
+    /// The address of the gRPC listener.
+    pub fn grpc_address(&self) -> (&str, u16) {
+        ("127.0.0.1", self.grpc_port)
+    }
+
     /// The data folder.
     pub fn data_dir(&self) -> &Path {
         &self.data_dir

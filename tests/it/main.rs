@@ -1,11 +1,14 @@
 //! The binary from outside: arguments, configuration, data folder, signals.
 
+use quorate_cluster_tests::harness::http::Answer;
 use quorate_cluster_tests::harness::server::{Options, Server};
 use quorate_cluster_tests::harness::wait_for;
+use quorate_cluster_tests::remote_write::{Protocol, RequestBuilder};
+use quorate_model::Labels;
 use std::io::Write;
 use std::net::TcpStream;
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_quorate");
 
@@ -133,4 +136,99 @@ fn an_unknown_fail_point_is_refused_at_the_start() {
         .expect("the binary starts");
     assert!(!output.status.success());
     assert!(text(&output).contains("\"flush\""), "{}", text(&output));
+}
+
+#[test]
+fn a_silent_grpc_connection_does_not_hold_up_the_end() {
+    let mut server = Server::start(options().args(&["--http.drain-timeout", "1s"]));
+    let silent = TcpStream::connect(server.grpc_address()).unwrap();
+    assert!(server.terminate().success());
+    drop(silent);
+}
+
+#[test]
+fn a_hangup_during_the_replay_does_not_end_the_node() {
+    let mut server = Server::start(options());
+    server.kill9();
+    server.launch(None);
+    let address = server.url().replace("http://", "");
+    wait_for("a listener", Duration::from_secs(60), || TcpStream::connect(&address).ok());
+    let pid = server.process().pid().to_string();
+    assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+    server.wait_ready();
+    assert!(server.terminate().success());
+}
+
+/// A remote write 2.0 request of ten series, of which the first `bad` have a sample of the far future.
+fn ten_series(bad: usize) -> Vec<u8> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
+    let mut request = RequestBuilder::new(Protocol::V2);
+    for at in 0..10 {
+        let labels = Labels::from_pairs([("__name__", "ten"), ("at", &at.to_string())]);
+        request.add(&labels, &[(if at < bad { now + 86_400_000 } else { now }, 1.0)]);
+    }
+    request.finish()
+}
+
+fn write(server: &Server, body: &[u8]) -> Answer {
+    server.client().post("/api/v1/write", &Protocol::V2.headers(), body).expect("an answer")
+}
+
+/// The value of a query's first row; empty without rows.
+fn instant(server: &Server, query: &str) -> String {
+    let data = server.client().api("/api/v1/query", &[("query", query)]);
+    data["result"][0]["value"][1].as_str().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn what_is_good_of_a_request_is_written_counted_and_readable() {
+    let server = Server::start(options().args(&["--self-monitor", "false"]));
+    let answer = write(&server, &ten_series(10));
+    assert_eq!(answer.status, 400, "{}", answer.text());
+    assert_eq!(instant(&server, "count(ten)"), "");
+    let answer = write(&server, &ten_series(3));
+    assert_eq!(answer.status, 400, "{}", answer.text());
+    assert!(answer.text().contains("err-mimir-too-far-in-future"), "{}", answer.text());
+    assert_eq!(answer.header("x-prometheus-remote-write-samples-written"), Some("7"));
+    assert_eq!(answer.header("x-prometheus-remote-write-histograms-written"), Some("0"));
+    assert_eq!(instant(&server, "count(ten)"), "7");
+    let answer = write(&server, &ten_series(0));
+    assert_eq!(
+        (answer.status, answer.header("x-prometheus-remote-write-samples-written")),
+        (204, Some("10"))
+    );
+}
+
+#[test]
+fn a_tenant_over_its_rate_is_told_when_to_come_back() {
+    let limits = "limits:\n  ingestion_rate: 0.1\n  ingestion_burst_size: 10\n";
+    let server = Server::start(options().args(&["--self-monitor", "false"]).config(limits));
+    assert_eq!(write(&server, &ten_series(0)).status, 204);
+    let answer = write(&server, &ten_series(0));
+    assert_eq!(answer.status, 429, "{}", answer.text());
+    assert!(answer.text().contains("err-mimir-tenant-max-ingestion-rate"), "{}", answer.text());
+    let seconds: u64 = answer.header("retry-after").expect("a Retry-After").parse().unwrap();
+    assert!((60..=100).contains(&seconds), "{seconds} s until 10 samples at 0.1 a second");
+    assert_eq!(answer.header("x-prometheus-remote-write-samples-written"), Some("0"));
+}
+
+#[test]
+fn a_tenant_exists_once_something_of_it_is_stored_and_there_is_a_limit() {
+    let server = Server::start(options().args(&["--self-monitor", "false", "--max-tenants", "2"]));
+    let write_as = |tenant: &str, body: &[u8]| {
+        let client = server.client().with_header("X-Scope-OrgID", tenant);
+        let answer = client.post("/api/v1/write", &Protocol::V2.headers(), body).expect("an answer");
+        (answer.status, answer.text())
+    };
+    for at in 0..5 {
+        assert_eq!(write_as(&format!("bad-{at}"), b"no snappy").0, 400);
+        assert_eq!(write_as(&format!("refused-{at}"), &ten_series(10)).0, 400);
+    }
+    for tenant in ["a", "b", "a"] {
+        assert_eq!(write_as(tenant, &ten_series(0)).0, 204);
+    }
+    let (status, text) = write_as("c", &ten_series(0));
+    assert_eq!(status, 400);
+    assert!(text.contains("limit of 2") && text.contains("max_tenants"), "{text}");
+    assert_eq!(write_as("b", &ten_series(0)).0, 204);
 }
