@@ -7,14 +7,15 @@
 
 use crate::error::StoreError;
 use crate::head::dump::{put_stripe, put_window, take_stripe, take_window};
-use crate::head::{Head, SealedGeneration, row_at};
+use crate::head::{Head, ROW_LIMIT, SealedGeneration, place, row_at};
 use crate::image_file::{OPTIONAL, Section};
 use crate::image_meta::ImageMeta;
 use crate::series_log::SeriesEntry;
 use crate::view::Views;
 use quorate_chunk::varint;
-use quorate_model::Position;
+use quorate_model::{Position, TenantId};
 use roaring::RoaringBitmap;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 const META: u32 = 1;
@@ -82,8 +83,7 @@ pub(crate) fn load(
         let detail = format!("has windows of {} ms, not of {}", meta.window_ms, head.length().ms());
         return Err(damaged(&detail));
     }
-    let mut loader = Loader { head, live: RoaringBitmap::new(), is_sound: true };
-    entries(&mut |entry| loader.entry(entry))?;
+    let mut loader = Loader::new(head);
     for (id, raw) in sections {
         let known = match *id {
             META => Some(()),
@@ -96,31 +96,56 @@ pub(crate) fn load(
         };
         known.ok_or_else(|| damaged(&format!("section {id:#x} is unknown or does not decode")))?;
     }
-    if !loader.is_sound {
+    entries(&mut |entry| loader.entry(entry))?;
+    if !loader.is_sound || loader.named != loader.live.len() {
         return Err(damaged("its series log does not fit"));
     }
     loader.finish(meta);
     Ok(())
 }
 
+/// Takes the stripes first and then the series log, so that rows which were freed take no memory: refs to them are
+/// cleared, and their labels stay in the log.
 struct Loader<'a> {
     head: &'a Head,
+    /// Rows of the stripes.
     live: RoaringBitmap,
+    /// Tenants of the other rows that the series log names.
+    freed: HashMap<u32, TenantId>,
+    /// Live rows that the series log has named, and one more than the newest row of all.
+    named: u64,
+    next: u32,
     is_sound: bool,
 }
 
-impl Loader<'_> {
+impl<'a> Loader<'a> {
+    fn new(head: &'a Head) -> Self {
+        Self { head, live: RoaringBitmap::new(), freed: HashMap::new(), named: 0, next: 0, is_sound: true }
+    }
+
     fn entry(&mut self, entry: SeriesEntry) {
         let sessions = &mut self.head.writer().lock().sessions;
-        let mut index = self.head.index().write();
         match entry {
-            SeriesEntry::Row { row, .. } if row < index.next_row() => self.is_sound = false,
+            SeriesEntry::Row { row, .. } if row < self.next || row >= ROW_LIMIT => self.is_sound = false,
             SeriesEntry::Row { row, tenant, slot, labels } => {
-                index.restore(row, tenant, slot, &labels);
+                self.next = row + 1;
+                if self.live.contains(row) {
+                    let hash = self.head.index().write().restore(row, tenant, slot, &labels);
+                    let (stripe, within) = place(row);
+                    self.head.stripes()[stripe].write().row_mut(within).hash = hash;
+                    self.named += 1;
+                } else {
+                    self.freed.insert(row, tenant);
+                }
             }
-            SeriesEntry::Reference { row, .. } if index.is_free(row) => self.is_sound = false,
             SeriesEntry::Reference { session, reference, row } => {
-                sessions.get_mut(session).set(reference, index.tenant(row), Some(row));
+                let index = self.head.index().read();
+                let is_free = index.is_free(row);
+                let tenant = if is_free { self.freed.get(&row).copied() } else { Some(index.tenant(row)) };
+                match tenant {
+                    Some(tenant) => sessions.get_mut(session).set(reference, tenant, row, is_free),
+                    None => self.is_sound = false,
+                }
             }
             SeriesEntry::Forget(session) => {
                 sessions.forget(session);
@@ -130,16 +155,13 @@ impl Loader<'_> {
     }
 
     fn stripe(&mut self, number: usize, raw: &[u8]) -> Option<()> {
-        let index = self.head.index().read();
         let mut stripe = self.head.stripes()[number].write();
         let mut rest = raw;
         let live = &mut self.live;
         take_stripe(&mut rest, &mut stripe, |stripe, within| {
-            let row = row_at(number, within);
-            let hash = (!index.is_free(row)).then(|| index.hash(row))?;
-            live.insert(row);
-            stripe.add_row(within, hash);
-            Some(())
+            // The hash comes with the labels.
+            stripe.add_row(within, 0);
+            live.insert(row_at(number, within)).then_some(())
         })?;
         rest.is_empty().then_some(())
     }
@@ -158,16 +180,10 @@ impl Loader<'_> {
         rest.is_empty().then_some(())
     }
 
-    /// Frees the rows that the series log still names but the image does not, and sets the writer's state.
+    /// Sets the writer's state.
     fn finish(self, meta: ImageMeta) {
         let writer = &mut *self.head.writer().lock();
-        let mut index = self.head.index().write();
-        for row in (0..index.next_row()).filter(|row| !self.live.contains(*row)) {
-            index.free(row);
-        }
-        index.skip_to(meta.next_row);
-        writer.sessions.clear_rows(|row| index.is_free(row));
-        drop(index);
+        self.head.index().write().skip_to(meta.next_row.max(self.next));
         self.head.set_hidden(meta.restore(writer));
     }
 }

@@ -27,7 +27,7 @@ fn filled() -> (Arc<Head>, Arc<Views>) {
         delete(Some(1), TimeRange::new(-10, -5)),
     ];
     for (at, record) in records.iter().enumerate() {
-        head.apply(Position(at as u64 + 1), record, &|_, _, _| Ok(None)).unwrap();
+        head.apply(Position(at as u64 + 1), record, &|_, _| Ok(Default::default())).unwrap();
     }
     (head, views)
 }
@@ -81,11 +81,13 @@ fn a_state_with_a_part_of_a_record_is_never_cut() {
     if let quorate_model::RecordBody::Data(batches) = &mut record.body {
         batches[0].refs[1] = quorate_model::SeriesRef(9);
     }
-    assert!(head.apply(Position(9), &record, &|_, _, _| Ok(None)).is_err());
+    assert!(head.apply(Position(9), &record, &|_, _| Ok(Default::default())).is_err());
     assert!(cut(&head, &views).is_err());
     // As a panic leaves it: nothing noted an error.
     let (head, views) = filled();
     head.writer().lock().in_record = true;
-    assert!(head.apply(Position(9), &floats(&[(0, HOUR + 60_000, 1.0)]), &|_, _, _| Ok(None)).is_err());
+    assert!(
+        head.apply(Position(9), &floats(&[(0, HOUR + 60_000, 1.0)]), &|_, _| Ok(Default::default())).is_err()
+    );
     assert!(cut(&head, &views).is_err());
 }

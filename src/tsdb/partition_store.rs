@@ -12,7 +12,7 @@ use crate::config::StoreConfig;
 use crate::disk::Disk;
 use crate::durable::remove_if_there;
 use crate::error::{ApplyError, StoreError};
-use crate::head::{ApplyOutcome, Head, WindowLength, Writer};
+use crate::head::{ApplyOutcome, Head, WindowLength};
 use crate::image;
 use crate::image_file;
 use crate::marks::Marks;
@@ -24,8 +24,7 @@ use crate::series_log::{self, SeriesEntry};
 use crate::store_block::StoreBlock;
 use crate::view::Views;
 use quorate_model::{
-    FlushMark, LogRecord, Matcher, PartitionId, Position, SeriesRef, SessionId, TenantId, TimeRange,
-    create_dir_durable,
+    FlushMark, LogRecord, Matcher, PartitionId, Position, TenantId, TimeRange, create_dir_durable,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -103,8 +102,8 @@ impl PartitionStore {
     /// # Errors
     /// [`ApplyError`] if the log and the state do not fit. Apply has stopped then; see there.
     pub fn apply(&self, position: Position, record: &LogRecord) -> Result<ApplyOutcome, ApplyError> {
-        self.head.apply(position, record, &|writer, session, reference| {
-            self.resolve_cleared(writer, session, reference)
+        self.head.apply(position, record, &|pending, freed| {
+            self.series.meanings(pending, freed).map_err(|error| error.to_string())
         })
     }
 
@@ -237,17 +236,6 @@ impl PartitionStore {
     ) -> Result<PartitionSelection, StoreError> {
         let wanted = Wanted { tenant, matchers, range, limits, meter };
         PartitionSelection::new(&self.head, &self.views, &wanted)
-    }
-
-    /// Gives a row to every cleared ref of a session, by the series log; tells the row of one of them.
-    fn resolve_cleared(
-        &self,
-        writer: &mut Writer,
-        session: SessionId,
-        reference: SeriesRef,
-    ) -> Result<Option<u32>, String> {
-        let meanings = self.series.meanings(&mut writer.pending, session).map_err(|e| e.to_string())?;
-        Ok(self.head.restore_cleared(writer, session, reference, &meanings))
     }
 }
 

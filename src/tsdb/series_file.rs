@@ -7,11 +7,13 @@ use crate::cat::ImagePointer;
 use crate::durable::{remove_if_there, sync_dir};
 use crate::error::StoreError;
 use crate::head::Head;
-use crate::series_log::{self, PendingSeries, SeriesEntry};
+use crate::series_log::{self, FrameRows, HEADER_LEN, PendingSeries, SeriesEntry};
 use parking_lot::Mutex;
 use quorate_model::{Labels, SeriesRef, SessionId, Slot, TenantId};
 use roaring::RoaringBitmap;
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// A file is written anew when it has this many entries more than twice those that are still needed.
@@ -31,6 +33,15 @@ struct State {
 pub(crate) struct SeriesFile {
     dir: PathBuf,
     state: Mutex<State>,
+    known: Mutex<Known>,
+}
+
+/// Where the rows stand in the valid file, as far as somebody has asked.
+#[derive(Debug, Default)]
+struct Known {
+    number: u64,
+    len: u64,
+    frames: Vec<FrameRows>,
 }
 
 /// What a cleared ref meant.
@@ -45,7 +56,8 @@ impl SeriesFile {
     pub(crate) fn new(dir: &Path, image: Option<ImagePointer>, entries: u64) -> Self {
         let image = image.unwrap_or_default();
         let (number, len) = (image.series_log, image.series_log_len);
-        Self { dir: dir.to_owned(), state: Mutex::new(State { number, len, entries, ..State::default() }) }
+        let state = Mutex::new(State { number, len, entries, ..State::default() });
+        Self { dir: dir.to_owned(), state, known: Mutex::default() }
     }
 
     /// Path of a series log.
@@ -101,35 +113,48 @@ impl SeriesFile {
         Ok(())
     }
 
-    /// What the refs of a session mean, by the series log. Reads the whole log: for the rare ref whose row was
-    /// freed.
+    /// What these rows stood for: for series that were freed and come back. Reads all of the log the first time, then
+    /// the frames that name the rows.
     pub(crate) fn meanings(
         &self,
-        pending: &mut PendingSeries,
-        session: SessionId,
-    ) -> Result<BTreeMap<SeriesRef, Meant>, StoreError> {
-        let (number, len, in_flight) = {
+        pending: &PendingSeries,
+        wanted: &RoaringBitmap,
+    ) -> Result<HashMap<u32, Meant>, StoreError> {
+        let (open, in_flight) = {
             let state = self.state.lock();
-            (state.number, state.len, state.in_flight.0.clone())
+            let path = Self::path(&self.dir, state.number);
+            // Opened under the lock: an image that writes the log anew removes this file.
+            let open = (state.number > 0).then(|| File::open(&path));
+            let open = open.transpose().map_err(|e| StoreError::file(&path, e))?;
+            (open.map(|file| (state.number, file, path, state.len)), state.in_flight.0.clone())
         };
-        let (mut rows, mut refs) = (HashMap::new(), BTreeMap::new());
-        let mut visit = |entry| match entry {
-            SeriesEntry::Row { row, tenant, slot, labels } => {
-                rows.insert(row, Meant { tenant, slot, labels });
+        let mut found = HashMap::new();
+        let mut visit = |entry| {
+            if let SeriesEntry::Row { row, tenant, slot, labels } = entry {
+                found.insert(row, Meant { tenant, slot, labels });
             }
-            SeriesEntry::Reference { session: of, reference, row } if of == session => {
-                refs.insert(reference, row);
-            }
-            SeriesEntry::Forget(of) if of == session => refs.clear(),
-            SeriesEntry::ForgetAll => refs.clear(),
-            _ => {}
         };
-        if number > 0 {
-            series_log::read(&Self::path(&self.dir, number), len, &mut visit)?;
+        if let Some((number, file, path, len)) = open {
+            let place = path.display().to_string();
+            let read = |at, len| {
+                let mut bytes = vec![0; len];
+                file.read_exact_at(&mut bytes, at).map(|()| bytes).map_err(|e| StoreError::file(&path, e))
+            };
+            let mut known = self.known.lock();
+            if known.number != number {
+                *known = Known { number, len: HEADER_LEN, frames: Vec::new() };
+            }
+            let more = read(known.len, (len - known.len) as usize)?;
+            let at = known.len;
+            known.frames.extend(series_log::rows_of_frames(&more, &place, at)?);
+            known.len = len;
+            for frame in known.frames.iter().filter(|f| wanted.range_cardinality(f.rows.clone()) > 0) {
+                series_log::find_rows(&read(frame.at, frame.len)?, &place, wanted, &mut visit)?;
+            }
         }
-        series_log::read_frames(&in_flight, "series in flight", &mut visit)?;
-        pending.for_each(&mut visit)?;
-        Ok(refs.into_iter().filter_map(|(r, row)| Some((r, rows.get(&row)?.clone()))).collect())
+        series_log::find_rows(&in_flight, "series in flight", wanted, &mut visit)?;
+        pending.find_rows(wanted, &mut visit)?;
+        Ok(found)
     }
 
     /// The entries that are still needed, as frames, and their number.

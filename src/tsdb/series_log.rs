@@ -10,8 +10,10 @@ use crate::error::StoreError;
 use quorate_chunk::varint;
 use quorate_model::failpoint;
 use quorate_model::{Labels, SeriesRef, SessionId, Slot, TenantId};
+use roaring::RoaringBitmap;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 const MAGIC: [u8; 4] = *b"QSRL";
@@ -80,10 +82,18 @@ impl PendingSeries {
         self.entries += entries;
     }
 
-    /// Visits the entries in their order.
-    pub(crate) fn for_each(&mut self, visit: &mut dyn FnMut(SeriesEntry)) -> Result<(), StoreError> {
-        self.close_frame();
-        read_frames(&self.frames, "pending series", visit)
+    /// Visits the wanted rows, in their order.
+    pub(crate) fn find_rows(
+        &self,
+        wanted: &RoaringBitmap,
+        visit: &mut dyn FnMut(SeriesEntry),
+    ) -> Result<(), StoreError> {
+        find_rows(&self.frames, "pending series", wanted, visit)?;
+        let mut entries = self.raw.as_slice();
+        find_in_frame(&mut entries, wanted, visit).ok_or_else(|| StoreError::Damaged {
+            place: "pending series".to_owned(),
+            detail: "an entry does not decode".to_owned(),
+        })
     }
 
     /// Memory held, in bytes.
@@ -170,9 +180,77 @@ pub(crate) fn read(path: &Path, length: u64, visit: &mut dyn FnMut(SeriesEntry))
 
 /// Visits the entries of frames, in their order.
 pub(crate) fn read_frames(
-    mut rest: &[u8],
+    frames: &[u8],
     place: &str,
     visit: &mut dyn FnMut(SeriesEntry),
+) -> Result<(), StoreError> {
+    unpack(frames, place, &mut |entries| {
+        while !entries.is_empty() {
+            visit(take_entry(entries)?.entry()?);
+        }
+        Some(())
+    })
+}
+
+/// Visits the wanted rows of frames, in their order.
+pub(crate) fn find_rows(
+    frames: &[u8],
+    place: &str,
+    wanted: &RoaringBitmap,
+    visit: &mut dyn FnMut(SeriesEntry),
+) -> Result<(), StoreError> {
+    unpack(frames, place, &mut |entries| find_in_frame(entries, wanted, visit))
+}
+
+fn find_in_frame(
+    entries: &mut &[u8],
+    wanted: &RoaringBitmap,
+    visit: &mut dyn FnMut(SeriesEntry),
+) -> Option<()> {
+    while !entries.is_empty() {
+        match take_entry(entries)? {
+            raw @ Raw::Row { row, .. } if wanted.contains(row) => visit(raw.entry()?),
+            _ => {}
+        }
+    }
+    Some(())
+}
+
+/// Where a frame lies and which rows it defines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FrameRows {
+    pub(crate) at: u64,
+    pub(crate) len: usize,
+    pub(crate) rows: RangeInclusive<u32>,
+}
+
+/// What frames that begin at `at` of a file define; those without rows are left out.
+pub(crate) fn rows_of_frames(frames: &[u8], place: &str, at: u64) -> Result<Vec<FrameRows>, StoreError> {
+    let (mut rest, mut found) = (frames, Vec::new());
+    while !rest.is_empty() {
+        let at = at + (frames.len() - rest.len()) as u64;
+        let stored = rest.get(4..8).map_or(0, |b| u32::from_le_bytes(b.try_into().expect("four bytes")));
+        let (frame, tail) = rest.split_at(rest.len().min(FRAME_HEADER + stored as usize));
+        let mut rows: Option<RangeInclusive<u32>> = None;
+        unpack(frame, place, &mut |entries| {
+            while !entries.is_empty() {
+                if let Raw::Row { row, .. } = take_entry(entries)? {
+                    rows = Some(rows.as_ref().map_or(row, |rows| *rows.start())..=row);
+                }
+            }
+            Some(())
+        })?;
+        found.extend(rows.map(|rows| FrameRows { at, len: frame.len(), rows }));
+        rest = tail;
+    }
+    Ok(found)
+}
+
+/// Checks and unpacks frame after frame; `read` gets the entries of each, and `None` from it is damage.
+fn unpack(
+    mut rest: &[u8],
+    place: &str,
+    read: &mut dyn FnMut(&mut &[u8]) -> Option<()>,
 ) -> Result<(), StoreError> {
     let damaged = |detail: &str| StoreError::Damaged { place: place.to_owned(), detail: detail.to_owned() };
     while !rest.is_empty() {
@@ -186,33 +264,48 @@ pub(crate) fn read_frames(
         }
         let raw = zstd::bulk::decompress(stored, raw_len).map_err(|e| damaged(&e.to_string()))?;
         let mut entries = raw.as_slice();
-        while !entries.is_empty() {
-            visit(take_entry(&mut entries).ok_or_else(|| damaged("an entry does not decode"))?);
-        }
+        read(&mut entries).ok_or_else(|| damaged("an entry does not decode"))?;
         rest = tail;
     }
     Ok(())
 }
 
-fn take_entry(rest: &mut &[u8]) -> Option<SeriesEntry> {
+/// An entry whose labels are not copied yet.
+enum Raw<'a> {
+    Row { row: u32, tenant: TenantId, slot: Slot, packed: &'a [u8] },
+    Other(SeriesEntry),
+}
+
+impl Raw<'_> {
+    fn entry(self) -> Option<SeriesEntry> {
+        match self {
+            Self::Row { row, tenant, slot, packed } => {
+                Some(SeriesEntry::Row { row, tenant, slot, labels: Labels::from_packed(packed)? })
+            }
+            Self::Other(entry) => Some(entry),
+        }
+    }
+}
+
+fn take_entry<'a>(rest: &mut &'a [u8]) -> Option<Raw<'a>> {
     let (kind, tail) = rest.split_first()?;
     *rest = tail;
     let mut number = || u32::try_from(varint::take(rest)?).ok();
-    match kind {
+    Some(match kind {
         1 => {
             let (row, tenant, slot) = (number()?, TenantId(number()?), Slot(u16::try_from(number()?).ok()?));
             let len = number()? as usize;
-            let labels = Labels::from_packed(varint::take_bytes(rest, len)?)?;
-            Some(SeriesEntry::Row { row, tenant, slot, labels })
+            Raw::Row { row, tenant, slot, packed: varint::take_bytes(rest, len)? }
         }
         2 => {
             let session = SessionId { node: number()?, incarnation: number()? };
-            Some(SeriesEntry::Reference { session, reference: SeriesRef(number()?), row: number()? })
+            let (reference, row) = (SeriesRef(number()?), number()?);
+            Raw::Other(SeriesEntry::Reference { session, reference, row })
         }
-        3 => Some(SeriesEntry::Forget(SessionId { node: number()?, incarnation: number()? })),
-        4 => Some(SeriesEntry::ForgetAll),
-        _ => None,
-    }
+        3 => Raw::Other(SeriesEntry::Forget(SessionId { node: number()?, incarnation: number()? })),
+        4 => Raw::Other(SeriesEntry::ForgetAll),
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

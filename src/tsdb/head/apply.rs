@@ -13,6 +13,7 @@ use super::stripe::{Stripe, Verdict};
 use super::verdict::{ApplyOutcome, ConflictExample, Counters, MAX_EXAMPLES, StateHash, SubBatchVerdict};
 use super::{Head, place};
 use crate::error::ApplyError;
+use crate::series_file::Meant;
 use crate::series_log::PendingSeries;
 use parking_lot::RwLockWriteGuard;
 use quorate_chunk::ChunkError;
@@ -21,7 +22,8 @@ use quorate_model::{
     Definition, HistogramSample, Labels, LogRecord, MetadataEntry, Position, RecordBody, RecordHeader,
     SeriesRef, SessionId, Slot, SubBatch, TenantId,
 };
-use std::collections::BTreeMap;
+use roaring::RoaringBitmap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -53,8 +55,12 @@ pub(crate) struct Writer {
     rows: Vec<u32>,
 }
 
-/// Finds the labels behind a ref whose row was freed. Gives the row that now stands for it.
-pub(crate) type Resolve<'a> = dyn Fn(&mut Writer, SessionId, SeriesRef) -> Result<Option<u32>, String> + 'a;
+/// Finds what freed rows stood for, by the series log and the definitions that are not in it yet.
+pub(crate) type Resolve<'a> =
+    dyn Fn(&mut PendingSeries, &RoaringBitmap) -> Result<HashMap<u32, Meant>, String> + 'a;
+
+/// Samples whose ref is cleared: place among the record's rows, tenant, ref, and the row that was freed.
+type Cleared = Vec<(usize, TenantId, SeriesRef, u32)>;
 
 impl Head {
     /// Applies one record. A position that was applied before changes nothing.
@@ -128,8 +134,12 @@ impl Head {
         }
         let mut rows = std::mem::take(&mut writer.rows);
         rows.clear();
+        let mut cleared = Cleared::new();
         for batch in batches {
-            self.resolve_refs(writer, position, session, batch, resolve, &mut rows)?;
+            self.resolve_refs(writer, position, session, batch, &mut cleared, &mut rows)?;
+        }
+        if !cleared.is_empty() {
+            self.restore_cleared(writer, position, session, cleared, resolve, &mut rows)?;
         }
         let mut rest = rows.as_slice();
         let mut outcome = ApplyOutcome { sub_batches: Vec::with_capacity(batches.len()) };
@@ -170,26 +180,31 @@ impl Head {
         let hash = series_hash(tenant, labels);
         let found = index.find(tenant, labels, hash);
         drop(index);
-        let row = found.unwrap_or_else(|| self.new_row(writer, tenant, *slot, labels, hash));
-        writer.sessions.get_mut(session).set(*reference, tenant, Some(row));
+        let row = match found {
+            Some(row) => row,
+            None => self.new_row(writer, position, tenant, *slot, labels, hash)?,
+        };
+        writer.sessions.get_mut(session).set(*reference, tenant, row, false);
         writer.pending.reference(session, *reference, row);
         Ok(())
     }
 
     /// The next row, for a series that has none.
-    pub(super) fn new_row(
+    fn new_row(
         &self,
         writer: &mut Writer,
+        position: Position,
         tenant: TenantId,
         slot: Slot,
         labels: &Labels,
         hash: u64,
-    ) -> u32 {
+    ) -> Result<u32, ApplyError> {
         let row = self.index().write().define(tenant, slot, labels, hash);
+        let row = row.ok_or_else(|| corrupt(position, &"every row number was given"))?;
         let (stripe, within) = place(row);
         self.stripes()[stripe].write().add_row(within, hash);
         writer.pending.row(row, tenant, slot, labels);
-        row
+        Ok(row)
     }
 
     /// Adds the row of every sample, floats before histograms.
@@ -199,12 +214,11 @@ impl Head {
         position: Position,
         session: SessionId,
         batch: &SubBatch,
-        resolve: &Resolve<'_>,
+        cleared: &mut Cleared,
         rows: &mut Vec<u32>,
     ) -> Result<(), ApplyError> {
         let references = batch.refs.iter().copied().chain(batch.histograms.iter().map(|h| h.reference));
         rows.reserve(batch.sample_count());
-        let mut cleared = Vec::new();
         let known = writer.sessions.get(session);
         for reference in references {
             if let Some(row) = known.and_then(|session| session.row_of(reference, batch.tenant)) {
@@ -217,21 +231,44 @@ impl Head {
                     let detail = format!("ref {reference} is not of tenant {}", batch.tenant);
                     return Err(corrupt(position, &detail));
                 }
-                Meaning::Cleared => {
-                    cleared.push((rows.len(), reference));
+                Meaning::Cleared(freed) => {
+                    cleared.push((rows.len(), batch.tenant, reference, freed));
                     rows.push(u32::MAX);
                 }
                 Meaning::Unknown => return Err(ApplyError::UnknownRef { position, session, reference }),
             }
         }
-        for (at, reference) in cleared {
-            let known = writer.sessions.get(session).map(|s| s.get(reference));
-            let row = match known {
-                Some(Meaning::Row(row)) => Some(row),
-                _ => resolve(writer, session, reference).map_err(|e| corrupt(position, &e))?,
+        Ok(())
+    }
+
+    /// Gives rows again to the series of cleared refs of one record: to those only, others of the session may never
+    /// come back.
+    fn restore_cleared(
+        &self,
+        writer: &mut Writer,
+        position: Position,
+        session: SessionId,
+        cleared: Cleared,
+        resolve: &Resolve<'_>,
+        rows: &mut [u32],
+    ) -> Result<(), ApplyError> {
+        let freed: RoaringBitmap = cleared.iter().map(|(_, _, _, freed)| *freed).collect();
+        let meant = resolve(&mut writer.pending, &freed).map_err(|e| corrupt(position, &e))?;
+        for (at, tenant, reference, freed) in cleared {
+            let unknown = ApplyError::UnknownRef { position, session, reference };
+            let meant = meant.get(&freed).filter(|meant| meant.tenant == tenant).ok_or(unknown)?;
+            let hash = series_hash(tenant, &meant.labels);
+            let found = self.index().read().find(tenant, &meant.labels, hash);
+            let row = match found {
+                Some(row) => row,
+                None => self.new_row(writer, position, tenant, meant.slot, &meant.labels, hash)?,
             };
-            let row = row.filter(|row| self.index().read().tenant(*row) == batch.tenant);
-            rows[at] = row.ok_or(ApplyError::UnknownRef { position, session, reference })?;
+            rows[at] = row;
+            let of_session = writer.sessions.get_mut(session);
+            if of_session.get(reference) != Meaning::Row(row) {
+                of_session.set(reference, tenant, row, false);
+                writer.pending.reference(session, reference, row);
+            }
         }
         Ok(())
     }

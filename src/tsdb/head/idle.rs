@@ -3,13 +3,10 @@
 //! Knows that freeing is a decision of this replica alone: no verdict depends on it. Does not know when it is
 //! worth it.
 
-use super::apply::{WindowState, Writer};
-use super::series::series_hash;
+use super::apply::WindowState;
 use super::{Head, row_at};
-use crate::series_file::Meant;
-use quorate_model::{SeriesRef, SessionId};
 use roaring::RoaringBitmap;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 impl Head {
     /// Frees the rows without unflushed samples whose newest one is before `before_ms`. Gives their number.
@@ -37,40 +34,16 @@ impl Head {
         freed.iter().for_each(|row| index.free(row));
         drop(index);
         let index = self.index.read();
+        // Only the writer changes the index, so it stays as it is between the two locks; readers go on meanwhile.
+        let rebuilt = index.is_sparse().then(|| index.rebuilt());
         for (number, stripe) in self.stripes.iter().enumerate() {
             stripe.write().release_pages(|within| index.is_free(row_at(number, within)));
         }
+        drop(index);
+        if let Some(rebuilt) = rebuilt {
+            *self.index.write() = rebuilt;
+        }
         freed.len()
-    }
-
-    /// Gives a row to every cleared ref of the session; tells the one of `reference`, or `None` if the series
-    /// log does not know it.
-    pub(crate) fn restore_cleared(
-        &self,
-        writer: &mut Writer,
-        session: SessionId,
-        reference: SeriesRef,
-        meanings: &BTreeMap<SeriesRef, Meant>,
-    ) -> Option<u32> {
-        let known = writer.sessions.get(session)?;
-        let cleared: Vec<_> = known.iter().filter(|(_, row)| row.is_none()).map(|(r, _)| r).collect();
-        let mut found = None;
-        for (cleared, meant) in cleared.into_iter().filter_map(|r| Some((r, meanings.get(&r)?))) {
-            let row = self.row_of(writer, meant);
-            writer.sessions.get_mut(session).set(cleared, meant.tenant, Some(row));
-            writer.pending.reference(session, cleared, row);
-            found = found.or((cleared == reference).then_some(row));
-        }
-        found
-    }
-
-    fn row_of(&self, writer: &mut Writer, meant: &Meant) -> u32 {
-        let Meant { tenant, slot, labels } = meant;
-        let hash = series_hash(*tenant, labels);
-        if let Some(row) = self.index.read().find(*tenant, labels, hash) {
-            return row;
-        }
-        self.new_row(writer, *tenant, *slot, labels, hash)
     }
 
     /// Memory of the unflushed windows that `counts` accepts, without open chunks.

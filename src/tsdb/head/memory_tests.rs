@@ -71,9 +71,9 @@ fn a_series_costs_at_most_500_bytes_over_an_hour() {
     let (mut sum, mut most, mut measured) = ([0; 4], 0, 0);
     for step in 0..2 * PER_HOUR {
         let (position, closed) = (2 * u64::from(step) + 1, PER_HOUR + 20);
-        head.apply(Position(position), &scrape(step), &|_, _, _| Ok(None)).unwrap();
+        head.apply(Position(position), &scrape(step), &|_, _| Ok(Default::default())).unwrap();
         if step == closed {
-            head.apply(Position(position + 1), &mark(START, 0), &|_, _, _| Ok(None)).unwrap();
+            head.apply(Position(position + 1), &mark(START, 0), &|_, _| Ok(Default::default())).unwrap();
         }
         if step >= PER_HOUR && step % 10 == 0 {
             let now = measure(&head);

@@ -26,7 +26,8 @@ impl Fixture {
 
     fn apply(&mut self, record: &LogRecord) -> Counters {
         self.position += 1;
-        let outcome = self.head.apply(Position(self.position), record, &|_, _, _| Ok(None)).unwrap();
+        let outcome =
+            self.head.apply(Position(self.position), record, &|_, _| Ok(Default::default())).unwrap();
         outcome.sub_batches.first().map(|v| v.counters).unwrap_or_default()
     }
 

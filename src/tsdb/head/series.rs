@@ -2,11 +2,15 @@
 //!
 //! Knows labels, tenants and rows. Does not know samples, sessions or stripes.
 //! Path: `head::apply` defines here, `head::select` finds here.
-//! N1: rows are given in log order and never twice in one head's life. N2: one row per (tenant, label set).
+//! N1: rows are given in log order and never twice in one head's life. N2: one row per (tenant, label set). N3: symbols
+//! and shapes keep their numbers as long as a lock on the index is held, not longer.
 //! Form of a series: slot, shape (the sorted label names, shared) and value symbols as varints, about 35 bytes.
 
+use super::ROWS_PER_PAGE;
 use super::id_table::IdTable;
+use super::offset::Offset;
 use super::postings::TenantIndex;
+use super::sessions::ROW_LIMIT;
 use super::symbols::{Symbols, reserve};
 use quorate_chunk::varint;
 use quorate_model::{Labels, MatchOp, Matcher, Slot, TenantId};
@@ -16,15 +20,86 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// Candidates up to this many are tested one by one instead of by postings.
 const TESTED_SINGLY: u64 = 1000;
-const FREE: u32 = u32::MAX;
+/// Freed series below which their symbols and records are not worth a rebuild.
+const SPARSE: u64 = 16_384;
 
 /// What is kept of a row here.
 #[derive(Debug, Clone, Copy)]
+#[repr(Rust, packed(4))]
 struct Series {
     hash: u64,
     tenant: TenantId,
-    /// Where its record begins, or [`FREE`].
-    record: u32,
+    /// Where its record begins, or [`Offset::NONE`] for a row that is free.
+    record: Offset,
+}
+
+const _: () = assert!(size_of::<Series>() == 20);
+
+const FREE: Series = Series { hash: 0, tenant: TenantId(0), record: Offset::NONE };
+
+impl Series {
+    fn is_free(self) -> bool {
+        self.record == Offset::NONE
+    }
+}
+
+/// Rows by number; pages without live rows take no memory.
+#[derive(Debug, Default)]
+struct Rows {
+    pages: Vec<Option<Page>>,
+    next: u32,
+}
+
+#[derive(Debug)]
+struct Page {
+    live: usize,
+    rows: Box<[Series; ROWS_PER_PAGE]>,
+}
+
+impl Rows {
+    fn get(&self, row: u32) -> Series {
+        let page = self.pages.get(row as usize / ROWS_PER_PAGE).and_then(Option::as_ref);
+        page.map_or(FREE, |page| page.rows[row as usize % ROWS_PER_PAGE])
+    }
+
+    /// Adds the row `next`.
+    fn push(&mut self, series: Series) -> u32 {
+        let row = self.next;
+        let at = row as usize / ROWS_PER_PAGE;
+        if self.pages.len() <= at {
+            self.pages.resize_with(at + 1, || None);
+        }
+        let page =
+            self.pages[at].get_or_insert_with(|| Page { live: 0, rows: Box::new([FREE; ROWS_PER_PAGE]) });
+        page.rows[row as usize % ROWS_PER_PAGE] = series;
+        page.live += 1;
+        self.next += 1;
+        row
+    }
+
+    /// Frees a live row.
+    fn free(&mut self, row: u32) {
+        let place = &mut self.pages[row as usize / ROWS_PER_PAGE];
+        if let Some(page) = place {
+            page.rows[row as usize % ROWS_PER_PAGE] = FREE;
+            page.live -= 1;
+            if page.live == 0 {
+                *place = None;
+            }
+        }
+    }
+
+    fn live(&self) -> impl Iterator<Item = (u32, Series)> + '_ {
+        (0..self.next).step_by(ROWS_PER_PAGE).zip(&self.pages).flat_map(|(first, page)| {
+            let rows = page.iter().flat_map(|page| page.rows.iter().copied());
+            (first..).zip(rows).filter(|(_, series)| !series.is_free())
+        })
+    }
+
+    fn memory_bytes(&self) -> usize {
+        let pages = self.pages.iter().flatten().count();
+        pages * size_of::<[Series; ROWS_PER_PAGE]>() + self.pages.capacity() * size_of::<Option<Page>>()
+    }
 }
 
 /// See the module header.
@@ -34,7 +109,9 @@ pub(crate) struct SeriesIndex {
     shapes: Vec<Box<[u32]>>,
     shape_table: IdTable,
     records: Vec<u8>,
-    series: Vec<Series>,
+    rows: Rows,
+    /// Rows freed since the arenas held live series only.
+    freed: u64,
     table: IdTable,
     tenants: BTreeMap<TenantId, TenantIndex>,
 }
@@ -48,17 +125,18 @@ impl SeriesIndex {
     /// The row of a series.
     pub(crate) fn find(&self, tenant: TenantId, labels: &Labels, hash: u64) -> Option<u32> {
         self.table.find(hash, |row| {
-            let series = &self.series[row as usize];
+            let series = self.rows.get(row);
             series.hash == hash && series.tenant == tenant && self.has_labels(row, labels)
         })
     }
 
-    /// Gives the next row to a series that has none.
-    pub(crate) fn define(&mut self, tenant: TenantId, slot: Slot, labels: &Labels, hash: u64) -> u32 {
+    /// Gives the next row to a series that has none. `None` if every number was given.
+    pub(crate) fn define(&mut self, tenant: TenantId, slot: Slot, labels: &Labels, hash: u64) -> Option<u32> {
+        if self.rows.next >= ROW_LIMIT {
+            return None;
+        }
         let record = self.store(slot, labels);
-        let row = self.series.len() as u32;
-        self.push(Series { hash, tenant, record });
-        row
+        Some(self.push(Series { hash, tenant, record }))
     }
 
     /// Puts a series back under its number; rows before it that were not put back stay free.
@@ -72,20 +150,17 @@ impl SeriesIndex {
 
     /// Leaves the rows below `row` that were never given free for ever.
     pub(crate) fn skip_to(&mut self, row: u32) {
-        let free = Series { hash: 0, tenant: TenantId(0), record: FREE };
-        if self.series.len() < row as usize {
-            self.series.resize(row as usize, free);
-        }
+        self.rows.next = self.rows.next.max(row);
     }
 
     /// Forgets a row. Its number is not given again.
     pub(crate) fn free(&mut self, row: u32) {
-        let Series { hash, tenant, record } = self.series[row as usize];
-        if record == FREE {
+        let series = self.rows.get(row);
+        if series.is_free() {
             return;
         }
-        let series = &self.series;
-        self.table.remove(hash, row, |other| series[other as usize].hash);
+        let (rows, tenant) = (&self.rows, series.tenant);
+        self.table.remove(series.hash, row, |other| rows.get(other).hash);
         let pairs: Vec<_> = self.pairs(row).collect();
         if let Some(index) = self.tenants.get_mut(&tenant) {
             index.remove(row, pairs.into_iter());
@@ -93,22 +168,36 @@ impl SeriesIndex {
                 self.tenants.remove(&tenant);
             }
         }
-        self.series[row as usize].record = FREE;
+        self.rows.free(row);
+        self.freed += 1;
+    }
+
+    /// Whether most of what symbols and records hold is of freed rows.
+    pub(crate) fn is_sparse(&self) -> bool {
+        self.freed >= SPARSE && self.freed > self.live_rows()
+    }
+
+    /// The same rows and series without what only freed ones needed. Symbols and shapes get other numbers.
+    pub(crate) fn rebuilt(&self) -> Self {
+        let mut new = Self::default();
+        for (row, series) in self.rows.live() {
+            let slot = Slot(self.record(row).0 as u16);
+            new.skip_to(row);
+            let record = new.store(slot, &self.labels(row));
+            new.push(Series { record, ..series });
+        }
+        new.skip_to(self.rows.next);
+        new
     }
 
     /// Whether the row was never given or is forgotten.
     pub(crate) fn is_free(&self, row: u32) -> bool {
-        self.series.get(row as usize).is_none_or(|s| s.record == FREE)
+        self.rows.get(row).is_free()
     }
 
     /// Tenant of a live row.
     pub(crate) fn tenant(&self, row: u32) -> TenantId {
-        self.series[row as usize].tenant
-    }
-
-    /// Hash of a live row's tenant and labels.
-    pub(crate) fn hash(&self, row: u32) -> u64 {
-        self.series[row as usize].hash
+        self.rows.get(row).tenant
     }
 
     /// Slot of a live row.
@@ -191,7 +280,7 @@ impl SeriesIndex {
 
     /// The number that the next new series gets.
     pub(crate) fn next_row(&self) -> u32 {
-        self.series.len() as u32
+        self.rows.next
     }
 
     /// Number of live rows.
@@ -202,7 +291,7 @@ impl SeriesIndex {
     /// Memory held by labels and the canonical map, and by postings, in bytes.
     pub(crate) fn memory_bytes(&self) -> (usize, usize) {
         let shapes: usize = self.shapes.iter().map(|s| 16 + s.len() * 4).sum();
-        let rows = self.series.capacity() * size_of::<Series>() + self.table.bytes();
+        let rows = self.rows.memory_bytes() + self.table.bytes();
         let labels = self.symbols.memory_bytes() + shapes + self.records.capacity() + rows;
         (labels, self.tenants.values().map(TenantIndex::memory_bytes).sum())
     }
@@ -212,27 +301,24 @@ impl SeriesIndex {
         rows.iter().filter(|row| matcher.matches(value(*row))).collect()
     }
 
-    fn push(&mut self, series: Series) {
-        let row = self.series.len() as u32;
-        if self.series.len() == self.series.capacity() {
-            self.series.reserve_exact((self.series.len() / 8).max(64));
-        }
-        self.series.push(series);
-        let all = &self.series;
-        self.table.insert(series.hash, row, |other| all[other as usize].hash);
+    fn push(&mut self, series: Series) -> u32 {
+        let row = self.rows.push(series);
+        let rows = &self.rows;
+        self.table.insert(series.hash, row, |other| rows.get(other).hash);
         let pairs: Vec<_> = self.pairs(row).collect();
         self.tenants.entry(series.tenant).or_default().insert(row, pairs.into_iter());
+        row
     }
 
     /// Slot, shape and the bytes that begin with the value symbols.
     fn record(&self, row: u32) -> (u64, u64, &[u8]) {
-        let mut rest = &self.records[self.series[row as usize].record as usize..];
+        let mut rest = &self.records[self.rows.get(row).record.get()..];
         let slot = varint::take(&mut rest).unwrap_or_default();
         let shape = varint::take(&mut rest).unwrap_or_default();
         (slot, shape, rest)
     }
 
-    fn store(&mut self, slot: Slot, labels: &Labels) -> u32 {
+    fn store(&mut self, slot: Slot, labels: &Labels) -> Offset {
         let (mut names, mut record) = (Vec::with_capacity(16), Vec::with_capacity(48));
         let pairs: Vec<_> = labels.iter().collect();
         names.extend(pairs.iter().map(|(name, _)| self.symbols.intern(name)));
@@ -242,7 +328,7 @@ impl SeriesIndex {
             varint::put(&mut record, u64::from(self.symbols.intern(value)));
         }
         reserve(&mut self.records, record.len());
-        let at = self.records.len() as u32;
+        let at = Offset::new(self.records.len());
         self.records.extend_from_slice(&record);
         at
     }
@@ -281,7 +367,7 @@ mod tests {
         let mut index = SeriesIndex::default();
         for i in 0..series {
             let hash = series_hash(TENANT, &labels(i));
-            assert_eq!(index.define(TENANT, Slot(i as u16), &labels(i), hash), i);
+            assert_eq!(index.define(TENANT, Slot(i as u16), &labels(i), hash), Some(i));
         }
         index
     }
@@ -318,6 +404,35 @@ mod tests {
         assert!(index.is_free(4));
         assert_eq!(index.find(TENANT, &labels(4), series_hash(TENANT, &labels(4))), None);
         assert_eq!(index.select(TENANT, &[]).len(), 9);
-        assert_eq!(index.define(TENANT, Slot(0), &labels(4), series_hash(TENANT, &labels(4))), 10);
+        assert_eq!(index.define(TENANT, Slot(0), &labels(4), series_hash(TENANT, &labels(4))), Some(10));
+    }
+
+    #[test]
+    fn freed_rows_give_their_memory_back_and_the_others_keep_their_numbers() {
+        let mut index = index(40_000);
+        let before = index.memory_bytes();
+        (0..39_000).filter(|row| row % 7_000 != 0).for_each(|row| index.free(row));
+        assert!(index.is_sparse());
+        index = index.rebuilt();
+        assert!(!index.is_sparse());
+        let after = index.memory_bytes();
+        assert!(after.0 < before.0 / 10 && after.1 < before.1 / 10, "{before:?} {after:?}");
+        assert_eq!((index.live_rows(), index.next_row()), (1_006, 40_000));
+        for row in [0, 35_000, 39_000, 39_999] {
+            assert_eq!(index.find(TENANT, &labels(row), series_hash(TENANT, &labels(row))), Some(row));
+            assert_eq!((index.labels(row), index.slot(row)), (labels(row), Slot(row as u16)));
+        }
+        assert_eq!(
+            index.select(TENANT, &[Matcher::equal("pod", "pod-7000")]).iter().collect::<Vec<_>>(),
+            [7_000]
+        );
+        assert!(index.is_free(1) && index.is_free(40_000));
+    }
+
+    #[test]
+    fn numbers_that_are_used_up_are_not_given_again() {
+        let mut index = index(1);
+        index.skip_to(ROW_LIMIT);
+        assert_eq!(index.define(TENANT, Slot(0), &labels(4), series_hash(TENANT, &labels(4))), None);
     }
 }

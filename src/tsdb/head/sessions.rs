@@ -11,16 +11,19 @@ use std::collections::BTreeMap;
 const REFS_PER_PAGE: usize = 1024;
 /// Sessions roll over before this ref.
 pub(crate) const REF_LIMIT: u32 = 1 << 31;
+/// Rows are below this number.
+pub(crate) const ROW_LIMIT: u32 = CLEARED - 1;
 const UNKNOWN: u32 = u32::MAX;
-const CLEARED: u32 = u32::MAX - 1;
+/// Added to the row of an entry that is cleared.
+const CLEARED: u32 = 1 << 31;
 
 /// What a session says about a ref.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Meaning {
     /// Never defined.
     Unknown,
-    /// Defined; the row was freed since.
-    Cleared,
+    /// Defined as this row, which was freed since: the series log still has its labels.
+    Cleared(u32),
     /// Defined as this row.
     Row(u32),
 }
@@ -44,8 +47,8 @@ impl Session {
         let page = self.pages.get(reference.0 as usize / REFS_PER_PAGE).and_then(Option::as_ref);
         match page.map_or(UNKNOWN, |p| p.rows[reference.0 as usize % REFS_PER_PAGE]) {
             UNKNOWN => Meaning::Unknown,
-            CLEARED => Meaning::Cleared,
-            row => Meaning::Row(row),
+            row if row < CLEARED => Meaning::Row(row),
+            cleared => Meaning::Cleared(cleared - CLEARED),
         }
     }
 
@@ -58,8 +61,8 @@ impl Session {
         (page.tenant == Some(tenant) && row < CLEARED).then_some(row)
     }
 
-    /// Sets what a ref below [`REF_LIMIT`] means.
-    pub(crate) fn set(&mut self, reference: SeriesRef, tenant: TenantId, row: Option<u32>) {
+    /// Sets what a ref below [`REF_LIMIT`] means: a row below [`ROW_LIMIT`], or one that is freed.
+    pub(crate) fn set(&mut self, reference: SeriesRef, tenant: TenantId, row: u32, is_freed: bool) {
         let at = reference.0 as usize;
         if self.pages.len() <= at / REFS_PER_PAGE {
             self.pages.resize_with(at / REFS_PER_PAGE + 1, || None);
@@ -69,23 +72,13 @@ impl Session {
         if page.tenant != Some(tenant) {
             page.tenant = None;
         }
-        page.rows[at % REFS_PER_PAGE] = row.unwrap_or(CLEARED);
-    }
-
-    /// Every defined ref with its row, `None` if cleared, by increasing ref.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (SeriesRef, Option<u32>)> + '_ {
-        self.pages.iter().enumerate().flat_map(|(number, page)| {
-            let base = (number * REFS_PER_PAGE) as u32;
-            let rows = page.iter().flat_map(|p| p.rows.iter()).zip(base..);
-            rows.filter(|(row, _)| **row != UNKNOWN)
-                .map(|(row, at)| (SeriesRef(at), (*row != CLEARED).then_some(*row)))
-        })
+        page.rows[at % REFS_PER_PAGE] = if is_freed { row + CLEARED } else { row };
     }
 
     fn clear_rows(&mut self, is_freed: &impl Fn(u32) -> bool) {
         for row in self.pages.iter_mut().flatten().flat_map(|p| p.rows.iter_mut()) {
             if *row < CLEARED && is_freed(*row) {
-                *row = CLEARED;
+                *row += CLEARED;
             }
         }
     }
@@ -184,7 +177,7 @@ mod tests {
         let mut sessions = Sessions::default();
         for session in [id(1, 5), id(2, 1)] {
             sessions.enter(session);
-            sessions.get_mut(session).set(SeriesRef(3), TenantId(1), Some(7));
+            sessions.get_mut(session).set(SeriesRef(3), TenantId(1), 7, false);
         }
         assert_eq!(sessions.enter(id(1, 6)), [id(1, 5)]);
         assert!(sessions.get(id(1, 5)).is_none());
@@ -196,7 +189,7 @@ mod tests {
         let mut sessions = Sessions::default();
         sessions.enter(id(1, 6));
         assert!(sessions.enter(id(1, 5)).is_empty());
-        sessions.get_mut(id(1, 5)).set(SeriesRef(0), TenantId(1), Some(0));
+        sessions.get_mut(id(1, 5)).set(SeriesRef(0), TenantId(1), 0, false);
         assert!(sessions.leave(id(1, 5)) && !sessions.leave(id(1, 6)));
         assert_eq!(sessions.iter().map(|(s, _)| s).collect::<Vec<_>>(), [id(1, 6)]);
     }
@@ -204,16 +197,18 @@ mod tests {
     #[test]
     fn cleared_is_not_unknown() {
         let mut session = Session::default();
-        session.set(SeriesRef(2000), TenantId(1), Some(9));
+        session.set(SeriesRef(2000), TenantId(1), 9, false);
         session.clear_rows(&|row| row == 9);
-        assert_eq!(session.get(SeriesRef(2000)), Meaning::Cleared);
+        session.clear_rows(&|_| true);
+        assert_eq!(session.get(SeriesRef(2000)), Meaning::Cleared(9));
         assert_eq!(session.get(SeriesRef(1999)), Meaning::Unknown);
-        assert_eq!(session.iter().collect::<Vec<_>>(), [(SeriesRef(2000), None)]);
-        session.set(SeriesRef(1999), TenantId(1), Some(1));
+        session.set(SeriesRef(2001), TenantId(1), ROW_LIMIT - 1, true);
+        assert_eq!(session.get(SeriesRef(2001)), Meaning::Cleared(ROW_LIMIT - 1));
+        session.set(SeriesRef(1999), TenantId(1), 1, false);
         assert_eq!(session.row_of(SeriesRef(1999), TenantId(1)), Some(1));
         assert_eq!(session.row_of(SeriesRef(1999), TenantId(2)), None);
         assert_eq!(session.row_of(SeriesRef(2000), TenantId(1)), None);
-        session.set(SeriesRef(1998), TenantId(2), Some(2));
+        session.set(SeriesRef(1998), TenantId(2), 2, false);
         assert_eq!(session.row_of(SeriesRef(1998), TenantId(2)), None, "the page holds two tenants");
     }
 }

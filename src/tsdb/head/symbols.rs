@@ -6,6 +6,7 @@
 //! Cost: one hash and one comparison for a known string; the string's bytes plus about 10 for a new one.
 
 use super::id_table::IdTable;
+use super::offset::Offset;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The interner.
@@ -13,7 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 pub(crate) struct Symbols {
     bytes: Vec<u8>,
     /// Where each string ends; it begins where the one before ends.
-    ends: Vec<u32>,
+    ends: Vec<Offset>,
     table: IdTable,
 }
 
@@ -32,7 +33,7 @@ impl Symbols {
         let id = self.ends.len() as u32;
         reserve(&mut self.bytes, text.len());
         self.bytes.extend_from_slice(text.as_bytes());
-        self.ends.push(self.bytes.len() as u32);
+        self.ends.push(Offset::new(self.bytes.len()));
         let (bytes, ends) = (&self.bytes, &self.ends);
         self.table.insert(hash, id, |other| xxh3_64(slice(bytes, ends, other)));
         id
@@ -51,7 +52,7 @@ impl Symbols {
 
     /// Memory held, in bytes.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.bytes.capacity() + self.ends.capacity() * 4 + self.table.bytes()
+        self.bytes.capacity() + self.ends.capacity() * size_of::<Offset>() + self.table.bytes()
     }
 
     fn find_hashed(&self, hash: u64, text: &str) -> Option<u32> {
@@ -66,9 +67,9 @@ pub(crate) fn reserve(bytes: &mut Vec<u8>, more: usize) {
     }
 }
 
-fn slice<'a>(bytes: &'a [u8], ends: &[u32], id: u32) -> &'a [u8] {
-    let start = if id == 0 { 0 } else { ends[id as usize - 1] };
-    &bytes[start as usize..ends[id as usize] as usize]
+fn slice<'a>(bytes: &'a [u8], ends: &[Offset], id: u32) -> &'a [u8] {
+    let start = if id == 0 { 0 } else { ends[id as usize - 1].get() };
+    &bytes[start..ends[id as usize].get()]
 }
 
 #[cfg(test)]

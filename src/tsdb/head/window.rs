@@ -6,6 +6,7 @@
 //! W1: a time stands once among all samples of a row in one window, both lanes together. The stripe checks it
 //! before it adds.
 
+use super::offset::Offset;
 use super::open_chunk::OpenChunk;
 use super::side::{self, SideBuffer, SideSample, Value, push};
 use super::symbols::reserve;
@@ -23,9 +24,9 @@ const SHARED_TIMES: usize = 16;
 struct Entry {
     /// One more than the number of the row's chunk before, 0 for none.
     previous: u32,
-    times_at: u32,
+    times_at: Offset,
     times_len: u32,
-    values_at: u32,
+    values_at: Offset,
     values_len: u32,
     starts_len: u32,
     /// First and last time, counted from the window's start.
@@ -48,7 +49,7 @@ pub(crate) struct WindowStripe {
     /// What the side buffers cost.
     side_bytes: usize,
     /// The last distinct columns of times: neighbours scraped together share theirs.
-    shared_times: Vec<(u32, u32)>,
+    shared_times: Vec<(Offset, u32)>,
     next_shared: usize,
 }
 
@@ -76,7 +77,7 @@ impl WindowStripe {
     pub(crate) fn push_chunk(&mut self, row: u32, chunk: &Chunk) {
         let (times_at, times_len) = self.store_times(&chunk.times);
         reserve(&mut self.bytes, chunk.values.len() + chunk.starts.len());
-        let values_at = self.bytes.len() as u32;
+        let values_at = Offset::new(self.bytes.len());
         self.bytes.extend_from_slice(&chunk.values);
         self.bytes.extend_from_slice(&chunk.starts);
         let entry = Entry {
@@ -256,23 +257,28 @@ impl WindowStripe {
     }
 
     fn chunk(&self, entry: &Entry) -> ChunkRef<'_> {
-        let values_end = (entry.values_at + entry.values_len) as usize;
+        let values_at = entry.values_at.get();
+        let values_end = values_at + entry.values_len as usize;
         ChunkRef {
             lane: entry.lane,
             count: u32::from(entry.count),
-            times: &self.bytes[entry.times_at as usize..(entry.times_at + entry.times_len) as usize],
-            values: &self.bytes[entry.values_at as usize..values_end],
+            times: self.at(entry.times_at, entry.times_len),
+            values: &self.bytes[values_at..values_end],
             starts: &self.bytes[values_end..values_end + entry.starts_len as usize],
         }
     }
 
-    fn store_times(&mut self, times: &[u8]) -> (u32, u32) {
-        let same = |(at, len): &&(u32, u32)| self.bytes[*at as usize..(*at + *len) as usize] == *times;
+    fn at(&self, at: Offset, len: u32) -> &[u8] {
+        &self.bytes[at.get()..at.get() + len as usize]
+    }
+
+    fn store_times(&mut self, times: &[u8]) -> (Offset, u32) {
+        let same = |(at, len): &&(Offset, u32)| self.at(*at, *len) == times;
         if let Some(shared) = self.shared_times.iter().find(same) {
             return *shared;
         }
         reserve(&mut self.bytes, times.len());
-        let stored = (self.bytes.len() as u32, times.len() as u32);
+        let stored = (Offset::new(self.bytes.len()), times.len() as u32);
         self.bytes.extend_from_slice(times);
         if self.shared_times.len() < SHARED_TIMES {
             self.shared_times.push(stored);

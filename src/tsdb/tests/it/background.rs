@@ -1,7 +1,7 @@
 //! Background work when the disk, the clock or the process does not go along.
 
 use crate::support::*;
-use quorate_model::{FlushMark, Position, TimeRange};
+use quorate_model::{FlushMark, Position, SubBatch, TimeRange};
 
 const DAY: i64 = 24 * HOUR;
 
@@ -131,4 +131,52 @@ fn old_windows_are_due_when_late_samples_are_many() {
     patient.replay(&[scrape(0..2, 5), scrape(0..2, 100 * HOUR), floats(&[(0, 3, 1.0)])]);
     assert_eq!(patient.store().marks_due(100 * HOUR), []);
     assert_eq!(patient.store().applied(), Position(3));
+}
+
+#[test]
+fn a_series_that_comes_back_brings_no_other_back() {
+    let mut node = Node::new();
+    let mut log = vec![scrape(0..3000, 5), mark(0, 0), scrape(0..1, 2 * HOUR)];
+    node.replay(&log);
+    node.store().flush().unwrap();
+    assert_eq!(node.store().free_idle(HOUR), 2999);
+    let mut live = 1;
+    for (round, stage) in ["pending", "in the file", "restarted", "appended"].into_iter().enumerate() {
+        match stage {
+            "in the file" | "appended" => assert!(node.store().cut_image().is_ok()),
+            "restarted" => node.restart(),
+            _ => {}
+        }
+        let at = 2 * HOUR + 1 + round as i64;
+        let back = [100, 2000, 2999, 2000].map(|i| (i - round as u32, at, 1.0));
+        log.push(data(1, SubBatch { definitions: Vec::new(), ..batch(&back) }));
+        node.replay(&log);
+        live += 3;
+        assert_eq!(node.store().stats().head_series, live, "{stage}");
+        assert_eq!(read(node.store(), TimeRange::new(at, at)).samples.len(), 3, "{stage}");
+    }
+}
+
+#[test]
+fn series_that_are_gone_take_no_memory_after_a_restart_and_little_before() {
+    let mut node = Node::new();
+    let churn = 40_000;
+    let mut log = vec![scrape(0..churn, 5), mark(0, 0), scrape(0..10, 2 * HOUR)];
+    node.replay(&log);
+    node.store().flush().unwrap();
+    let full = node.store().stats().memory;
+    assert_eq!(node.store().free_idle(HOUR), u64::from(churn) - 10);
+    let freed = node.store().stats().memory;
+    assert!(freed.labels + freed.postings < (full.labels + full.postings) / 10, "{full:?} {freed:?}");
+    node.store().cut_image().unwrap();
+    node.restart();
+    let restarted = node.store().stats().memory;
+    assert!(restarted.labels + restarted.postings < (full.labels + full.postings) / 10, "{restarted:?}");
+    let expected = read(node.store(), TimeRange::new(2 * HOUR, 3 * HOUR));
+    assert_eq!(expected.samples.len(), 10);
+    let back = [(20_000, 2 * HOUR + 1, 1.0), (5, 2 * HOUR + 1, 1.0)];
+    log.push(data(1, SubBatch { definitions: Vec::new(), ..batch(&back) }));
+    node.replay(&log);
+    assert_eq!(node.store().stats().head_series, 11);
+    assert_eq!(read(node.store(), TimeRange::new(2 * HOUR, 3 * HOUR)).samples.len(), 12);
 }
