@@ -42,7 +42,7 @@ impl Default for EngineOptions {
 
 /// What a running query asks whether it may go on, and whom it tells of its memory.
 ///
-/// Called for each series, so it must be cheap.
+/// Called for each series and each 65,536 samples, so it must be cheap.
 pub trait QueryGuard: Send + Sync {
     /// Whether the query may go on.
     ///
@@ -56,7 +56,8 @@ pub trait QueryGuard: Send + Sync {
     /// [`QueryError::Budget`], and nothing is charged then.
     fn charge(&self, bytes: u64) -> Result<(), QueryError>;
 
-    /// Gives back what was charged.
+    /// Gives back what was charged. What the result takes is not given back: its caller holds it when the
+    /// evaluation has ended, so the guard ends that charge with itself.
     fn release(&self, bytes: u64);
 }
 
@@ -79,7 +80,7 @@ impl QueryGuard for NoGuard {
 /// The result of a query.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QueryOutput {
-    /// What the query evaluated to.
+    /// What the query evaluated to; its memory is still charged to the guard.
     pub value: Value,
     /// Likely mistakes, with Prometheus' texts.
     pub warnings: Vec<String>,

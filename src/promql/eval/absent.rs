@@ -1,7 +1,7 @@
 //! `absent` and `absent_over_time`: a series where there is none.
 
 use super::column::Column;
-use super::points::StepSet;
+use super::points::{Points, StepSet};
 use super::{Evaluator, Sink};
 use crate::engine::QueryError;
 use crate::functions::labels::of_absent;
@@ -16,9 +16,11 @@ impl<'q> Evaluator<'q> {
         grid: TimeGrid,
         sink: Sink<'_, 'q>,
     ) -> Result<(), QueryError> {
+        let _memory = self.charge(StepSet::bytes(grid.steps))?;
         let mut present = StepSet::new(grid.steps);
         let before = self.held;
-        self.stream(input, grid, &mut |_, column| {
+        self.stream(input, grid, &mut |ev, column| {
+            ev.poll.touched(grid.steps)?;
             present.union(&column.points.presence());
             Ok(())
         })?;
@@ -34,9 +36,11 @@ impl<'q> Evaluator<'q> {
         grid: TimeGrid,
         sink: Sink<'_, 'q>,
     ) -> Result<(), QueryError> {
+        let _memory = self.charge(StepSet::bytes(grid.steps))?;
         let mut present = StepSet::new(grid.steps);
         let before = self.held;
-        self.stream_window_call(call, window, grid, &mut |_, column| {
+        self.stream_window_call(call, window, grid, &mut |ev, column| {
+            ev.poll.touched(grid.steps)?;
             present.union(&column.points.presence());
             Ok(())
         })?;
@@ -56,9 +60,11 @@ impl<'q> Evaluator<'q> {
         grid: TimeGrid,
         sink: Sink<'_, 'q>,
     ) -> Result<(), QueryError> {
+        let _memory = self.charge(Points::bytes(grid.steps))?;
         let mut column = Column::new(grid.steps);
         (column.labels, column.drop_name) = (labels, drop_name);
         for step in (0..grid.steps).filter(|step| !present.contains(*step)) {
+            self.poll.touched(1)?;
             column.points.set(step, 1.0);
         }
         if column.points.is_empty() {

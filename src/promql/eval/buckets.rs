@@ -5,6 +5,7 @@ use super::column::{Column, Columns};
 use super::labels::{metric_name, with, without_metadata};
 use super::notes::{Monotonicity, Notes};
 use super::points::{Points, StepSet};
+use super::scalars::ScalarColumn;
 use super::{Evaluator, Sink};
 use crate::ast::Span;
 use crate::engine::QueryError;
@@ -18,9 +19,9 @@ use quorate_model::Labels;
 use std::collections::HashMap;
 
 /// What is asked of each histogram, with a value for each step.
-enum Question {
-    Quantile(Vec<f64>),
-    Fraction(Vec<f64>, Vec<f64>),
+enum Question<'q> {
+    Quantile(ScalarColumn<'q>),
+    Fraction(ScalarColumn<'q>, ScalarColumn<'q>),
 }
 
 /// The histograms of a vector.
@@ -69,7 +70,7 @@ impl<'q> Evaluator<'q> {
         &mut self,
         call: &'q Call,
         grid: TimeGrid,
-    ) -> Result<(usize, Option<&'q str>, Vec<Question>), QueryError> {
+    ) -> Result<(usize, Option<&'q str>, Vec<Question<'q>>), QueryError> {
         let args = &call.args;
         match call.function {
             FunctionId::HistogramFraction => {
@@ -94,11 +95,14 @@ impl<'q> Evaluator<'q> {
         call: &'q Call,
         at: usize,
         grid: TimeGrid,
-    ) -> Result<Question, QueryError> {
+    ) -> Result<Question<'q>, QueryError> {
         let quantiles = self.scalar(&call.args[at], grid)?;
-        for q in quantiles.iter().filter(|q| !(0.0..=1.0).contains(*q)) {
-            self.notes.invalid_quantile(*q, call.arg_spans[at]);
-        }
+        let (notes, span) = (&mut self.notes, call.arg_spans[at]);
+        self.poll.each(&quantiles, |q| {
+            if !(0.0..=1.0).contains(q) {
+                notes.invalid_quantile(*q, span);
+            }
+        })?;
         Ok(Question::Quantile(quantiles))
     }
 
@@ -136,7 +140,7 @@ impl<'q> Evaluator<'q> {
 
     fn answer(
         &mut self,
-        question: &Question,
+        question: &Question<'_>,
         label: Option<&str>,
         input: &Input<'q>,
         grid: TimeGrid,
@@ -148,8 +152,10 @@ impl<'q> Evaluator<'q> {
             self.guard.check()?;
             let column = input.columns.get(*at);
             let twin = input.twins.get(at);
+            out.reserve(Points::bytes(grid.steps))?;
             let mut points = Points::new(grid.steps);
             for (step, h) in column.points.histogram_steps() {
+                self.poll.touched(h.weight() as usize)?;
                 if let Some(twin) = twin.filter(|twin| input.has_buckets(**twin, step)) {
                     self.note_conflict(&column.labels, input.span);
                     conflicts.entry(*twin).or_insert_with(|| StepSet::new(grid.steps)).insert(step);
@@ -162,7 +168,8 @@ impl<'q> Evaluator<'q> {
         }
         for (at, classic) in input.classics.iter().enumerate() {
             self.guard.check()?;
-            let points = self.of_classic(question, classic, conflicts.get(&at), input, grid);
+            out.reserve(Points::bytes(grid.steps))?;
+            let points = self.of_classic(question, classic, conflicts.get(&at), input, grid)?;
             results.push((classic.labels.clone(), points));
         }
         for (labels, points) in results.into_iter().filter(|(_, points)| !points.is_empty()) {
@@ -178,12 +185,12 @@ impl<'q> Evaluator<'q> {
 
     fn of_classic(
         &mut self,
-        question: &Question,
+        question: &Question<'_>,
         classic: &Classic,
         conflicts: Option<&StepSet>,
         input: &Input<'q>,
         grid: TimeGrid,
-    ) -> Points {
+    ) -> Result<Points, QueryError> {
         let name = if self.delays_names() { metric_name(&classic.labels).to_owned() } else { String::new() };
         let mut points = Points::new(grid.steps);
         let mut buckets: Vec<Bucket> = Vec::with_capacity(classic.buckets.len());
@@ -191,6 +198,7 @@ impl<'q> Evaluator<'q> {
             if conflicts.is_some_and(|steps| steps.contains(step)) {
                 continue;
             }
+            self.poll.touched(1 + classic.buckets.len())?;
             buckets.clear();
             for (upper_bound, at) in &classic.buckets {
                 if let Some(count) = input.columns.get(*at).points.float(step) {
@@ -205,12 +213,12 @@ impl<'q> Evaluator<'q> {
                 );
             }
         }
-        points
+        Ok(points)
     }
 
     fn put_answer(
         &mut self,
-        question: &Question,
+        question: &Question<'_>,
         label: Option<&str>,
         labels: Labels,
         points: Points,
@@ -218,7 +226,6 @@ impl<'q> Evaluator<'q> {
     ) -> Result<(), QueryError> {
         let labels = if self.delays_names() { labels } else { without_metadata(&labels) };
         let (Some(label), Question::Quantile(quantiles)) = (label, question) else {
-            out.reserve(Points::bytes(points.steps()))?;
             out.add(Column { labels, drop_name: true, points });
             return Ok(());
         };
@@ -253,7 +260,7 @@ impl Input<'_> {
     }
 }
 
-impl Question {
+impl Question<'_> {
     fn of_native(&self, step: usize, h: &FloatHistogram, name: &str, span: Span, notes: &mut Notes) -> f64 {
         match self {
             Self::Quantile(q) => native::quantile(q[step], h, name, span, notes),

@@ -1,5 +1,8 @@
 //! Function calls: which operator does which function.
 
+use super::column::Column;
+use super::points::{Points, StepSet};
+use super::scalars::ScalarColumn;
 use super::selectors::Take;
 use super::{Evaluator, Sink};
 use crate::engine::QueryError;
@@ -45,9 +48,13 @@ impl<'q> Evaluator<'q> {
     }
 
     /// The values of a function call that gives a scalar.
-    pub(super) fn scalar_call(&mut self, call: &'q Call, grid: TimeGrid) -> Result<Vec<f64>, QueryError> {
+    pub(super) fn scalar_call(
+        &mut self,
+        call: &'q Call,
+        grid: TimeGrid,
+    ) -> Result<ScalarColumn<'q>, QueryError> {
         match call.function {
-            FunctionId::Time => Ok((0..grid.steps).map(|step| grid.at(step) as f64 / 1000.0).collect()),
+            FunctionId::Time => self.scalar_of_steps(grid, |step| grid.at(step) as f64 / 1000.0),
             FunctionId::Scalar => self.scalar_of_vector(&call.args[0], grid),
             FunctionId::MaxOf => self.scalar_pair(call, grid, math::max_of),
             FunctionId::MinOf => self.scalar_pair(call, grid, math::min_of),
@@ -60,26 +67,32 @@ impl<'q> Evaluator<'q> {
         call: &'q Call,
         grid: TimeGrid,
         f: fn(f64, f64) -> f64,
-    ) -> Result<Vec<f64>, QueryError> {
-        let a = self.scalar(&call.args[0], grid)?;
+    ) -> Result<ScalarColumn<'q>, QueryError> {
+        let mut a = self.scalar(&call.args[0], grid)?;
         let b = self.scalar(&call.args[1], grid)?;
-        Ok(a.into_iter().zip(b).map(|(a, b)| f(a, b)).collect())
+        for (a, b) in a.iter_mut().zip(b.iter()) {
+            self.poll.touched(1)?;
+            *a = f(*a, *b);
+        }
+        Ok(a)
     }
 
     /// The only float at each step, NaN where there is none or more than one.
-    fn scalar_of_vector(&mut self, input: &'q Node, grid: TimeGrid) -> Result<Vec<f64>, QueryError> {
-        let mut values: Vec<(f64, u64)> = vec![(f64::NAN, 0); grid.steps];
+    fn scalar_of_vector(&mut self, input: &'q Node, grid: TimeGrid) -> Result<ScalarColumn<'q>, QueryError> {
+        let mut values = self.constant(f64::NAN, grid)?;
+        let _memory = self.charge(StepSet::bytes(grid.steps))?;
+        let mut seen = StepSet::new(grid.steps);
         let before = self.held;
-        self.stream(input, grid, &mut |_, column| {
+        self.stream(input, grid, &mut |ev, column| {
             for step in column.points.float_steps() {
-                let (value, count) = &mut values[step];
-                *value = column.points.float(step).unwrap_or(f64::NAN);
-                *count += 1;
+                ev.poll.touched(1)?;
+                let only = column.points.float(step).filter(|_| seen.insert(step));
+                values[step] = only.unwrap_or(f64::NAN);
             }
             Ok(())
         })?;
         self.held = before;
-        Ok(values.into_iter().map(|(value, count)| if count == 1 { value } else { f64::NAN }).collect())
+        Ok(values)
     }
 
     fn stream_vector(
@@ -89,8 +102,13 @@ impl<'q> Evaluator<'q> {
         sink: Sink<'_, 'q>,
     ) -> Result<(), QueryError> {
         let values = self.scalar(&call.args[0], grid)?;
-        let mut column = super::column::Column::new(grid.steps);
-        values.into_iter().enumerate().for_each(|(step, value)| column.points.set(step, value));
+        let _memory = self.charge(Points::bytes(grid.steps))?;
+        let mut column = Column::new(grid.steps);
+        for (step, value) in values.iter().enumerate() {
+            self.poll.touched(1)?;
+            column.points.set(step, *value);
+        }
+        drop(values);
         self.hold(column.points.weight())?;
         sink(self, &mut column)
     }
@@ -107,14 +125,16 @@ impl<'q> Evaluator<'q> {
             return self.dropping_names(
                 input,
                 &mut |ev, sink| ev.stream_lookups(Take::Time, selector, grid, sink),
-                &mut |_, _| true,
+                &mut |_, _| Ok(true),
                 sink,
             );
         }
-        self.map_series(input, grid, sink, &mut |_, column| {
+        self.map_series(input, grid, sink, &mut |ev, column| {
+            ev.poll.touched(grid.steps)?;
             let present = column.points.presence();
             column.points.drop_histograms();
             present.iter().for_each(|step| column.points.set(step, grid.at(step) as f64 / 1000.0));
+            Ok(())
         })
     }
 
@@ -130,7 +150,7 @@ impl<'q> Evaluator<'q> {
             Node::Selector(selector) if self.options.features.start_timestamps => self.dropping_names(
                 input,
                 &mut |ev, sink| ev.stream_lookups(Take::Start, selector, grid, sink),
-                &mut |_, _| true,
+                &mut |_, _| Ok(true),
                 sink,
             ),
             _ => Ok(()),

@@ -9,6 +9,11 @@ pub(crate) struct Charge<'q> {
 }
 
 impl<'q> Charge<'q> {
+    /// Nothing is charged yet.
+    pub(crate) fn empty(guard: &'q dyn QueryGuard) -> Self {
+        Self { guard, bytes: 0 }
+    }
+
     /// Charges `bytes`.
     pub(crate) fn new(guard: &'q dyn QueryGuard, bytes: u64) -> Result<Self, QueryError> {
         guard.charge(bytes)?;
@@ -17,19 +22,28 @@ impl<'q> Charge<'q> {
 
     /// Charges `bytes` more.
     pub(crate) fn add(&mut self, bytes: u64) -> Result<(), QueryError> {
-        self.guard.charge(bytes)?;
-        self.bytes += bytes;
+        if bytes > 0 {
+            self.guard.charge(bytes)?;
+            self.bytes += bytes;
+        }
         Ok(())
     }
 
     /// Charges what is missing to `bytes`; never gives back.
     pub(crate) fn at_least(&mut self, bytes: u64) -> Result<(), QueryError> {
-        if bytes > self.bytes { self.add(bytes - self.bytes) } else { Ok(()) }
+        self.add(bytes.saturating_sub(self.bytes))
+    }
+
+    /// Leaves the bytes charged: their owner lives on after the evaluation.
+    pub(crate) fn keep(mut self) {
+        self.bytes = 0;
     }
 }
 
 impl Drop for Charge<'_> {
     fn drop(&mut self) {
-        self.guard.release(self.bytes);
+        if self.bytes > 0 {
+            self.guard.release(self.bytes);
+        }
     }
 }

@@ -4,7 +4,8 @@
 
 use super::charge::Charge;
 use super::labels;
-use super::points::Points;
+use super::points::{Point, Points};
+use super::poll::Poll;
 use crate::engine::{QueryError, QueryGuard};
 use quorate_model::Labels;
 use std::collections::HashMap;
@@ -28,11 +29,15 @@ impl Column {
     }
 
     /// Changes the sign of all samples.
-    pub(crate) fn negate(&mut self) {
-        self.points.map_floats(|v| -v);
-        let negated: Vec<_> =
-            self.points.histogram_steps().map(|(step, h)| (step, Arc::new(h.scaled(-1.0)))).collect();
-        negated.into_iter().for_each(|(step, h)| self.points.set_histogram(step, h));
+    ///
+    /// # Errors
+    /// What the guard objects.
+    pub(crate) fn negate(&mut self, poll: &Poll<'_>) -> Result<(), QueryError> {
+        self.points.map_floats(poll, |v| -v)?;
+        self.points.map_histograms(|h| {
+            poll.touched(h.weight() as usize)?;
+            Ok(Arc::new(h.scaled(-1.0)))
+        })
     }
 }
 
@@ -71,6 +76,15 @@ impl<'q> Columns<'q> {
                 *none = Some(Charge::new(self.guard, bytes)?);
                 Ok(())
             }
+        }
+    }
+
+    /// Charges what a point that is to be put into series `at` takes beside the column of floats.
+    #[inline]
+    pub(crate) fn reserve_for(&mut self, at: usize, point: &Point) -> Result<(), QueryError> {
+        match point {
+            Point::Float(_) => Ok(()),
+            Point::Histogram(h) => self.reserve(h.bytes() + self.list[at].points.bytes_to_hold_histograms()),
         }
     }
 

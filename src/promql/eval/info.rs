@@ -6,6 +6,7 @@
 use super::column::{Column, Columns, same_labels};
 use super::labels::{metric_name, text};
 use super::points::Points;
+use super::poll::Poll;
 use super::selectors::Take;
 use super::{Evaluator, Sink};
 use crate::ast::RangeMode;
@@ -52,10 +53,11 @@ impl<'q> Evaluator<'q> {
             self.guard.check()?;
             if is_info(column) {
                 for step in column.points.presence().iter() {
+                    self.poll.touched(1)?;
                     join.put(&column.labels, column, step, grid)?;
                 }
             } else {
-                join.enrich(column, grid)?;
+                join.enrich(&self.poll, column, grid)?;
             }
         }
         let out = join.out;
@@ -101,7 +103,7 @@ impl<'q> Evaluator<'q> {
                 )));
             }
             column.points.reset(grid.steps);
-            self.look_up(Take::Time, &buffer, &selector, grid, &mut column.points);
+            self.look_up(Take::Time, &buffer, &selector, grid, &mut column.points)?;
             if !column.points.is_empty() {
                 self.hold(column.points.weight())?;
                 infos.push(&mut column)?;
@@ -252,12 +254,13 @@ struct Join<'a, 'q> {
 }
 
 impl Join<'_, '_> {
-    fn enrich(&mut self, column: &Column, grid: TimeGrid) -> Result<(), QueryError> {
+    fn enrich(&mut self, poll: &Poll<'_>, column: &Column, grid: TimeGrid) -> Result<(), QueryError> {
         let target = target(&column.labels);
         let candidates: Vec<&Vec<usize>> =
             self.infos.by_target.values().filter_map(|series| series.get(&target)).collect();
         let mut last: Option<(Vec<usize>, Labels)> = None;
         for step in column.points.presence().iter() {
+            poll.touched(1 + candidates.len())?;
             let found = self.infos.newest(&candidates, step)?;
             if found.is_empty() && self.wanted.must_match() {
                 continue;
@@ -301,12 +304,12 @@ impl Join<'_, '_> {
                 self.out.len() - 1
             }
         };
-        let points = &mut self.out.list_mut()[row].points;
-        if points.has(step) {
+        if self.out.get(row).points.has(step) {
             return Err(same_labels());
         }
         if let Some(point) = from.points.get(step) {
-            points.put(step, point);
+            self.out.reserve_for(row, &point)?;
+            self.out.list_mut()[row].points.put(step, point);
         }
         Ok(())
     }

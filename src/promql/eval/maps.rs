@@ -2,6 +2,8 @@
 
 use super::binary::drops_names;
 use super::column::{Column, Columns};
+use super::points::Points;
+use super::scalars::ScalarColumn;
 use super::{Evaluator, Sink};
 use crate::engine::QueryError;
 use crate::functions::{FunctionId, math};
@@ -13,7 +15,7 @@ use quorate_model::{METRIC_NAME, MatchOp, Matcher};
 type Input<'a, 'q> = &'a mut dyn FnMut(&mut Evaluator<'q>, Sink<'_, 'q>) -> Result<(), QueryError>;
 
 /// Changes a series; whether it is to be handed on.
-type Change<'a, 'q> = &'a mut dyn FnMut(&mut Evaluator<'q>, &mut Column) -> bool;
+type Change<'a, 'q> = &'a mut dyn FnMut(&mut Evaluator<'q>, &mut Column) -> Result<bool, QueryError>;
 
 impl<'q> Evaluator<'q> {
     /// Whether no two series of a node become the same when their metric names go.
@@ -78,7 +80,7 @@ impl<'q> Evaluator<'q> {
     ) -> Result<(), QueryError> {
         if self.keeps_series_apart(node) {
             return input(self, &mut |ev, column| {
-                if !change(ev, column) {
+                if !change(ev, column)? {
                     return Ok(());
                 }
                 ev.drop_name(column);
@@ -87,7 +89,7 @@ impl<'q> Evaluator<'q> {
         }
         let mut columns = Columns::new(self.guard);
         input(self, &mut |ev, column| {
-            if !change(ev, column) {
+            if !change(ev, column)? {
                 return Ok(());
             }
             ev.drop_name(column);
@@ -103,14 +105,14 @@ impl<'q> Evaluator<'q> {
         node: &'q Node,
         grid: TimeGrid,
         sink: Sink<'_, 'q>,
-        change: &mut dyn FnMut(&mut Self, &mut Column),
+        change: &mut dyn FnMut(&mut Self, &mut Column) -> Result<(), QueryError>,
     ) -> Result<(), QueryError> {
         self.dropping_names(
             node,
             &mut |ev, sink| ev.stream(node, grid, sink),
             &mut |ev, column| {
-                change(ev, column);
-                !column.points.is_empty()
+                change(ev, column)?;
+                Ok(!column.points.is_empty())
             },
             sink,
         )
@@ -125,29 +127,31 @@ impl<'q> Evaluator<'q> {
     ) -> Result<(), QueryError> {
         if let Some(f) = math::of_one(call.function) {
             let Some(input) = call.args.first() else { return self.stream_of_time(f, grid, sink) };
-            return self.map_series(input, grid, sink, &mut |_, column| {
+            return self.map_series(input, grid, sink, &mut |ev, column| {
                 column.points.drop_histograms();
-                column.points.map_floats(f);
+                column.points.map_floats(&ev.poll, f)
             });
         }
         let bound = self.bound(call, grid)?;
-        self.map_series(&call.args[0], grid, sink, &mut |_, column| {
+        self.map_series(&call.args[0], grid, sink, &mut |ev, column| {
             column.points.drop_histograms();
             for step in 0..grid.steps {
+                ev.poll.touched(1)?;
                 let Some(value) = column.points.float(step) else { continue };
                 match bound.apply(step, value) {
                     Some(value) => column.points.set(step, value),
                     None => column.points.remove(step),
                 }
             }
+            Ok(())
         })
     }
 
     /// The scalar arguments of `round` and `clamp` and its kin.
-    fn bound(&mut self, call: &'q Call, grid: TimeGrid) -> Result<Bound, QueryError> {
+    fn bound(&mut self, call: &'q Call, grid: TimeGrid) -> Result<Bound<'q>, QueryError> {
         let mut scalar = |at: usize, default: f64| match call.args.get(at) {
             Some(arg) => self.scalar(arg, grid),
-            None => Ok(vec![default; grid.steps]),
+            None => self.constant(default, grid),
         };
         let absent = usize::MAX;
         let (min, max) = match call.function {
@@ -167,8 +171,10 @@ impl<'q> Evaluator<'q> {
         grid: TimeGrid,
         sink: Sink<'_, 'q>,
     ) -> Result<(), QueryError> {
+        let _memory = self.charge(Points::bytes(grid.steps))?;
         let mut column = Column::new(grid.steps);
         for step in 0..grid.steps {
+            self.poll.touched(1)?;
             column.points.set(step, f(grid.at(step).div_euclid(1000) as f64));
         }
         self.hold(column.points.weight())?;
@@ -189,21 +195,22 @@ impl<'q> Evaluator<'q> {
             FunctionId::HistogramStddev => h.variance().sqrt(),
             _ => h.variance(),
         };
-        self.map_series(&call.args[0], grid, sink, &mut |_, column| {
-            let numbers: Vec<_> = column.points.histogram_steps().map(|(step, h)| (step, f(h))).collect();
-            column.points.reset(grid.steps);
-            numbers.into_iter().for_each(|(step, value)| column.points.set(step, value));
+        self.map_series(&call.args[0], grid, sink, &mut |ev, column| {
+            column.points.replace_histograms(|h| {
+                ev.poll.touched(h.weight() as usize)?;
+                Ok(f(h))
+            })
         })
     }
 }
 
 /// A function of a float and scalars, which have one value for each step.
-enum Bound {
-    Nearest(Vec<f64>),
-    Between(Vec<f64>, Vec<f64>),
+enum Bound<'q> {
+    Nearest(ScalarColumn<'q>),
+    Between(ScalarColumn<'q>, ScalarColumn<'q>),
 }
 
-impl Bound {
+impl Bound<'_> {
     fn apply(&self, step: usize, value: f64) -> Option<f64> {
         match self {
             Self::Nearest(nearest) => Some(math::round(value, nearest[step])),

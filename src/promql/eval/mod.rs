@@ -4,7 +4,7 @@
 //! Path: `engine` -> **here** -> `kernels`, `functions`, `source`.
 //! V1: nodes that work on one series at a time hand each on before they read the next, so an aggregation over a
 //! selector holds one input series and its groups, not all input. V2: memory is charged before it is allocated and
-//! given back when its owner goes. V3: the guard is asked before each series.
+//! given back when its owner goes. V3: the guard is asked before each series, and within long ones again and again.
 //! V4: series come in the order of the source until an operator reorders them, so results do not depend on chance.
 
 mod absent;
@@ -12,7 +12,7 @@ mod aggregate;
 pub(crate) mod binary;
 mod buckets;
 mod calls;
-mod charge;
+pub(crate) mod charge;
 mod column;
 mod hints;
 mod info;
@@ -21,6 +21,8 @@ mod maps;
 pub(crate) mod notes;
 pub(crate) mod output;
 pub(crate) mod points;
+pub(crate) mod poll;
+mod scalars;
 mod selectors;
 mod sort;
 mod windows;
@@ -32,6 +34,8 @@ use charge::Charge;
 use column::{Column, Columns};
 use notes::Notes;
 use points::Points;
+use poll::Poll;
+use scalars::ScalarColumn;
 use std::sync::Arc;
 
 /// What takes the series of a node, one after the other. It may keep the column by replacing it.
@@ -43,6 +47,7 @@ pub(crate) struct Evaluator<'q> {
     selects: &'q [SelectSpec],
     options: &'q EngineOptions,
     guard: &'q dyn QueryGuard,
+    poll: Poll<'q>,
     selections: Vec<Option<Arc<dyn Selection>>>,
     notes: Notes,
     stats: QueryStats,
@@ -65,6 +70,7 @@ impl<'q> Evaluator<'q> {
             selects: &plan.selects,
             options,
             guard,
+            poll: Poll::new(guard),
             selections: vec![None; plan.selects.len()],
             notes: Notes::default(),
             stats: QueryStats::default(),
@@ -84,8 +90,8 @@ impl<'q> Evaluator<'q> {
     /// Charges what operators over a grid take for the series that is on its way, and refuses a grid with more
     /// steps than samples may be held: one series of it would be too much.
     pub(crate) fn scratch(&self, grid: TimeGrid) -> Result<Charge<'q>, QueryError> {
-        /// Two columns and two scalars.
-        const BYTES_PER_STEP: u64 = 4 * size_of::<f64>() as u64;
+        /// Two columns: scalars are charged themselves.
+        const BYTES_PER_STEP: u64 = 2 * size_of::<f64>() as u64;
         if grid.steps as u64 > self.options.max_samples {
             return Err(QueryError::TooManySamples);
         }
@@ -121,17 +127,17 @@ impl<'q> Evaluator<'q> {
     }
 
     /// Evaluates a node that gives a scalar.
-    pub(crate) fn scalar(&mut self, node: &'q Node, grid: TimeGrid) -> Result<Vec<f64>, QueryError> {
+    pub(crate) fn scalar(&mut self, node: &'q Node, grid: TimeGrid) -> Result<ScalarColumn<'q>, QueryError> {
         match node {
-            Node::Number(value) => Ok(vec![*value; grid.steps]),
+            Node::Number(value) => self.constant(*value, grid),
             Node::Negate(inner) => {
                 let mut values = self.scalar(inner, grid)?;
-                values.iter_mut().for_each(|v| *v = -*v);
+                self.poll.each_mut(&mut values, |v| *v = -*v)?;
                 Ok(values)
             }
             Node::Once(inner) => {
                 let value = self.scalar(inner, grid.first())?[0];
-                Ok(vec![value; grid.steps])
+                self.constant(value, grid)
             }
             Node::Binary(binary) => self.scalar_binary(binary, grid),
             Node::Call(call) => self.scalar_call(call, grid),
@@ -146,11 +152,12 @@ impl<'q> Evaluator<'q> {
         let before = self.held;
         let singles = self.collect(inner, grid.first())?;
         self.held = before;
+        let _memory = self.charge(Points::bytes(grid.steps))?;
         let mut column = Column::new(grid.steps);
         for single in singles.iter() {
             column.labels = single.labels.clone();
             column.drop_name = single.drop_name;
-            column.points = Points::spread(&single.points, grid.steps);
+            column.points = Points::spread(&single.points, grid.steps, &self.poll)?;
             self.hold(column.points.weight())?;
             sink(self, &mut column)?;
         }
@@ -164,7 +171,7 @@ impl<'q> Evaluator<'q> {
         sink: Sink<'_, 'q>,
     ) -> Result<(), QueryError> {
         let negated = |ev: &mut Self, column: &mut Column, sink: Sink<'_, 'q>| {
-            column.negate();
+            column.negate(&ev.poll)?;
             ev.drop_name(column);
             sink(ev, column)
         };

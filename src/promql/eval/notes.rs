@@ -1,20 +1,25 @@
 //! The annotations that a query collects: warnings and infos beside its result.
 //!
 //! Knows Prometheus' texts. Does not know what leads to them. A text stands once however often it is raised, with
-//! the place in the query where it was raised first.
+//! the place in the query where it was raised first. Of each kind only the first hundred are kept: values and metric
+//! names make as many texts as there are samples, and an answer shows ten.
 //! Cost: raising an annotation again is one hash.
 
 use crate::ast::Span;
 use crate::error::position;
 use crate::functions::{FunctionId, math};
 use crate::go_fmt::{float_short, quote};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// Most annotations of a kind that are kept.
+const MAX_OF_A_KIND: usize = 100;
 
 /// Collected annotations.
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
-    seen: HashSet<u64>,
+    /// What was raised already, by kind.
+    seen: HashMap<&'static str, HashSet<u64>>,
     warnings: BTreeMap<String, Span>,
     infos: BTreeMap<String, Span>,
     monotonicity: BTreeMap<String, Monotonicity>,
@@ -64,9 +69,13 @@ macro_rules! notes {
         impl Notes {
             $($(#[$doc])*
             pub(crate) fn $name(&mut self, $($arg: $type,)* span: Span) {
+                let seen = self.seen.entry(stringify!($name)).or_default();
+                if seen.len() == MAX_OF_A_KIND {
+                    return;
+                }
                 let mut hasher = DefaultHasher::new();
-                (stringify!($name), $(key(&$arg),)* span.start).hash(&mut hasher);
-                if self.seen.insert(hasher.finish()) {
+                ($(key(&$arg),)* span.start).hash(&mut hasher);
+                if seen.insert(hasher.finish()) {
                     let text: String = $text;
                     self.$list.entry(text).or_insert(span);
                 }
@@ -178,6 +187,9 @@ impl Notes {
                 .to_owned(),
             metric,
         );
+        if self.monotonicity.len() == MAX_OF_A_KIND && !self.monotonicity.contains_key(&text) {
+            return;
+        }
         let merged = self.monotonicity.entry(text).or_insert(Monotonicity { count: 0, ..fixed });
         merged.ts_ms = (merged.ts_ms.0.min(fixed.ts_ms.0), merged.ts_ms.1.max(fixed.ts_ms.1));
         merged.buckets = (merged.buckets.0.min(fixed.buckets.0), merged.buckets.1.max(fixed.buckets.1));
@@ -189,7 +201,10 @@ impl Notes {
     pub(crate) fn start_time_overlap(&mut self, metric: &str, span: Span) {
         const TEXT: &str =
             "PromQL warning: sample has start time that overlaps with previous sample timestamp";
-        self.overlaps.entry(format!("{TEXT} for metric {}", quote(metric))).or_insert((span, 0)).1 += 1;
+        let text = format!("{TEXT} for metric {}", quote(metric));
+        if self.overlaps.len() < MAX_OF_A_KIND || self.overlaps.contains_key(&text) {
+            self.overlaps.entry(text).or_insert((span, 0)).1 += 1;
+        }
     }
 
     /// The texts of warnings and infos, with their places in `query` unless it is empty.
@@ -269,6 +284,27 @@ mod tests {
         let expected = "PromQL warning: quantile value should be between 0 and 1, got 1.5 (2:8)";
         assert_eq!(warnings, [expected]);
         assert_eq!(infos, ["PromQL info: ignored histogram in min aggregation (2:3)"]);
+    }
+
+    #[test]
+    fn a_hundred_of_a_kind_are_kept() {
+        let mut notes = Notes::default();
+        for i in 0..10_000 {
+            let metric = format!("m{i}");
+            notes.invalid_quantile(f64::from(i) + 2.0, Span::new(0, 1));
+            notes.start_time_overlap(&metric, Span::new(0, 1));
+            let fixed = Monotonicity {
+                span: Span::new(0, 1),
+                ts_ms: (0, 0),
+                buckets: (0.0, 1.0),
+                max_diff: 1.0,
+                count: 1,
+            };
+            notes.forced_monotonicity(&metric, fixed);
+        }
+        notes.invalid_ratio(2.0, 1.0, Span::new(0, 1));
+        let (warnings, infos) = notes.into_texts("");
+        assert_eq!((warnings.len(), infos.len()), (2 * MAX_OF_A_KIND + 1, MAX_OF_A_KIND));
     }
 
     #[test]

@@ -1,4 +1,7 @@
 //! From the root of a plan to the value of a query.
+//!
+//! What the value takes stays charged when the evaluation ends: its caller holds it as long as it likes. It is given
+//! back with all else when the query's account with the guard is closed.
 
 use super::Evaluator;
 use super::column::{Column, Columns};
@@ -24,7 +27,11 @@ pub(crate) fn instant<'q>(
         (ValueType::Matrix, Node::Window(window)) => Ok(Value::Matrix(matrix(ev, window, plan.grid)?)),
         (_, root) => {
             let columns = finished(ev, root, plan.grid)?;
-            Ok(Value::Vector(columns.iter().filter_map(|column| instant_sample(column, ts_ms)).collect()))
+            // Both forms are there while one is made of the other.
+            let memory = ev.charge(columns.iter().map(value_bytes).sum())?;
+            let samples = columns.iter().filter_map(|column| instant_sample(column, ts_ms)).collect();
+            memory.keep();
+            Ok(Value::Vector(samples))
         }
     }
 }
@@ -40,16 +47,22 @@ pub(crate) fn range<'q>(
         ValueType::Scalar => {
             let values = ev.scalar(&plan.root, grid)?;
             ev.hold(values.len() as u64)?;
-            let floats = values.into_iter().enumerate().map(|(step, v)| (grid.at(step), v)).collect();
+            let memory = ev.charge(values.len() as u64 * POINT_BYTES)?;
+            let floats = values.iter().enumerate().map(|(step, v)| (grid.at(step), *v)).collect();
+            memory.keep();
             Ok(Value::Matrix(vec![RangeSeries { labels: Labels::empty(), floats, histograms: Vec::new() }]))
         }
         ValueType::Vector => {
             let columns = finished(ev, &plan.root, grid)?;
             // Both forms are there while one is made of the other.
-            let _memory = ev.charge(columns.weight() * size_of::<(i64, f64)>() as u64)?;
-            let mut series: Vec<RangeSeries> =
-                columns.iter().map(|column| range_series(column, grid)).collect();
+            let memory = ev.charge(columns.iter().map(value_bytes).sum())?;
+            let mut series: Vec<RangeSeries> = Vec::with_capacity(columns.len());
+            for column in columns.iter() {
+                ev.poll.touched(column.points.weight() as usize)?;
+                series.push(range_series(column, grid));
+            }
             series.sort_by(|a, b| a.labels.cmp(&b.labels));
+            memory.keep();
             Ok(Value::Matrix(series))
         }
         ValueType::Matrix | ValueType::String => Err(QueryError::BadData(format!(
@@ -68,6 +81,14 @@ fn finished<'q>(ev: &mut Evaluator<'q>, root: &'q Node, grid: TimeGrid) -> Resul
         columns.merge_same_labels()?;
     }
     Ok(columns)
+}
+
+/// A time and a float.
+const POINT_BYTES: u64 = size_of::<(i64, f64)>() as u64;
+
+/// What a series takes in the result: a histogram weighs as much as floats with their times would.
+fn value_bytes(column: &Column) -> u64 {
+    size_of::<RangeSeries>() as u64 + column.points.weight() * POINT_BYTES
 }
 
 fn instant_sample(column: &Column, ts_ms: i64) -> Option<InstantSample> {
@@ -102,6 +123,9 @@ fn matrix<'q>(
     let mut series = Vec::new();
     let mut memory = ev.charge(0)?;
     ev.stream_samples(window, grid, &mut |ev, labels, drop_name, samples| {
+        let held = samples.ts.len() as u64 + samples.hists.iter().map(|h| h.weight()).sum::<u64>();
+        ev.poll.touched(held as usize)?;
+        memory.add(size_of::<RangeSeries>() as u64 + held * POINT_BYTES)?;
         let mut row = window_series(labels, samples, start, end);
         if mode != RangeMode::Plain {
             extend(&mut row, samples, mode, start, end, ev.options.lookback_delta_ms)?;
@@ -113,13 +137,13 @@ fn matrix<'q>(
             + samples.hists.iter().take(row.histograms.len()).map(|h| h.weight()).sum::<u64>();
         ev.hold(weight)?;
         ev.saw(grid, 0, weight);
-        memory.add(weight * 16)?;
         if weight > 0 {
             series.push(row);
         }
         Ok(())
     })?;
     series.sort_by(|a, b| a.labels.cmp(&b.labels));
+    memory.keep();
     Ok(series)
 }
 

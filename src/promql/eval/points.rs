@@ -4,6 +4,8 @@
 //! Knows steps by their number. Does not know times or labels.
 //! A step holds a float, a histogram or nothing, never both.
 
+use super::poll::Poll;
+use crate::engine::QueryError;
 use crate::histogram::FloatHistogram;
 use std::sync::Arc;
 
@@ -16,6 +18,16 @@ pub(crate) enum Point {
     Histogram(Arc<FloatHistogram>),
 }
 
+impl Point {
+    /// 1 for a float; for a histogram how many floats take as much.
+    pub(crate) fn weight(&self) -> u64 {
+        match self {
+            Self::Float(_) => 1,
+            Self::Histogram(h) => h.weight(),
+        }
+    }
+}
+
 /// A set of steps.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct StepSet {
@@ -26,6 +38,11 @@ impl StepSet {
     /// The empty set over `steps` steps.
     pub(crate) fn new(steps: usize) -> Self {
         Self { words: vec![0; steps.div_ceil(64)] }
+    }
+
+    /// Bytes that a set over `steps` steps takes.
+    pub(crate) fn bytes(steps: usize) -> u64 {
+        steps.div_ceil(64) as u64 * 8
     }
 
     /// Empties the set and makes it one over `steps` steps.
@@ -58,6 +75,11 @@ impl StepSet {
     /// Adds all steps of `other`, which is over the same steps.
     pub(crate) fn union(&mut self, other: &Self) {
         self.words.iter_mut().zip(&other.words).for_each(|(a, b)| *a |= b);
+    }
+
+    /// Removes all steps that are not in `other`, which is over the same steps.
+    pub(crate) fn intersect(&mut self, other: &Self) {
+        self.words.iter_mut().zip(&other.words).for_each(|(a, b)| *a &= b);
     }
 
     /// Number of steps in the set.
@@ -111,13 +133,18 @@ impl Points {
 
     /// Bytes that a column of `steps` floats takes.
     pub(crate) fn bytes(steps: usize) -> u64 {
-        steps as u64 * 8 + steps.div_ceil(64) as u64 * 8
+        steps as u64 * 8 + StepSet::bytes(steps)
     }
 
     /// Bytes that these points take, histograms included.
     pub(crate) fn held_bytes(&self) -> u64 {
         let column = if self.histograms.is_empty() { 0 } else { self.steps as u64 * 8 };
         Self::bytes(self.steps) + column + self.histogram_steps().map(|(_, h)| h.bytes()).sum::<u64>()
+    }
+
+    /// Bytes that the first histogram takes beside its own, 0 once there is one.
+    pub(crate) fn bytes_to_hold_histograms(&self) -> u64 {
+        if self.histograms.is_empty() { self.steps as u64 * 8 } else { 0 }
     }
 
     /// Number of steps.
@@ -217,9 +244,44 @@ impl Points {
     }
 
     /// Replaces each float by `f` of it.
-    pub(crate) fn map_floats(&mut self, f: impl Fn(f64) -> f64) {
+    ///
+    /// # Errors
+    /// What the guard objects.
+    pub(crate) fn map_floats(&mut self, poll: &Poll<'_>, f: impl Fn(f64) -> f64) -> Result<(), QueryError> {
         // Values of absent steps are mapped too: cheaper than asking, and never read.
-        self.values.iter_mut().for_each(|v| *v = f(*v));
+        poll.each_mut(&mut self.values, |v| *v = f(*v))
+    }
+
+    /// Replaces each histogram by `f` of it.
+    ///
+    /// # Errors
+    /// What `f` fails with.
+    pub(crate) fn map_histograms(
+        &mut self,
+        mut f: impl FnMut(&FloatHistogram) -> Result<Arc<FloatHistogram>, QueryError>,
+    ) -> Result<(), QueryError> {
+        self.histograms.iter_mut().flatten().try_for_each(|h| {
+            *h = f(h)?;
+            Ok(())
+        })
+    }
+
+    /// Puts a number of each histogram in its place and removes all floats.
+    ///
+    /// # Errors
+    /// What `f` fails with; the points are of no use then.
+    pub(crate) fn replace_histograms(
+        &mut self,
+        mut f: impl FnMut(&FloatHistogram) -> Result<f64, QueryError>,
+    ) -> Result<(), QueryError> {
+        let histograms = std::mem::take(&mut self.histograms);
+        self.reset(self.steps);
+        for (step, h) in histograms.iter().enumerate() {
+            if let Some(h) = h {
+                self.set(step, f(h)?);
+            }
+        }
+        Ok(())
     }
 
     /// Removes all histograms.
@@ -228,12 +290,18 @@ impl Points {
     }
 
     /// Spreads the sample of the only step of `single` over all steps.
-    pub(crate) fn spread(single: &Self, steps: usize) -> Self {
+    ///
+    /// # Errors
+    /// What the guard objects.
+    pub(crate) fn spread(single: &Self, steps: usize, poll: &Poll<'_>) -> Result<Self, QueryError> {
         let mut out = Self::new(steps);
         if let Some(point) = single.get(0) {
-            (0..steps).for_each(|step| out.put(step, point.clone()));
+            for step in 0..steps {
+                poll.touched(1)?;
+                out.put(step, point.clone());
+            }
         }
-        out
+        Ok(out)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Instant selectors: at each step the newest sample within the lookback delta, unless it is a stale marker.
 
+use super::charge::Charge;
 use super::column::Column;
 use super::hints::HistogramReader;
 use super::labels::metric_name;
@@ -9,6 +10,7 @@ use super::{Evaluator, Sink};
 use crate::ast::RangeMode;
 use crate::engine::QueryError;
 use crate::kernels::extended;
+use crate::kernels::output::Output;
 use crate::kernels::window::{CallSite, Samples, Windows};
 use crate::plan::{Selector, TimeGrid};
 use quorate_model::{BucketCounts, Histogram, SeriesBuffer, is_stale};
@@ -57,7 +59,7 @@ impl<'q> Evaluator<'q> {
             self.stats.samples_read += buffer.len() as u64;
             memory.at_least(Points::bytes(grid.steps) + buffer_bytes(&buffer))?;
             column.points.reset(grid.steps);
-            self.look_up(take, &buffer, selector, grid, &mut column.points);
+            self.look_up(take, &buffer, selector, grid, &mut column.points)?;
             if column.points.is_empty() {
                 continue;
             }
@@ -76,11 +78,12 @@ impl<'q> Evaluator<'q> {
         selector: &Selector,
         grid: TimeGrid,
         out: &mut Points,
-    ) {
+    ) -> Result<(), QueryError> {
         let lookback = self.options.lookback_delta_ms;
         let (mut floats, mut hists) = (Lane::default(), Lane::default());
         let mut reader = HistogramReader::new(buffer, selector.stats_only);
         for step in 0..grid.steps {
+            self.poll.touched(1)?;
             let time = selector.at.unwrap_or_else(|| grid.at(step)) - selector.offset;
             let float = floats.newest(&buffer.ts_ms, time, lookback);
             let hist = hists.newest(&buffer.histogram_ts_ms, time, lookback);
@@ -95,6 +98,7 @@ impl<'q> Evaluator<'q> {
                 self.saw(grid, step, weight);
             }
         }
+        Ok(())
     }
 
     /// Hands on the values of a `smoothed` instant selector.
@@ -129,7 +133,9 @@ impl<'q> Evaluator<'q> {
             column.labels = selection.labels(index).clone();
             column.drop_name = false;
             let site = CallSite { metric: metric_name(selection.labels(index)), arg: selector.span };
-            extended::run_instant(&samples, &windows, site, &mut self.notes, &mut column.points);
+            let mut produced = Charge::empty(self.guard);
+            let mut out = Output::new(&mut column.points, &mut produced);
+            extended::run_instant(&samples, &windows, &self.poll, site, &mut self.notes, &mut out)?;
             if !column.points.is_empty() {
                 self.hold(column.points.weight())?;
                 sink(self, &mut column)?;

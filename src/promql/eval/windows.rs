@@ -1,9 +1,12 @@
 //! Functions of range vectors: every input series goes through its kernel, from selectors and subqueries alike.
 
+use super::charge::Charge;
 use super::column::{Column, same_labels};
 use super::hints::HistogramReader;
 use super::labels::{metric_name, without_metadata};
 use super::points::Points;
+use super::poll::Poll;
+use super::scalars::ScalarColumn;
 use super::selectors::buffer_bytes;
 use super::{Evaluator, Sink};
 use crate::ast::{RangeMode, Span};
@@ -13,6 +16,7 @@ use crate::histogram::FloatHistogram;
 use crate::kernels::average::{self, SumKind};
 use crate::kernels::counting::{self, PairKind};
 use crate::kernels::extreme::{self, ExtremeKind};
+use crate::kernels::output::Output;
 use crate::kernels::rate::{self, RateKind};
 use crate::kernels::window::{CallSite, Samples, Windows};
 use crate::kernels::{extended, instant_delta, picking, quantile, regression, smoothing};
@@ -30,7 +34,7 @@ struct WindowCall<'q> {
     call: &'q Call,
     windows: Windows,
     /// Values of the scalar arguments at each step, in their order.
-    scalars: Vec<Vec<f64>>,
+    scalars: Vec<ScalarColumn<'q>>,
     arg_span: Span,
     /// Labels of the results so far, where two input series may give the same.
     seen: Option<HashSet<Labels>>,
@@ -100,7 +104,9 @@ impl<'q> Evaluator<'q> {
         out.points.reset(grid.steps);
         let site = CallSite { metric: metric_name(labels), arg: run.arg_span };
         self.count_windows(run, grid, samples)?;
-        self.run_kernel(run, samples, site, &mut out.points)?;
+        let mut produced = Charge::empty(self.guard);
+        produced.add(scratch_bytes(run.call.function, samples))?;
+        self.run_kernel(run, samples, site, &mut Output::new(&mut out.points, &mut produced))?;
         let function = run.call.function;
         if matches!(function, FunctionId::Rate | FunctionId::Increase) {
             self.note_non_counter(site, &out.points);
@@ -129,12 +135,22 @@ impl<'q> Evaluator<'q> {
         samples: &Samples,
     ) -> Result<(), QueryError> {
         let mut largest = 0;
-        run.windows.for_each(samples, |window| {
-            let weight =
-                window.floats.len() as u64 + window.histograms().iter().map(|h| h.weight()).sum::<u64>();
+        // Weights of the histograms up to each, so that no window need be looked through.
+        let mut weights = Vec::with_capacity(samples.hists.len() + 1);
+        weights.push(0);
+        weights.extend(samples.hists.iter().scan(0, |sum, h| {
+            *sum += h.weight();
+            Some(*sum)
+        }));
+        // It cannot be asked of `self` while windows are counted by it.
+        let poll = Poll::new(self.guard);
+        run.windows.for_each(samples, &poll, |window| {
+            let histograms = weights[window.hists.end] - weights[window.hists.start];
+            let weight = window.floats.len() as u64 + histograms;
             largest = largest.max(weight);
             self.saw(grid, window.step, weight);
-        });
+            Ok(())
+        })?;
         self.hold(largest)?;
         self.held -= largest;
         Ok(())
@@ -153,46 +169,46 @@ impl<'q> Evaluator<'q> {
         run: &WindowCall<'q>,
         samples: &Samples,
         site: CallSite<'_>,
-        out: &mut Points,
+        out: &mut Output<'_, 'q>,
     ) -> Result<(), QueryError> {
-        let (w, notes) = (&run.windows, &mut self.notes);
-        let scalar = |at: usize| run.scalars[at].as_slice();
+        let (w, p, notes) = (&run.windows, &self.poll, &mut self.notes);
+        let scalar = |at: usize| &*run.scalars[at];
         let extreme = |max, time| ExtremeKind { max, time };
         match run.call.function {
-            FunctionId::Rate => rate_kernel(true, true, samples, w, site, notes, out),
-            FunctionId::Increase => rate_kernel(true, false, samples, w, site, notes, out),
-            FunctionId::Delta => rate_kernel(false, false, samples, w, site, notes, out),
-            FunctionId::Irate => instant_delta::run(true, samples, w, site, notes, out),
-            FunctionId::Idelta => instant_delta::run(false, samples, w, site, notes, out),
-            FunctionId::SumOverTime => average::run_sum(SumKind::Sum, samples, w, site, notes, out),
-            FunctionId::AvgOverTime => average::run_sum(SumKind::Avg, samples, w, site, notes, out),
-            FunctionId::StddevOverTime => average::run_variance(true, samples, w, site, notes, out),
-            FunctionId::StdvarOverTime => average::run_variance(false, samples, w, site, notes, out),
-            FunctionId::MaxOverTime => extreme::run(extreme(true, false), samples, w, site, notes, out),
-            FunctionId::MinOverTime => extreme::run(extreme(false, false), samples, w, site, notes, out),
-            FunctionId::TsOfMaxOverTime => extreme::run(extreme(true, true), samples, w, site, notes, out),
-            FunctionId::TsOfMinOverTime => extreme::run(extreme(false, true), samples, w, site, notes, out),
-            FunctionId::CountOverTime => counting::run_count(samples, w, out),
+            FunctionId::Rate => rate_kernel(true, true, samples, w, p, site, notes, out),
+            FunctionId::Increase => rate_kernel(true, false, samples, w, p, site, notes, out),
+            FunctionId::Delta => rate_kernel(false, false, samples, w, p, site, notes, out),
+            FunctionId::Irate => instant_delta::run(true, samples, w, p, site, notes, out),
+            FunctionId::Idelta => instant_delta::run(false, samples, w, p, site, notes, out),
+            FunctionId::SumOverTime => average::run_sum(SumKind::Sum, samples, w, p, site, notes, out),
+            FunctionId::AvgOverTime => average::run_sum(SumKind::Avg, samples, w, p, site, notes, out),
+            FunctionId::StddevOverTime => average::run_variance(true, samples, w, p, site, notes, out),
+            FunctionId::StdvarOverTime => average::run_variance(false, samples, w, p, site, notes, out),
+            FunctionId::MaxOverTime => extreme::run(extreme(true, false), samples, w, p, site, notes, out),
+            FunctionId::MinOverTime => extreme::run(extreme(false, false), samples, w, p, site, notes, out),
+            FunctionId::TsOfMaxOverTime => extreme::run(extreme(true, true), samples, w, p, site, notes, out),
+            FunctionId::TsOfMinOverTime => {
+                extreme::run(extreme(false, true), samples, w, p, site, notes, out)
+            }
+            FunctionId::CountOverTime => counting::run_count(samples, w, p, out),
             FunctionId::PresentOverTime | FunctionId::AbsentOverTime => {
-                counting::run_present(samples, w, out);
+                counting::run_present(samples, w, p, out)
             }
-            FunctionId::Changes => counting::run_pairs(PairKind::Changes, samples, w, out),
-            FunctionId::Resets => counting::run_pairs(PairKind::Resets, samples, w, out),
-            FunctionId::FirstOverTime => picking::run_value(false, samples, w, out),
-            FunctionId::LastOverTime => picking::run_value(true, samples, w, out),
-            FunctionId::TsOfFirstOverTime => picking::run_time(false, samples, w, out),
-            FunctionId::TsOfLastOverTime => picking::run_time(true, samples, w, out),
-            FunctionId::QuantileOverTime => quantile::run(scalar(0), samples, w, site, notes, out),
-            FunctionId::MadOverTime => quantile::run_mad(samples, w, site, notes, out),
-            FunctionId::Deriv => regression::run(None, samples, w, site, notes, out),
-            FunctionId::PredictLinear => regression::run(Some(scalar(0)), samples, w, site, notes, out),
+            FunctionId::Changes => counting::run_pairs(PairKind::Changes, samples, w, p, out),
+            FunctionId::Resets => counting::run_pairs(PairKind::Resets, samples, w, p, out),
+            FunctionId::FirstOverTime => picking::run_value(false, samples, w, p, out),
+            FunctionId::LastOverTime => picking::run_value(true, samples, w, p, out),
+            FunctionId::TsOfFirstOverTime => picking::run_time(false, samples, w, p, out),
+            FunctionId::TsOfLastOverTime => picking::run_time(true, samples, w, p, out),
+            FunctionId::QuantileOverTime => quantile::run(scalar(0), samples, w, p, site, notes, out),
+            FunctionId::MadOverTime => quantile::run_mad(samples, w, p, site, notes, out),
+            FunctionId::Deriv => regression::run(None, samples, w, p, site, notes, out),
+            FunctionId::PredictLinear => regression::run(Some(scalar(0)), samples, w, p, site, notes, out),
             FunctionId::DoubleExponentialSmoothing => {
-                smoothing::run((scalar(0), scalar(1)), samples, w, site, notes, out)
-                    .map_err(|e| QueryError::Execution(e.to_string()))?;
+                smoothing::run((scalar(0), scalar(1)), samples, w, p, site, notes, out)
             }
-            _ => return Err(QueryError::Execution(format!("{}() takes no range vector", run.call.name))),
+            _ => Err(QueryError::Execution(format!("{}() takes no range vector", run.call.name))),
         }
-        Ok(())
     }
 
     /// Reads the samples of a window's input, one series after the other, without stale markers.
@@ -240,21 +256,40 @@ impl<'q> Evaluator<'q> {
     }
 }
 
+/// What a kernel keeps beside its results: sliding windows, running counts, copies of a window.
+fn scratch_bytes(function: FunctionId, samples: &Samples) -> u64 {
+    let per_sample = match function {
+        FunctionId::Rate | FunctionId::Increase | FunctionId::Delta => 48,
+        FunctionId::SumOverTime | FunctionId::AvgOverTime => 32,
+        FunctionId::StddevOverTime | FunctionId::StdvarOverTime => 48,
+        FunctionId::MaxOverTime
+        | FunctionId::MinOverTime
+        | FunctionId::TsOfMaxOverTime
+        | FunctionId::TsOfMinOverTime => 16,
+        FunctionId::Changes | FunctionId::Resets => 8,
+        FunctionId::QuantileOverTime | FunctionId::MadOverTime => 32,
+        FunctionId::Deriv | FunctionId::PredictLinear => 88,
+        _ => 0,
+    };
+    samples.ts.len() as u64 * per_sample
+}
+
 #[allow(clippy::too_many_arguments, reason = "one line for each of three functions")]
 fn rate_kernel(
     is_counter: bool,
     is_rate: bool,
     samples: &Samples,
     windows: &Windows,
+    poll: &Poll<'_>,
     site: CallSite<'_>,
     notes: &mut super::notes::Notes,
-    out: &mut Points,
-) {
+    out: &mut Output<'_, '_>,
+) -> Result<(), QueryError> {
     let kind = RateKind { is_counter, is_rate };
     if windows.mode == RangeMode::Plain {
-        rate::run(kind, samples, windows, site, notes, out);
+        rate::run(kind, samples, windows, poll, site, notes, out)
     } else {
-        extended::run(kind, samples, windows, site, notes, out);
+        extended::run(kind, samples, windows, poll, site, notes, out)
     }
 }
 

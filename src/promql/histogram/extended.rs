@@ -3,8 +3,9 @@
 //! Source: Prometheus 3.14, `extendedHistogramRate` and `smoothSeries`.
 
 use super::rate::{add, sub};
-use super::{FloatHistogram, Incompatible};
+use super::{FloatHistogram, Incompatible, NoResult, if_fit};
 use crate::ast::RangeMode;
+use crate::engine::QueryError;
 use crate::eval::notes::{HistogramOp, Notes};
 use crate::kernels::extended::bounds;
 use crate::kernels::rate::RateKind;
@@ -18,20 +19,32 @@ pub(crate) fn rate(
     window: &Window<'_>,
     site: CallSite<'_>,
     notes: &mut Notes,
-) -> Option<Arc<FloatHistogram>> {
+) -> Result<Option<Arc<FloatHistogram>>, QueryError> {
+    if_fit(increase(kind, window, site, notes))
+}
+
+fn increase(
+    kind: RateKind,
+    window: &Window<'_>,
+    site: CallSite<'_>,
+    notes: &mut Notes,
+) -> Result<Arc<FloatHistogram>, NoResult> {
     let (hists, ts) = (window.histograms(), window.h_ts());
     let (start, end) = (window.windows.start(window.step), window.windows.end(window.step));
     let smoothed = window.windows.mode == RangeMode::Smoothed;
-    let (first, last) = bounds(window, ts)?;
-    check(kind, &hists[first..=last], site, notes)?;
+    let (first, last) = bounds(window, ts).ok_or(NoResult::Unfit)?;
+    window.poll.touched(last - first + 1)?;
+    check(kind, &hists[first..=last], site, notes).ok_or(NoResult::Unfit)?;
     let point = |at: usize| (ts[at], &*hists[at]);
     let left = if smoothed && ts[first] < start {
-        interpolated(point(first), point(first + 1), start, kind.is_counter, site, notes)?
+        interpolated(point(first), point(first + 1), start, kind.is_counter, site, notes)
+            .ok_or(NoResult::Unfit)?
     } else {
         (*hists[first]).clone()
     };
     let right = if smoothed && last > 0 && ts[last] > end {
-        interpolated(point(last - 1), point(last), end, kind.is_counter, site, notes)?
+        interpolated(point(last - 1), point(last), end, kind.is_counter, site, notes)
+            .ok_or(NoResult::Unfit)?
     } else {
         (*hists[last]).clone()
     };
@@ -41,19 +54,19 @@ pub(crate) fn rate(
         notes.native_histogram_not_gauge(site.metric, site.arg);
     }
     let mut result = right.clone();
-    sub(&mut result, &left, site, notes)?;
+    sub(&mut result, &left, site, notes).ok_or(NoResult::Unfit)?;
     if kind.is_counter {
         let spanned = smoothed && ts[first] < start && hists[first + 1].detect_reset(&hists[first]);
-        let lost = lost_to_resets(hists, (first, last), spanned, (&left, &right), site, notes)?;
+        let lost = lost_to_resets(window, (first, last), spanned, (&left, &right), site, notes)?;
         if let Some(lost) = lost {
-            add(&mut result, &lost, HistogramOp::Addition, site, notes)?;
+            add(&mut result, &lost, HistogramOp::Addition, site, notes).ok_or(NoResult::Unfit)?;
         }
     }
     if kind.is_rate {
         result = result.divided(window.windows.range_seconds());
     }
     result.hint = CounterResetHint::Gauge;
-    Some(Arc::new(result))
+    Ok(Arc::new(result))
 }
 
 fn check(kind: RateKind, hists: &[Arc<FloatHistogram>], site: CallSite<'_>, notes: &mut Notes) -> Option<()> {
@@ -73,29 +86,33 @@ fn check(kind: RateKind, hists: &[Arc<FloatHistogram>], site: CallSite<'_>, note
 /// What the counter had counted before each reset between the ends. `spanned`: the left end was interpolated over a
 /// reset, which counts already.
 fn lost_to_resets(
-    hists: &[Arc<FloatHistogram>],
+    window: &Window<'_>,
     (first, last): (usize, usize),
     spanned: bool,
     (left, right): (&FloatHistogram, &FloatHistogram),
     site: CallSite<'_>,
     notes: &mut Notes,
-) -> Option<Option<FloatHistogram>> {
+) -> Result<Option<FloatHistogram>, NoResult> {
+    let hists = window.histograms();
     let (begin, mut previous) = if spanned { (first + 2, &*hists[first + 1]) } else { (first + 1, left) };
     // The last sample is the right end, or the right end carries its hint.
     if begin > last {
-        return Some(None);
+        return Ok(None);
     }
     let mut lost: Option<FloatHistogram> = None;
     for current in hists[begin..last].iter().map(|h| &**h).chain([right]) {
+        window.poll.touched(current.weight() as usize)?;
         if current.detect_reset(previous) {
             match &mut lost {
-                Some(sum) => add(sum, previous, HistogramOp::Addition, site, notes)?,
+                Some(sum) => {
+                    add(sum, previous, HistogramOp::Addition, site, notes).ok_or(NoResult::Unfit)?;
+                }
                 none => *none = Some(previous.clone()),
             }
         }
         previous = current;
     }
-    Some(lost)
+    Ok(lost)
 }
 
 /// The histogram at `ts` between two samples. A counter that was reset is taken to restart from nothing.

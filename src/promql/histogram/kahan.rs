@@ -32,6 +32,18 @@ impl KahanHistogram {
         }
     }
 
+    /// Bytes that its buckets and bounds take.
+    pub(super) fn heap_bytes(&self) -> u64 {
+        tree_bytes(self.positive.len())
+            + tree_bytes(self.negative.len())
+            + 8 * self.layout.custom.len() as u64
+    }
+
+    /// The same for a sum that starts from `h`.
+    pub(super) fn heap_bytes_of(h: &FloatHistogram) -> u64 {
+        tree_bytes(h.positive.len()) + tree_bytes(h.negative.len()) + 8 * h.custom.len() as u64
+    }
+
     /// Adds a histogram.
     pub(super) fn add(&mut self, other: &FloatHistogram) -> Result<Told, Incompatible> {
         if self.layout.is_custom() != other.is_custom() {
@@ -127,6 +139,12 @@ impl KahanHistogram {
         }
         aligned
     }
+}
+
+/// What a tree of buckets takes: the nodes of the standard library have room for 11 entries and hold 6 or more.
+fn tree_bytes(buckets: usize) -> u64 {
+    const NODE_BYTES: u64 = 11 * (size_of::<i32>() + size_of::<Kahan>()) as u64 + 32;
+    buckets.div_ceil(5) as u64 * NODE_BYTES
 }
 
 /// The bucket of `bounds` that takes what lies at or below `upper`.

@@ -23,6 +23,7 @@ mod tests;
 pub(crate) use arithmetic::Told;
 pub(crate) use bounds::Bucket;
 
+use crate::engine::QueryError;
 use crate::go_fmt::float_short;
 use quorate_model::histogram::CUSTOM_BUCKETS_SCHEMA;
 use quorate_model::{BucketCounts, CounterResetHint, Histogram, Span};
@@ -58,6 +59,30 @@ pub(crate) struct FloatHistogram {
 /// Exponential and custom buckets do not go together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Incompatible;
+
+/// Why a window of histograms has no result.
+#[derive(Debug)]
+pub(crate) enum NoResult {
+    /// They are too few, or do not fit together, of which a note tells.
+    Unfit,
+    /// The guard objected.
+    Stopped(QueryError),
+}
+
+impl From<QueryError> for NoResult {
+    fn from(error: QueryError) -> Self {
+        Self::Stopped(error)
+    }
+}
+
+/// The result of a window if there is one.
+fn if_fit<T>(result: Result<T, NoResult>) -> Result<Option<T>, QueryError> {
+    match result {
+        Ok(result) => Ok(Some(result)),
+        Err(NoResult::Unfit) => Ok(None),
+        Err(NoResult::Stopped(error)) => Err(error),
+    }
+}
 
 impl FloatHistogram {
     /// The histogram of a sample.

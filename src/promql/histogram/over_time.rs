@@ -2,20 +2,24 @@
 
 use super::FloatHistogram;
 use super::total::Total;
+use crate::engine::QueryError;
 use crate::eval::notes::Notes;
 use crate::kernels::average::SumKind;
-use crate::kernels::window::CallSite;
+use crate::kernels::window::{CallSite, Window};
 use std::sync::Arc;
 
 /// The sum or mean of the histograms of a window.
 pub(crate) fn total(
     kind: SumKind,
-    window: &[Arc<FloatHistogram>],
+    window: &Window<'_>,
     site: CallSite<'_>,
     notes: &mut Notes,
-) -> Option<Arc<FloatHistogram>> {
-    let (first, rest) = window.split_first()?;
+) -> Result<Option<Arc<FloatHistogram>>, QueryError> {
+    let Some((first, rest)) = window.histograms().split_first() else { return Ok(None) };
     let mut total = Total::new(kind == SumKind::Avg, first);
-    rest.iter().for_each(|h| total.add(h, site.metric, site.arg, notes));
-    total.finish(site.arg, notes)
+    for h in rest {
+        window.poll.touched(h.weight() as usize)?;
+        total.add(h, site.metric, site.arg, notes);
+    }
+    Ok(total.finish(site.arg, notes))
 }

@@ -2,7 +2,8 @@
 //!
 //! Source: Prometheus 3.14, `histogramRate` and `instantValue`.
 
-use super::{FloatHistogram, Incompatible};
+use super::{FloatHistogram, Incompatible, NoResult, if_fit};
+use crate::engine::QueryError;
 use crate::eval::notes::{HistogramOp, Notes};
 use crate::kernels::rate::{Edges, RateKind, first_start};
 use crate::kernels::starts;
@@ -16,7 +17,16 @@ pub(crate) fn extrapolated(
     window: &Window<'_>,
     site: CallSite<'_>,
     notes: &mut Notes,
-) -> Option<Arc<FloatHistogram>> {
+) -> Result<Option<Arc<FloatHistogram>>, QueryError> {
+    if_fit(extrapolate(kind, window, site, notes))
+}
+
+fn extrapolate(
+    kind: RateKind,
+    window: &Window<'_>,
+    site: CallSite<'_>,
+    notes: &mut Notes,
+) -> Result<Arc<FloatHistogram>, NoResult> {
     let (hists, ts) = (window.histograms(), window.h_ts());
     let last = hists.len() - 1;
     let mut result = None;
@@ -28,15 +38,15 @@ pub(crate) fn extrapolated(
         result = Some(match result {
             None => (*hists[0]).clone(),
             Some(mut sum) => {
-                add(&mut sum, &hists[0], HistogramOp::Addition, site, notes)?;
+                add(&mut sum, &hists[0], HistogramOp::Addition, site, notes).ok_or(NoResult::Unfit)?;
                 sum
             }
         });
     }
     let edges = Edges { first_ts: ts[0], last_ts: ts[last], intervals: last, start_inside: start };
     let increase = result.as_ref().map_or(0.0, |h| h.count);
-    let factor = edges.factor(kind, window, hists[0].count, increase)?;
-    result.map(|h| Arc::new(h.scaled(factor)))
+    let factor = edges.factor(kind, window, hists[0].count, increase).ok_or(NoResult::Unfit)?;
+    result.map(|h| Arc::new(h.scaled(factor))).ok_or(NoResult::Unfit)
 }
 
 /// Last less first, with what was lost at counter resets.
@@ -45,8 +55,9 @@ fn difference(
     window: &Window<'_>,
     site: CallSite<'_>,
     notes: &mut Notes,
-) -> Option<FloatHistogram> {
+) -> Result<FloatHistogram, NoResult> {
     let hists = window.histograms();
+    window.poll.touched(hists.len())?;
     let (mut first, last) = (Arc::clone(&hists[0]), &hists[hists.len() - 1]);
     let is_gauge = |h: &FloatHistogram| h.hint == CounterResetHint::Gauge;
     if kind.is_counter && (is_gauge(&first) || is_gauge(last)) {
@@ -60,7 +71,7 @@ fn difference(
     let fits = |h: &FloatHistogram| h.is_custom() == first.is_custom();
     if !fits(last) || (kind.is_counter && !inner.iter().all(|h| fits(h))) {
         notes.mixed_exponential_custom(site.metric, site.arg);
-        return None;
+        return Err(NoResult::Unfit);
     }
     if kind.is_counter && inner.iter().any(|h| is_gauge(h)) {
         notes.native_histogram_not_counter(site.metric, site.arg);
@@ -71,14 +82,14 @@ fn difference(
     if schema < result.schema {
         result.reduce(schema);
     }
-    sub(&mut result, &first, site, notes)?;
+    sub(&mut result, &first, site, notes).ok_or(NoResult::Unfit)?;
     if kind.is_counter {
         correct(&mut result, first, window, site, notes)?;
     } else if !is_gauge(&hists[0]) || !is_gauge(last) {
         notes.native_histogram_not_gauge(site.metric, site.arg);
     }
     result.hint = CounterResetHint::Gauge;
-    Some(result)
+    Ok(result)
 }
 
 fn correct(
@@ -87,20 +98,21 @@ fn correct(
     window: &Window<'_>,
     site: CallSite<'_>,
     notes: &mut Notes,
-) -> Option<()> {
+) -> Result<(), NoResult> {
     let (starts, ts) = (&window.samples.h_starts, &window.samples.h_ts);
     let mut previous = first;
     for (i, current) in window.histograms().iter().enumerate().skip(1) {
+        window.poll.touched(current.weight() as usize)?;
         let at = window.hists.start + i;
         if !starts.is_empty() && starts::overlaps(starts[at - 1], ts[at - 1], starts[at]) {
             notes.start_time_overlap(site.metric, site.arg);
         }
         if started(window, i) || current.detect_reset(&previous) {
-            add(result, &previous, HistogramOp::Addition, site, notes)?;
+            add(result, &previous, HistogramOp::Addition, site, notes).ok_or(NoResult::Unfit)?;
         }
         previous = Arc::clone(current);
     }
-    Some(())
+    Ok(())
 }
 
 /// Whether the start timestamp of sample `i` of the window says that the counter began anew.

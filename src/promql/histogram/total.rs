@@ -36,6 +36,16 @@ impl Total {
         total
     }
 
+    /// Bytes that it takes.
+    pub(crate) fn bytes(&self) -> u64 {
+        size_of::<Self>() as u64 + self.sum.heap_bytes()
+    }
+
+    /// Bytes that a total takes that starts from `first`.
+    pub(crate) fn bytes_of(first: &FloatHistogram) -> u64 {
+        size_of::<Self>() as u64 + KahanHistogram::heap_bytes_of(first)
+    }
+
     fn see(&mut self, h: &FloatHistogram) {
         self.reset_seen |= h.hint == CounterResetHint::Reset;
         self.no_reset_seen |= h.hint == CounterResetHint::NoReset;

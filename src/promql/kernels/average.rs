@@ -4,10 +4,12 @@
 //! algorithm for computing sample variances", 1979, for putting variances together.
 
 use super::kahan::{Kahan, Mean};
+use super::output::Output;
 use super::sliding::{Part, Slider};
 use super::window::{CallSite, Samples, Window, Windows};
+use crate::engine::QueryError;
 use crate::eval::notes::Notes;
-use crate::eval::points::Points;
+use crate::eval::poll::Poll;
 use crate::histogram;
 
 /// Which of the functions of sums.
@@ -24,39 +26,45 @@ pub(crate) fn run_sum(
     kind: SumKind,
     samples: &Samples,
     windows: &Windows,
+    poll: &Poll<'_>,
     site: CallSite<'_>,
     notes: &mut Notes,
-    out: &mut Points,
-) {
+    out: &mut Output<'_, '_>,
+) -> Result<(), QueryError> {
     let mut slider = (windows.overlap_much() && samples.is_tame()).then(Slider::new);
-    windows.for_each(samples, |window| {
+    windows.for_each(samples, poll, |window| {
         if window.is_mixed() {
             notes.mixed_floats_histograms(site.metric, site.arg);
         } else if !window.hists.is_empty() {
-            if let Some(h) = histogram::over_time::total(kind, window.histograms(), site, notes) {
-                out.set_histogram(window.step, h);
+            if let Some(h) = histogram::over_time::total(kind, window, site, notes)? {
+                out.set_histogram(window.step, h)?;
             }
         } else {
-            out.set(window.step, float_sum(kind, window, slider.as_mut()));
+            out.set(window.step, float_sum(kind, window, slider.as_mut())?);
         }
-    });
+        Ok(())
+    })
 }
 
-fn float_sum(kind: SumKind, window: &Window<'_>, slider: Option<&mut Slider<Kahan>>) -> f64 {
+fn float_sum(
+    kind: SumKind,
+    window: &Window<'_>,
+    slider: Option<&mut Slider<Kahan>>,
+) -> Result<f64, QueryError> {
     let values = window.values();
     if let Some(slider) = slider {
         let all = &window.samples.values;
-        if let Some(total) = slider.slide(window.floats.clone(), |at| Kahan::new(all[at])) {
+        if let Some(total) = slider.slide(window.floats.clone(), window.poll, |at| Kahan::new(all[at]))? {
             let count = values.len() as f64;
-            return match kind {
+            return Ok(match kind {
                 SumKind::Sum => total.value(),
                 SumKind::Avg => total.sum / count + total.c / count,
-            };
+            });
         }
     }
     match kind {
-        SumKind::Sum => scan_sum(values),
-        SumKind::Avg => scan_avg(values),
+        SumKind::Sum => scan_sum(values, window.poll),
+        SumKind::Avg => scan_avg(values, window.poll),
     }
 }
 
@@ -67,16 +75,16 @@ impl Part for Kahan {
     }
 }
 
-fn scan_sum(values: &[f64]) -> f64 {
+fn scan_sum(values: &[f64], poll: &Poll<'_>) -> Result<f64, QueryError> {
     let mut total = Kahan::default();
-    values.iter().for_each(|v| total.add(*v));
-    if total.sum.is_infinite() { total.sum } else { total.value() }
+    poll.each(values, |v| total.add(*v))?;
+    Ok(if total.sum.is_infinite() { total.sum } else { total.value() })
 }
 
-fn scan_avg(values: &[f64]) -> f64 {
+fn scan_avg(values: &[f64], poll: &Poll<'_>) -> Result<f64, QueryError> {
     let mut mean = Mean::new(values[0]);
-    values[1..].iter().for_each(|v| mean.add(*v));
-    mean.value()
+    poll.each(&values[1..], |v| mean.add(*v))?;
+    Ok(mean.value())
 }
 
 /// Computes `stdvar_over_time`, or `stddev_over_time` if `root`, for all steps.
@@ -84,24 +92,31 @@ pub(crate) fn run_variance(
     root: bool,
     samples: &Samples,
     windows: &Windows,
+    poll: &Poll<'_>,
     site: CallSite<'_>,
     notes: &mut Notes,
-    out: &mut Points,
-) {
+    out: &mut Output<'_, '_>,
+) -> Result<(), QueryError> {
     let mut slider = (windows.overlap_much() && samples.is_tame()).then(Slider::new);
-    windows.for_each(samples, |window| {
+    windows.for_each(samples, poll, |window| {
         if window.floats.is_empty() {
-            return;
+            return Ok(());
         }
         if window.is_mixed() {
             notes.histogram_ignored_in_mixed_range(site.metric, site.arg);
         }
-        let slid = slider.as_mut().and_then(|s| {
-            s.slide(window.floats.clone(), |at| Moments { n: 1.0, mean: samples.values[at], squares: 0.0 })
-        });
-        let variance = slid.map_or_else(|| scan_variance(window.values()), |m| m.squares / m.n);
+        let part = |at: usize| Moments { n: 1.0, mean: samples.values[at], squares: 0.0 };
+        let slid = match &mut slider {
+            Some(slider) => slider.slide(window.floats.clone(), poll, part)?,
+            None => None,
+        };
+        let variance = match slid {
+            Some(moments) => moments.squares / moments.n,
+            None => scan_variance(window.values(), poll)?,
+        };
         out.set(window.step, if root { variance.sqrt() } else { variance });
-    });
+        Ok(())
+    })
 }
 
 /// Number, mean and sum of squared distances from the mean.
@@ -124,14 +139,14 @@ impl Part for Moments {
     }
 }
 
-fn scan_variance(values: &[f64]) -> f64 {
+fn scan_variance(values: &[f64], poll: &Poll<'_>) -> Result<f64, QueryError> {
     let (mut mean, mut squares) = (Kahan::default(), Kahan::default());
     let mut count = 0.0;
-    for v in values {
+    poll.each(values, |v| {
         count += 1.0;
         let delta = v - mean.value();
         mean.add(delta / count);
         squares.add(delta * (v - mean.value()));
-    }
-    squares.value() / count
+    })?;
+    Ok(squares.value() / count)
 }

@@ -3,10 +3,12 @@
 //! Cost: `changes` and `resets` of float series count once up to each sample and take differences, O(1) a step.
 //! Series with histograms are scanned window by window.
 
+use super::output::Output;
 use super::starts;
 use super::window::{Samples, Window, Windows};
 use crate::ast::RangeMode;
-use crate::eval::points::Points;
+use crate::engine::QueryError;
+use crate::eval::poll::Poll;
 use crate::histogram::FloatHistogram;
 use std::ops::Range;
 
@@ -20,26 +22,49 @@ pub(crate) enum PairKind {
 }
 
 /// Computes `count_over_time` for all steps.
-pub(crate) fn run_count(samples: &Samples, windows: &Windows, out: &mut Points) {
-    windows.for_each(samples, |w| out.set(w.step, (w.floats.len() + w.hists.len()) as f64));
+pub(crate) fn run_count(
+    samples: &Samples,
+    windows: &Windows,
+    poll: &Poll<'_>,
+    out: &mut Output<'_, '_>,
+) -> Result<(), QueryError> {
+    windows.for_each(samples, poll, |w| {
+        out.set(w.step, (w.floats.len() + w.hists.len()) as f64);
+        Ok(())
+    })
 }
 
 /// Computes `present_over_time`, and the raw form of `absent_over_time`, for all steps.
-pub(crate) fn run_present(samples: &Samples, windows: &Windows, out: &mut Points) {
-    windows.for_each(samples, |w| out.set(w.step, 1.0));
+pub(crate) fn run_present(
+    samples: &Samples,
+    windows: &Windows,
+    poll: &Poll<'_>,
+    out: &mut Output<'_, '_>,
+) -> Result<(), QueryError> {
+    windows.for_each(samples, poll, |w| {
+        out.set(w.step, 1.0);
+        Ok(())
+    })
 }
 
 /// Computes `changes` or `resets` for all steps.
-pub(crate) fn run_pairs(kind: PairKind, samples: &Samples, windows: &Windows, out: &mut Points) {
+pub(crate) fn run_pairs(
+    kind: PairKind,
+    samples: &Samples,
+    windows: &Windows,
+    poll: &Poll<'_>,
+    out: &mut Output<'_, '_>,
+) -> Result<(), QueryError> {
     let counts = samples.h_ts.is_empty().then(|| prefix_counts(kind, samples));
-    windows.for_each(samples, |window| {
-        let Some((floats, hists)) = seen(window) else { return };
+    windows.for_each(samples, poll, |window| {
+        let Some((floats, hists)) = seen(window) else { return Ok(()) };
         let count = match &counts {
             Some(counts) => counts[floats.end - 1] - counts[floats.start],
-            None => scan(kind, samples, floats, hists),
+            None => scan(kind, samples, floats, hists, poll)?,
         };
         out.set(window.step, count as f64);
-    });
+        Ok(())
+    })
 }
 
 /// For each float sample the number of pairs up to it that count.
@@ -67,17 +92,24 @@ fn by_start(starts: &[i64], i: usize, ts: &[i64], j: usize) -> bool {
     !starts.is_empty() && starts::is_reset(starts[i], ts[i], starts[j], ts[j])
 }
 
-fn scan(kind: PairKind, samples: &Samples, mut floats: Range<usize>, mut hists: Range<usize>) -> usize {
+fn scan(
+    kind: PairKind,
+    samples: &Samples,
+    mut floats: Range<usize>,
+    mut hists: Range<usize>,
+    poll: &Poll<'_>,
+) -> Result<usize, QueryError> {
     let mut previous: Option<(bool, usize)> = None;
     let mut count = 0;
     loop {
         let float_next = match (floats.start < floats.end, hists.start < hists.end) {
-            (false, false) => return count,
+            (false, false) => return Ok(count),
             (true, true) => samples.ts[floats.start] < samples.h_ts[hists.start],
             (float, _) => float,
         };
         let current = if float_next { floats.next() } else { hists.next() };
-        let Some(at) = current else { return count };
+        let Some(at) = current else { return Ok(count) };
+        poll.touched(if float_next { 1 } else { samples.hists[at].weight() as usize })?;
         count += usize::from(match previous {
             None => false,
             Some((true, before)) if float_next => float_pair(kind, samples, before, at),

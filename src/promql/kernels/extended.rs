@@ -4,11 +4,13 @@
 //! smoothed interpolates at both ends. Nothing is extrapolated.
 //! Source: Prometheus 3.14, `extendedRate` and `smoothSeries`.
 
+use super::output::Output;
 use super::rate::RateKind;
 use super::window::{CallSite, Samples, Window, Windows};
 use crate::ast::RangeMode;
+use crate::engine::QueryError;
 use crate::eval::notes::Notes;
-use crate::eval::points::Points;
+use crate::eval::poll::Poll;
 use crate::histogram;
 
 /// Computes the function for all steps.
@@ -16,21 +18,23 @@ pub(crate) fn run(
     kind: RateKind,
     samples: &Samples,
     windows: &Windows,
+    poll: &Poll<'_>,
     site: CallSite<'_>,
     notes: &mut Notes,
-    out: &mut Points,
-) {
-    windows.for_each(samples, |window| {
+    out: &mut Output<'_, '_>,
+) -> Result<(), QueryError> {
+    windows.for_each(samples, poll, |window| {
         if window.is_mixed() {
             notes.mixed_floats_histograms(site.metric, site.arg);
         } else if !window.hists.is_empty() {
-            if let Some(h) = histogram::extended::rate(kind, window, site, notes) {
-                out.set_histogram(window.step, h);
+            if let Some(h) = histogram::extended::rate(kind, window, site, notes)? {
+                out.set_histogram(window.step, h)?;
             }
-        } else if let Some(value) = float_rate(kind, window) {
+        } else if let Some(value) = float_rate(kind, window)? {
             out.set(window.step, value);
         }
-    });
+        Ok(())
+    })
 }
 
 /// The first and last sample that count, as positions in `ts`, or `None` if no sample bears on the window.
@@ -48,11 +52,11 @@ pub(crate) fn bounds(window: &Window<'_>, ts: &[i64]) -> Option<(usize, usize)> 
     Some((first, last))
 }
 
-fn float_rate(kind: RateKind, window: &Window<'_>) -> Option<f64> {
+fn float_rate(kind: RateKind, window: &Window<'_>) -> Result<Option<f64>, QueryError> {
     let (ts, values) = (window.ts(), window.values());
     let (start, end) = (window.windows.start(window.step), window.windows.end(window.step));
     let smoothed = window.windows.mode == RangeMode::Smoothed;
-    let (mut first, last) = bounds(window, ts)?;
+    let Some((mut first, last)) = bounds(window, ts) else { return Ok(None) };
     let point = |at: usize| (ts[at], values[at]);
     let left = if smoothed && ts[first] < start {
         interpolate(point(first), point(first + 1), start, kind.is_counter)
@@ -69,9 +73,9 @@ fn float_rate(kind: RateKind, window: &Window<'_>) -> Option<f64> {
         first += usize::from(ts[first] <= start);
         let after = if ts[last] >= end { last } else { last + 1 };
         let inside = if first < after { &values[first..after] } else { &[] };
-        result += lost_to_resets(left, right, inside);
+        result += lost_to_resets(left, right, inside, window.poll)?;
     }
-    Some(if kind.is_rate { result / window.windows.range_seconds() } else { result })
+    Ok(Some(if kind.is_rate { result / window.windows.range_seconds() } else { result }))
 }
 
 /// The value at `ts` on the line between two samples. A counter that falls is taken to restart from zero.
@@ -80,15 +84,17 @@ pub(crate) fn interpolate(before: (i64, f64), after: (i64, f64), ts: i64, is_cou
     from + (after.1 - from) * (ts - before.0) as f64 / (after.0 - before.0) as f64
 }
 
-fn lost_to_resets(left: f64, right: f64, inside: &[f64]) -> f64 {
+fn lost_to_resets(left: f64, right: f64, inside: &[f64], poll: &Poll<'_>) -> Result<f64, QueryError> {
     let (mut lost, mut previous) = (0.0, left);
-    for value in inside.iter().copied().chain([right]) {
-        if value < previous {
+    let mut see = |value: &f64| {
+        if *value < previous {
             lost += previous;
         }
-        previous = value;
-    }
-    lost
+        previous = *value;
+    };
+    poll.each(inside, &mut see)?;
+    see(&right);
+    Ok(lost)
 }
 
 /// Computes a `smoothed` instant selector for all steps: the value on the line between the samples around it, or
@@ -96,22 +102,25 @@ fn lost_to_resets(left: f64, right: f64, inside: &[f64]) -> f64 {
 pub(crate) fn run_instant(
     samples: &Samples,
     windows: &Windows,
+    poll: &Poll<'_>,
     site: CallSite<'_>,
     notes: &mut Notes,
-    out: &mut Points,
-) {
-    windows.for_each(samples, |window| {
+    out: &mut Output<'_, '_>,
+) -> Result<(), QueryError> {
+    windows.for_each(samples, poll, |window| {
         let ts = window.windows.end(window.step) - window.windows.lookback;
         if window.is_mixed() {
             notes.mixed_floats_histograms(site.metric, site.arg);
         } else if !window.hists.is_empty() {
+            poll.touched(window.histograms()[0].weight() as usize)?;
             if let Some(h) = histogram::extended::at(window, ts, site, notes) {
-                out.set_histogram(window.step, h);
+                out.set_histogram(window.step, h)?;
             }
         } else if let Some(value) = float_at(window, ts) {
             out.set(window.step, value);
         }
-    });
+        Ok(())
+    })
 }
 
 fn float_at(window: &Window<'_>, ts: i64) -> Option<f64> {

@@ -3,9 +3,11 @@
 //! NaN counts only where there is nothing else. Among equal values the value of the first and the time of the last
 //! is taken, as Prometheus does.
 
+use super::output::Output;
 use super::window::{CallSite, Samples, Windows};
+use crate::engine::QueryError;
 use crate::eval::notes::Notes;
-use crate::eval::points::Points;
+use crate::eval::poll::Poll;
 use std::collections::VecDeque;
 use std::ops::Range;
 
@@ -36,34 +38,42 @@ pub(crate) fn run(
     kind: ExtremeKind,
     samples: &Samples,
     windows: &Windows,
+    poll: &Poll<'_>,
     site: CallSite<'_>,
     notes: &mut Notes,
-    out: &mut Points,
-) {
+    out: &mut Output<'_, '_>,
+) -> Result<(), QueryError> {
     let mut queue = windows.overlap_much().then(Queue::default);
-    windows.for_each(samples, |window| {
+    windows.for_each(samples, poll, |window| {
         if window.floats.is_empty() {
-            return;
+            return Ok(());
         }
         if window.is_mixed() {
             notes.histogram_ignored_in_mixed_range(site.metric, site.arg);
         }
         let at = match &mut queue {
             Some(queue) => queue.slide(kind, &samples.values, window.floats.clone()),
-            None => scan(kind, &samples.values, window.floats.clone()),
+            None => scan(kind, &samples.values, window.floats.clone(), poll)?,
         };
         out.set(window.step, if kind.time { samples.ts[at] as f64 / 1000.0 } else { samples.values[at] });
-    });
+        Ok(())
+    })
 }
 
-fn scan(kind: ExtremeKind, values: &[f64], window: Range<usize>) -> usize {
-    let mut best = window.start;
-    for at in window {
-        if values[best].is_nan() || kind.beats(values[at], values[best]) {
+fn scan(
+    kind: ExtremeKind,
+    values: &[f64],
+    window: Range<usize>,
+    poll: &Poll<'_>,
+) -> Result<usize, QueryError> {
+    let (mut best, mut at) = (window.start, window.start);
+    poll.each(&values[window], |value| {
+        if values[best].is_nan() || kind.beats(*value, values[best]) {
             best = at;
         }
-    }
-    best
+        at += 1;
+    })?;
+    Ok(best)
 }
 
 /// Positions that may still become the best, the best one first.

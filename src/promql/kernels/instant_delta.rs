@@ -2,10 +2,13 @@
 //!
 //! Source: Prometheus 3.14, `instantValue`.
 
+use super::output::Output;
 use super::starts;
 use super::window::{CallSite, Samples, Window, Windows};
+use crate::engine::QueryError;
 use crate::eval::notes::Notes;
-use crate::eval::points::{Point, Points};
+use crate::eval::points::Point;
+use crate::eval::poll::Poll;
 use crate::histogram;
 use std::sync::Arc;
 
@@ -20,12 +23,13 @@ pub(crate) fn run(
     is_rate: bool,
     samples: &Samples,
     windows: &Windows,
+    poll: &Poll<'_>,
     site: CallSite<'_>,
     notes: &mut Notes,
-    out: &mut Points,
-) {
-    windows.for_each(samples, |window| {
-        let Some((previous, last)) = last_two(window) else { return };
+    out: &mut Output<'_, '_>,
+) -> Result<(), QueryError> {
+    windows.for_each(samples, poll, |window| {
+        let Some((previous, last)) = last_two(window) else { return Ok(()) };
         let seconds = (last.ts - previous.ts) as f64 / 1000.0;
         let started = starts::is_reset(previous.start, previous.ts, last.start, last.ts);
         match (previous.value, last.value) {
@@ -34,14 +38,16 @@ pub(crate) fn run(
                 out.set(window.step, if is_rate { difference / seconds } else { difference });
             }
             (Point::Histogram(a), Point::Histogram(b)) => {
+                poll.touched(b.weight() as usize)?;
                 let result = histogram::rate::between(is_rate, started, (&a, &b), seconds, site, notes);
                 if let Some(h) = result {
-                    out.set_histogram(window.step, h);
+                    out.set_histogram(window.step, h)?;
                 }
             }
             _ => notes.mixed_floats_histograms(site.metric, site.arg),
         }
-    });
+        Ok(())
+    })
 }
 
 fn last_two(window: &Window<'_>) -> Option<(Sample, Sample)> {

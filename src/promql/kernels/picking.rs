@@ -1,26 +1,44 @@
 //! `first_over_time`, `last_over_time` and the times of the first and last sample.
 
+use super::output::Output;
 use super::window::{Samples, Window, Windows};
-use crate::eval::points::Points;
+use crate::engine::QueryError;
+use crate::eval::poll::Poll;
 use std::sync::Arc;
 
 /// Computes `last_over_time` or, if not `last`, `first_over_time` for all steps.
-pub(crate) fn run_value(last: bool, samples: &Samples, windows: &Windows, out: &mut Points) {
-    windows.for_each(samples, |window| match pick(last, window) {
-        Picked::Float(at) => out.set(window.step, samples.values[at]),
-        Picked::Histogram(at) => out.set_histogram(window.step, Arc::clone(&samples.hists[at])),
-    });
+pub(crate) fn run_value(
+    last: bool,
+    samples: &Samples,
+    windows: &Windows,
+    poll: &Poll<'_>,
+    out: &mut Output<'_, '_>,
+) -> Result<(), QueryError> {
+    windows.for_each(samples, poll, |window| {
+        match pick(last, window) {
+            Picked::Float(at) => out.set(window.step, samples.values[at]),
+            Picked::Histogram(at) => out.share_histogram(window.step, Arc::clone(&samples.hists[at]))?,
+        }
+        Ok(())
+    })
 }
 
 /// Computes `ts_of_last_over_time` or, if not `last`, `ts_of_first_over_time` for all steps.
-pub(crate) fn run_time(last: bool, samples: &Samples, windows: &Windows, out: &mut Points) {
-    windows.for_each(samples, |window| {
+pub(crate) fn run_time(
+    last: bool,
+    samples: &Samples,
+    windows: &Windows,
+    poll: &Poll<'_>,
+    out: &mut Output<'_, '_>,
+) -> Result<(), QueryError> {
+    windows.for_each(samples, poll, |window| {
         let ts = match pick(last, window) {
             Picked::Float(at) => samples.ts[at],
             Picked::Histogram(at) => samples.h_ts[at],
         };
         out.set(window.step, ts as f64 / 1000.0);
-    });
+        Ok(())
+    })
 }
 
 enum Picked {

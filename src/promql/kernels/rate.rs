@@ -3,11 +3,14 @@
 //! Knows counter resets and extrapolation to the ends of the window. Histograms go to `histogram::rate`.
 //! Source: Prometheus 3.14, `extrapolatedRate`.
 
+use super::output::Output;
 use super::starts;
 use super::window::{CallSite, Samples, Window, Windows};
+use crate::engine::QueryError;
 use crate::eval::notes::Notes;
-use crate::eval::points::Points;
+use crate::eval::poll::Poll;
 use crate::histogram;
+use std::ops::Range;
 
 /// Which of the functions.
 #[derive(Debug, Clone, Copy)]
@@ -23,22 +26,24 @@ pub(crate) fn run(
     kind: RateKind,
     samples: &Samples,
     windows: &Windows,
+    poll: &Poll<'_>,
     site: CallSite<'_>,
     notes: &mut Notes,
-    out: &mut Points,
-) {
+    out: &mut Output<'_, '_>,
+) -> Result<(), QueryError> {
     let mut resets = Resets::new(samples, kind.is_counter);
-    windows.for_each(samples, |window| {
+    windows.for_each(samples, poll, |window| {
         if window.is_mixed() {
             notes.mixed_floats_histograms(site.metric, site.arg);
         } else if !window.hists.is_empty() {
-            if let Some(h) = histogram::rate::extrapolated(kind, window, site, notes) {
-                out.set_histogram(window.step, h);
+            if let Some(h) = histogram::rate::extrapolated(kind, window, site, notes)? {
+                out.set_histogram(window.step, h)?;
             }
-        } else if let Some(value) = float_rate(kind, window, &mut resets, site, notes) {
+        } else if let Some(value) = float_rate(kind, window, &mut resets, site, notes)? {
             out.set(window.step, value);
         }
-    });
+        Ok(())
+    })
 }
 
 fn float_rate(
@@ -47,12 +52,12 @@ fn float_rate(
     resets: &mut Resets,
     site: CallSite<'_>,
     notes: &mut Notes,
-) -> Option<f64> {
+) -> Result<Option<f64>, QueryError> {
     let (values, ts) = (window.values(), window.ts());
     let last = values.len() - 1;
     let mut result = values[last] - values[0];
     if kind.is_counter {
-        result = resets.correct(window.floats.start, window.floats.end, result);
+        result = resets.correct(window.floats.clone(), result, window.poll)?;
         if resets.overlap_in(window.floats.start, window.floats.end) {
             notes.start_time_overlap(site.metric, site.arg);
         }
@@ -62,8 +67,7 @@ fn float_rate(
         result += values[0];
     }
     let edges = Edges { first_ts: ts[0], last_ts: ts[last], intervals: last, start_inside: first_start };
-    let factor = edges.factor(kind, window, values[0], result)?;
-    Some(result * factor)
+    Ok(edges.factor(kind, window, values[0], result).map(|factor| result * factor))
 }
 
 /// The start timestamp of the first sample if the counter is known to have begun inside the window.
@@ -189,22 +193,24 @@ impl Resets {
         self.prefix.push((sum, lo + rounded));
     }
 
-    /// `difference` plus what was lost by resets between the samples `first..end`. Windows must not move back.
-    pub(crate) fn correct(&mut self, first: usize, end: usize, difference: f64) -> f64 {
+    /// `difference` plus what was lost by resets between the samples of `window`. Windows must not move back.
+    fn correct(&mut self, window: Range<usize>, difference: f64, poll: &Poll<'_>) -> Result<f64, QueryError> {
         if self.at.is_empty() {
-            return difference;
+            return Ok(difference);
         }
-        while self.hi < self.at.len() && self.at[self.hi] < end {
+        while self.hi < self.at.len() && self.at[self.hi] < window.end {
             self.hi += 1;
         }
-        while self.lo < self.hi && self.at[self.lo] <= first {
+        while self.lo < self.hi && self.at[self.lo] <= window.start {
             self.lo += 1;
         }
         if self.hi - self.lo <= FEW || !self.tame {
-            return self.lost[self.lo..self.hi].iter().fold(difference, |sum, lost| sum + lost);
+            let mut sum = difference;
+            poll.each(&self.lost[self.lo..self.hi], |lost| sum += lost)?;
+            return Ok(sum);
         }
         let (from, to) = (self.prefix[self.lo], self.prefix[self.hi]);
-        difference + ((to.0 - from.0) + (to.1 - from.1))
+        Ok(difference + ((to.0 - from.0) + (to.1 - from.1)))
     }
 
     /// Whether a start timestamp overlaps a sample between the samples `first..end`.

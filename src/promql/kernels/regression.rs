@@ -4,10 +4,12 @@
 //! to rounding than sums around the evaluation time.
 
 use super::kahan::Kahan;
+use super::output::Output;
 use super::sliding::{Part, Slider};
 use super::window::{CallSite, Samples, Window, Windows};
+use crate::engine::QueryError;
 use crate::eval::notes::Notes;
-use crate::eval::points::Points;
+use crate::eval::poll::{PIECE, Poll};
 
 /// Computes `predict_linear` for all steps, or `deriv` if there is no `ahead`, which has one value for each step:
 /// how many seconds after the evaluation time.
@@ -15,29 +17,31 @@ pub(crate) fn run(
     ahead: Option<&[f64]>,
     samples: &Samples,
     windows: &Windows,
+    poll: &Poll<'_>,
     site: CallSite<'_>,
     notes: &mut Notes,
-    out: &mut Points,
-) {
+    out: &mut Output<'_, '_>,
+) -> Result<(), QueryError> {
     let mut slider = (windows.overlap_much() && samples.is_tame()).then(|| Sliding::new(samples));
-    windows.for_each(samples, |window| {
+    windows.for_each(samples, poll, |window| {
         if window.is_mixed() {
             notes.histogram_ignored_in_mixed_range(site.metric, site.arg);
         }
         if window.floats.len() < 2 {
-            return;
+            return Ok(());
         }
         let origin = match ahead {
             Some(_) => windows.eval_time(window.step),
             None => window.ts()[0],
         };
         let line = match &mut slider {
-            Some(slider) => slider.line(window, origin),
-            None => scan(window, origin),
+            Some(slider) => slider.line(window, origin)?,
+            None => scan(window, origin)?,
         };
         let value = ahead.map_or(line.slope, |ahead| line.slope * ahead[window.step] + line.intercept);
         out.set(window.step, value);
-    });
+        Ok(())
+    })
 }
 
 /// A line: its rise per second and its value at the origin.
@@ -53,24 +57,28 @@ fn constant(value: f64) -> Line {
     Line { slope: 0.0, intercept: value }
 }
 
-fn scan(window: &Window<'_>, origin: i64) -> Line {
+fn scan(window: &Window<'_>, origin: i64) -> Result<Line, QueryError> {
     let values = window.values();
     if values.iter().all(|v| *v == values[0]) {
-        return constant(values[0]);
+        window.poll.touched(values.len())?;
+        return Ok(constant(values[0]));
     }
     let (mut x_sum, mut y_sum) = (Kahan::default(), Kahan::default());
     let (mut xy_sum, mut x2_sum) = (Kahan::default(), Kahan::default());
-    for (ts, y) in window.ts().iter().zip(values) {
-        let x = (ts - origin) as f64 / 1e3;
-        x_sum.add(x);
-        y_sum.add(*y);
-        xy_sum.add(x * y);
-        x2_sum.add(x * x);
+    for (ts, values) in window.ts().chunks(PIECE).zip(values.chunks(PIECE)) {
+        window.poll.touched(values.len())?;
+        for (ts, y) in ts.iter().zip(values) {
+            let x = (ts - origin) as f64 / 1e3;
+            x_sum.add(x);
+            y_sum.add(*y);
+            xy_sum.add(x * y);
+            x2_sum.add(x * x);
+        }
     }
     let n = values.len() as f64;
     let (x, y) = (x_sum.value(), y_sum.value());
     let slope = (xy_sum.value() - x * y / n) / (x2_sum.value() - x * x / n);
-    Line { slope, intercept: y / n - slope * x / n }
+    Ok(Line { slope, intercept: y / n - slope * x / n })
 }
 
 /// Number, means and centred sums of products.
@@ -116,7 +124,7 @@ impl Sliding {
         Self { slider: Slider::new(), changes, base: samples.ts.first().copied().unwrap_or(0) }
     }
 
-    fn line(&mut self, window: &Window<'_>, origin: i64) -> Line {
+    fn line(&mut self, window: &Window<'_>, origin: i64) -> Result<Line, QueryError> {
         let samples = window.samples;
         let base = self.base;
         let part = |at: usize| Moments {
@@ -126,14 +134,14 @@ impl Sliding {
             xx: 0.0,
             xy: 0.0,
         };
-        let moments = self.slider.slide(window.floats.clone(), part);
+        let moments = self.slider.slide(window.floats.clone(), window.poll, part)?;
         let is_constant = self.changes[window.floats.start] == self.changes[window.floats.end - 1];
-        match moments {
+        Ok(match moments {
             Some(m) if !is_constant => {
                 let slope = m.xy / m.xx;
                 Line { slope, intercept: m.y + slope * ((origin - base) as f64 / 1e3 - m.x) }
             }
             _ => constant(window.values()[0]),
-        }
+        })
     }
 }

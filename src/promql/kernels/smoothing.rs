@@ -2,9 +2,11 @@
 //!
 //! The result depends on the order of all samples in the window, so every window is scanned.
 
+use super::output::Output;
 use super::window::{CallSite, Samples, Windows};
+use crate::engine::QueryError;
 use crate::eval::notes::Notes;
-use crate::eval::points::Points;
+use crate::eval::poll::Poll;
 
 /// A factor outside 0 to 1.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -20,32 +22,30 @@ pub(crate) enum FactorError {
 /// Computes the function for all steps; both factors have one value for each.
 ///
 /// # Errors
-/// [`FactorError`] if a factor is not between 0 and 1 at a step that has samples.
+/// A factor is not between 0 and 1 at a step that has samples, or the guard objects.
 pub(crate) fn run(
     (smoothing, trend): (&[f64], &[f64]),
     samples: &Samples,
     windows: &Windows,
+    poll: &Poll<'_>,
     site: CallSite<'_>,
     notes: &mut Notes,
-    out: &mut Points,
-) -> Result<(), FactorError> {
-    let mut result = Ok(());
-    windows.for_each(samples, |window| {
+    out: &mut Output<'_, '_>,
+) -> Result<(), QueryError> {
+    windows.for_each(samples, poll, |window| {
         let (sf, tf) = (smoothing[window.step], trend[window.step]);
-        if result.is_ok() {
-            result = check(sf, tf);
-        }
-        if result.is_err() || window.floats.is_empty() {
-            return;
+        check(sf, tf).map_err(|wrong| QueryError::Execution(wrong.to_string()))?;
+        if window.floats.is_empty() {
+            return Ok(());
         }
         if window.is_mixed() {
             notes.histogram_ignored_in_mixed_range(site.metric, site.arg);
         }
-        if let Some(value) = smooth(sf, tf, window.values()) {
+        if let Some(value) = smooth(sf, tf, window.values(), poll)? {
             out.set(window.step, value);
         }
-    });
-    result
+        Ok(())
+    })
 }
 
 fn check(sf: f64, tf: f64) -> Result<(), FactorError> {
@@ -58,15 +58,14 @@ fn check(sf: f64, tf: f64) -> Result<(), FactorError> {
     Ok(())
 }
 
-fn smooth(sf: f64, tf: f64, values: &[f64]) -> Option<f64> {
-    let [first, second, ..] = values else { return None };
-    let (mut before, mut now, mut slope) = (0.0, *first, second - first);
-    for (i, value) in values.iter().enumerate().skip(1) {
-        if i > 1 {
-            slope = tf * (now - before) + (1.0 - tf) * slope;
-        }
+fn smooth(sf: f64, tf: f64, values: &[f64], poll: &Poll<'_>) -> Result<Option<f64>, QueryError> {
+    let [first, second, later @ ..] = values else { return Ok(None) };
+    let slope = second - first;
+    let (mut before, mut now, mut slope) = (*first, sf * second + (1.0 - sf) * (first + slope), slope);
+    poll.each(later, |value| {
+        slope = tf * (now - before) + (1.0 - tf) * slope;
         let next = sf * value + (1.0 - sf) * (now + slope);
         (before, now) = (now, next);
-    }
-    Some(now)
+    })?;
+    Ok(Some(now))
 }

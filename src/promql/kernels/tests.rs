@@ -3,25 +3,38 @@
 use super::average::{SumKind, run_sum, run_variance};
 use super::counting::{PairKind, run_count, run_pairs};
 use super::extreme::{self, ExtremeKind};
+use super::output::Output;
 use super::rate::{self, RateKind};
 use super::window::{CallSite, Samples, Windows};
 use super::{instant_delta, picking, quantile, regression};
 use crate::ast::{RangeMode, Span};
+use crate::engine::{NoGuard, QueryError};
+use crate::eval::charge::Charge;
 use crate::eval::notes::Notes;
 use crate::eval::points::Points;
+use crate::eval::poll::Poll;
 use proptest::prelude::*;
 
 const SITE: CallSite<'_> = CallSite { metric: "m", arg: Span { start: 0, end: 0 } };
+
+/// What a kernel gives without a guard.
+fn results(
+    windows: &Windows,
+    kernel: impl Fn(&Poll<'_>, &mut Notes, &mut Output<'_, '_>) -> Result<(), QueryError>,
+) -> Points {
+    let (mut points, mut memory) = (Points::new(windows.steps), Charge::empty(&NoGuard));
+    kernel(&Poll::new(&NoGuard), &mut Notes::default(), &mut Output::new(&mut points, &mut memory)).unwrap();
+    points
+}
 
 /// Runs a kernel and compares it with `naive` on the samples of each window.
 fn check(
     samples: &Samples,
     windows: &Windows,
-    kernel: impl Fn(&mut Notes, &mut Points),
+    kernel: impl Fn(&Poll<'_>, &mut Notes, &mut Output<'_, '_>) -> Result<(), QueryError>,
     naive: impl Fn(&[(i64, f64)]) -> Option<f64>,
 ) -> Result<(), TestCaseError> {
-    let mut out = Points::new(windows.steps);
-    kernel(&mut Notes::default(), &mut out);
+    let out = results(windows, kernel);
     for step in 0..windows.steps {
         let inside = |ts: i64| ts > windows.start(step) && ts <= windows.end(step);
         let all = samples.ts.iter().copied().zip(samples.values.iter().copied());
@@ -109,17 +122,17 @@ fn extrapolated(window: &[(i64, f64)], start: i64, end: i64) -> Option<f64> {
 proptest! {
     #[test]
     fn sums_and_means(samples in series(-1e6..1e6f64), windows in windows()) {
-        check(&samples, &windows, |notes, out| run_sum(SumKind::Sum, &samples, &windows, SITE, notes, out),
+        check(&samples, &windows, |poll, notes, out| run_sum(SumKind::Sum, &samples, &windows, poll, SITE, notes, out),
             |w| Some(w.iter().map(|(_, v)| v).sum()))?;
-        check(&samples, &windows, |notes, out| run_sum(SumKind::Avg, &samples, &windows, SITE, notes, out),
+        check(&samples, &windows, |poll, notes, out| run_sum(SumKind::Avg, &samples, &windows, poll, SITE, notes, out),
             |w| Some(mean(w)))?;
-        check(&samples, &windows, |notes, out| run_variance(false, &samples, &windows, SITE, notes, out),
+        check(&samples, &windows, |poll, notes, out| run_variance(false, &samples, &windows, poll, SITE, notes, out),
             |w| Some(w.iter().map(|(_, v)| (v - mean(w)).powi(2)).sum::<f64>() / w.len() as f64))?;
     }
 
     #[test]
     fn sums_of_infinities_and_nan(samples in series(value()), windows in windows()) {
-        check(&samples, &windows, |notes, out| run_sum(SumKind::Sum, &samples, &windows, SITE, notes, out),
+        check(&samples, &windows, |poll, notes, out| run_sum(SumKind::Sum, &samples, &windows, poll, SITE, notes, out),
             |w| Some(w.iter().map(|(_, v)| v).sum()))?;
     }
 
@@ -127,12 +140,12 @@ proptest! {
     fn extremes(samples in series(value()), windows in windows(), max: bool) {
         let best = |w: &[(i64, f64)], a: f64, b: f64| { let _ = w; if max { a > b } else { a < b } };
         check(&samples, &windows,
-            |notes, out| extreme::run(ExtremeKind { max, time: false }, &samples, &windows, SITE, notes, out),
+            |poll, notes, out| extreme::run(ExtremeKind { max, time: false }, &samples, &windows, poll, SITE, notes, out),
             |w| Some(w.iter().fold(f64::NAN, |best_so_far, (_, v)| {
                 if best_so_far.is_nan() || best(w, *v, best_so_far) { *v } else { best_so_far }
             })))?;
         check(&samples, &windows,
-            |notes, out| extreme::run(ExtremeKind { max, time: true }, &samples, &windows, SITE, notes, out),
+            |poll, notes, out| extreme::run(ExtremeKind { max, time: true }, &samples, &windows, poll, SITE, notes, out),
             |w| {
                 let newest = w.iter().fold(w[0], |b, s| {
                     if b.1.is_nan() || s.1 == b.1 || best(w, s.1, b.1) { *s } else { b }
@@ -143,22 +156,22 @@ proptest! {
 
     #[test]
     fn counts(samples in series(value()), windows in windows()) {
-        check(&samples, &windows, |_, out| run_count(&samples, &windows, out), |w| Some(w.len() as f64))?;
-        check(&samples, &windows, |_, out| run_pairs(PairKind::Resets, &samples, &windows, out),
+        check(&samples, &windows, |poll, _, out| run_count(&samples, &windows, poll, out), |w| Some(w.len() as f64))?;
+        check(&samples, &windows, |poll, _, out| run_pairs(PairKind::Resets, &samples, &windows, poll, out),
             |w| Some(w.windows(2).filter(|p| p[1].1 < p[0].1).count() as f64))?;
         let changed = |a: f64, b: f64| a != b && !(a.is_nan() && b.is_nan());
-        check(&samples, &windows, |_, out| run_pairs(PairKind::Changes, &samples, &windows, out),
+        check(&samples, &windows, |poll, _, out| run_pairs(PairKind::Changes, &samples, &windows, poll, out),
             |w| Some(w.windows(2).filter(|p| changed(p[0].1, p[1].1)).count() as f64))?;
-        check(&samples, &windows, |_, out| picking::run_value(true, &samples, &windows, out),
+        check(&samples, &windows, |poll, _, out| picking::run_value(true, &samples, &windows, poll, out),
             |w| w.last().map(|s| s.1))?;
-        check(&samples, &windows, |_, out| picking::run_time(false, &samples, &windows, out),
+        check(&samples, &windows, |poll, _, out| picking::run_time(false, &samples, &windows, poll, out),
             |w| w.first().map(|s| s.0 as f64 / 1000.0))?;
     }
 
     #[test]
     fn quantiles(samples in series(value()), windows in windows(), q in -0.2..1.2f64) {
         let all = vec![q; windows.steps];
-        check(&samples, &windows, |notes, out| quantile::run(&all, &samples, &windows, SITE, notes, out), |w| {
+        check(&samples, &windows, |poll, notes, out| quantile::run(&all, &samples, &windows, poll, SITE, notes, out), |w| {
             let mut values: Vec<f64> = w.iter().map(|(_, v)| *v).collect();
             values.sort_by(quantile::nan_first);
             Some(quantile::quantile_sorted(q, &values))
@@ -169,8 +182,8 @@ proptest! {
     fn increases(samples in series(0.0..1e3f64), windows in windows()) {
         prop_assume!(windows.at.is_none());
         let kind = RateKind { is_counter: true, is_rate: false };
-        let mut out = Points::new(windows.steps);
-        rate::run(kind, &samples, &windows, SITE, &mut Notes::default(), &mut out);
+        let out =
+            results(&windows, |poll, notes, out| rate::run(kind, &samples, &windows, poll, SITE, notes, out));
         for step in 0..windows.steps {
             let (start, end) = (windows.start(step), windows.end(step));
             let all = samples.ts.iter().copied().zip(samples.values.iter().copied());
@@ -182,13 +195,13 @@ proptest! {
 
     #[test]
     fn differences(samples in series(value()), windows in windows()) {
-        check(&samples, &windows, |notes, out| instant_delta::run(false, &samples, &windows, SITE, notes, out),
+        check(&samples, &windows, |poll, notes, out| instant_delta::run(false, &samples, &windows, poll, SITE, notes, out),
             |w| (w.len() > 1).then(|| w[w.len() - 1].1 - w[w.len() - 2].1))?;
     }
 
     #[test]
     fn slopes(samples in series(-1e3..1e3f64), windows in windows()) {
-        check(&samples, &windows, |notes, out| regression::run(None, &samples, &windows, SITE, notes, out), |w| {
+        check(&samples, &windows, |poll, notes, out| regression::run(None, &samples, &windows, poll, SITE, notes, out), |w| {
             if w.len() < 2 {
                 return None;
             }

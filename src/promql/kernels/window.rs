@@ -1,6 +1,8 @@
 //! The windows of one series: its samples in two lanes, and the ends of the window at each step.
 
 use crate::ast::{RangeMode, Span};
+use crate::engine::QueryError;
+use crate::eval::poll::Poll;
 use crate::histogram::FloatHistogram;
 use std::ops::Range;
 use std::sync::Arc;
@@ -114,19 +116,30 @@ impl Windows {
         }
     }
 
-    /// Calls `visit` for each step whose window holds a sample, in order of time. O(steps + samples).
-    pub(crate) fn for_each(&self, samples: &Samples, mut visit: impl FnMut(&Window<'_>)) {
+    /// Calls `visit` for each step whose window holds a sample, in order of time. O(steps + samples). Counts each
+    /// step and each sample once; what looks at samples again and again counts them itself.
+    ///
+    /// # Errors
+    /// What the guard objects or `visit` fails with.
+    pub(crate) fn for_each(
+        &self,
+        samples: &Samples,
+        poll: &Poll<'_>,
+        mut visit: impl FnMut(&Window<'_>) -> Result<(), QueryError>,
+    ) -> Result<(), QueryError> {
         let mut floats = Cursor::default();
         let mut hists = Cursor::default();
         for step in 0..self.steps {
             let (start, end) = self.fetched(step);
-            floats.advance(&samples.ts, start, end);
-            hists.advance(&samples.h_ts, start, end);
+            let entered = floats.advance(&samples.ts, start, end) + hists.advance(&samples.h_ts, start, end);
+            poll.touched(1 + entered)?;
             if floats.is_empty() && hists.is_empty() {
                 continue;
             }
-            visit(&Window { samples, windows: self, step, floats: floats.range(), hists: hists.range() });
+            let (floats, hists) = (floats.range(), hists.range());
+            visit(&Window { samples, windows: self, poll, step, floats, hists })?;
         }
+        Ok(())
     }
 }
 
@@ -138,14 +151,17 @@ struct Cursor {
 }
 
 impl Cursor {
+    /// Moves to a window; how many samples entered.
     #[inline]
-    fn advance(&mut self, times: &[i64], start: i64, end: i64) {
+    fn advance(&mut self, times: &[i64], start: i64, end: i64) -> usize {
+        let before = self.hi;
         while self.hi < times.len() && times[self.hi] <= end {
             self.hi += 1;
         }
         while self.lo < self.hi && times[self.lo] <= start {
             self.lo += 1;
         }
+        self.hi - before
     }
 
     fn is_empty(&self) -> bool {
@@ -158,12 +174,13 @@ impl Cursor {
 }
 
 /// What one step sees.
-#[derive(Debug)]
 pub(crate) struct Window<'a> {
     /// All samples of the series.
     pub(crate) samples: &'a Samples,
     /// The windows of all steps.
     pub(crate) windows: &'a Windows,
+    /// What counts the samples that are looked at.
+    pub(crate) poll: &'a Poll<'a>,
     /// The step.
     pub(crate) step: usize,
     /// Positions of the float samples in the window.

@@ -31,10 +31,11 @@ impl<'q> Evaluator<'q> {
         }
         let mut rows: HashMap<Labels, usize> = HashMap::new();
         let mut out = Columns::new(self.guard);
-        self.stream(&aggregate.input, grid, &mut |_, column| {
+        self.stream(&aggregate.input, grid, &mut |ev, column| {
             let mut last: Option<(Point, usize)> = None;
             for step in column.points.presence().iter() {
                 let Some(point) = column.points.get(step) else { continue };
+                ev.poll.touched(point.weight() as usize)?;
                 let row = match &last {
                     Some((value, row)) if *value == point => *row,
                     _ => {

@@ -8,6 +8,7 @@ use crate::eval::Evaluator;
 use crate::eval::column::{Column, Columns};
 use crate::eval::notes::Notes;
 use crate::eval::points::{Points, StepSet};
+use crate::eval::poll::Poll;
 use crate::kernels::kahan::{Kahan, Mean};
 use crate::plan::{Aggregate, TimeGrid};
 use quorate_model::Labels;
@@ -27,11 +28,11 @@ impl<'q> Evaluator<'q> {
                 out.reserve(Group::bytes(aggregate.op, grid.steps))?;
                 groups.push(Group::new(aggregate.op, labels, grid.steps));
             }
-            groups[number].add(aggregate, column, &mut ev.notes);
-            Ok(())
+            groups[number].add(aggregate, column, &ev.poll, &mut ev.notes, &mut out)
         })?;
         for group in groups {
-            out.add(group.finish(aggregate, &mut self.notes));
+            let column = group.finish(aggregate, &self.poll, &mut self.notes)?;
+            out.add(column);
         }
         Ok(without_empty(out))
     }
@@ -77,9 +78,18 @@ impl Group {
         Self { labels, drop_name: false, seen: StepSet::new(steps), state, histograms: None }
     }
 
-    fn add(&mut self, aggregate: &Aggregate, column: &Column, notes: &mut Notes) {
+    /// Adds a series; what the group takes more by that is charged to `out`.
+    fn add(
+        &mut self,
+        aggregate: &Aggregate,
+        column: &Column,
+        poll: &Poll<'_>,
+        notes: &mut Notes,
+        out: &mut Columns<'_>,
+    ) -> Result<(), QueryError> {
         self.drop_name |= column.drop_name;
         let points = &column.points;
+        poll.touched(points.steps())?;
         for step in points.float_steps() {
             if let Some(value) = points.float(step) {
                 let first = self.seen.insert(step);
@@ -87,24 +97,39 @@ impl Group {
             }
         }
         if points.has_histograms() {
-            self.add_histograms(aggregate, column, notes);
+            self.add_histograms(aggregate, column, poll, notes, out)
+        } else {
+            Ok(())
         }
     }
 
-    fn add_histograms(&mut self, aggregate: &Aggregate, column: &Column, notes: &mut Notes) {
+    fn add_histograms(
+        &mut self,
+        aggregate: &Aggregate,
+        column: &Column,
+        poll: &Poll<'_>,
+        notes: &mut Notes,
+        out: &mut Columns<'_>,
+    ) -> Result<(), QueryError> {
         let name = match aggregate.op {
             AggregateOp::Sum | AggregateOp::Avg => {
                 let steps = column.points.steps();
                 let average = aggregate.op == AggregateOp::Avg;
-                let totals = self.histograms.get_or_insert_with(|| HistogramTotals::boxed(average, steps));
-                return totals.add(column, aggregate.input_span, notes);
+                let totals = match &mut self.histograms {
+                    Some(totals) => totals,
+                    none => {
+                        out.reserve(HistogramTotals::bytes(steps))?;
+                        none.insert(HistogramTotals::boxed(average, steps))
+                    }
+                };
+                return totals.add(column, aggregate.input_span, poll, notes, out);
             }
             AggregateOp::Count | AggregateOp::Group => {
                 for (step, _) in column.points.histogram_steps() {
                     let first = self.seen.insert(step);
                     self.state.add(aggregate.op, step, 1.0, first);
                 }
-                return;
+                return Ok(());
             }
             AggregateOp::Min => "min",
             AggregateOp::Max => "max",
@@ -112,18 +137,20 @@ impl Group {
             _ => "stdvar",
         };
         notes.histogram_ignored_in_aggregation(name, aggregate.input_span);
+        Ok(())
     }
 
-    fn finish(self, aggregate: &Aggregate, notes: &mut Notes) -> Column {
+    fn finish(self, aggregate: &Aggregate, poll: &Poll<'_>, notes: &mut Notes) -> Result<Column, QueryError> {
         let Self { labels, drop_name, seen, state, histograms } = self;
+        poll.touched(state.steps())?;
         let mut points = Points::new(state.steps());
         for step in seen.iter() {
             points.set(step, state.value(aggregate.op, step));
         }
         if let Some(totals) = histograms {
-            totals.finish(&mut points, aggregate.input_span, notes);
+            totals.finish(&mut points, aggregate.input_span, poll, notes)?;
         }
-        Column { labels, drop_name, points }
+        Ok(Column { labels, drop_name, points })
     }
 }
 

@@ -11,6 +11,7 @@ mod ranking;
 
 use super::column::Columns;
 use super::labels::{group, in_group};
+use super::scalars::ScalarColumn;
 use super::{Evaluator, Sink};
 use crate::ast::AggregateOp;
 use crate::engine::QueryError;
@@ -44,7 +45,11 @@ impl<'q> Evaluator<'q> {
         self.replay(result, sink)
     }
 
-    fn parameter(&mut self, aggregate: &'q Aggregate, grid: TimeGrid) -> Result<Vec<f64>, QueryError> {
+    fn parameter(
+        &mut self,
+        aggregate: &'q Aggregate,
+        grid: TimeGrid,
+    ) -> Result<ScalarColumn<'q>, QueryError> {
         match &aggregate.param {
             Some(param) => self.scalar(param, grid),
             None => Err(QueryError::Execution("the aggregation lacks its parameter".into())),

@@ -33,12 +33,14 @@ impl<'q> Evaluator<'q> {
             }
             out.reserve(column.points.weight() * 16)?;
             for step in column.points.float_steps() {
+                ev.poll.touched(1)?;
                 values[number][step].extend(column.points.float(step));
             }
             Ok(())
         })?;
         for (mut column, steps) in columns.into_iter().zip(values) {
             for (step, mut values) in steps.into_iter().enumerate().filter(|(_, v)| !v.is_empty()) {
+                self.poll.touched(values.len())?;
                 column.points.set(step, quantile(params[step], &mut values));
             }
             out.add(column);

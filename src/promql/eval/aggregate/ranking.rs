@@ -10,6 +10,7 @@ use crate::engine::QueryError;
 use crate::eval::Evaluator;
 use crate::eval::column::{Column, Columns};
 use crate::eval::points::{Point, Points};
+use crate::eval::poll::Poll;
 use crate::plan::{Aggregate, TimeGrid};
 use quorate_model::Labels;
 use xxhash_rust::xxh64::xxh64;
@@ -43,9 +44,10 @@ impl<'q> Evaluator<'q> {
                 let name = if aggregate.op == AggregateOp::Topk { "topk" } else { "bottomk" };
                 ev.notes.histogram_ignored_in_aggregation(name, aggregate.span);
             }
+            ev.poll.touched(column.points.weight() as usize)?;
             out.reserve(ranking.add(number, column))
         })?;
-        ranking.finish(grid.steps, &mut out)?;
+        ranking.finish(&self.poll, grid.steps, &mut out)?;
         Ok(out)
     }
 
@@ -151,11 +153,12 @@ impl Ranking {
         64 + kept * ENTRY_BYTES
     }
 
-    fn finish(self, steps: usize, out: &mut Columns<'_>) -> Result<(), QueryError> {
+    fn finish(self, poll: &Poll<'_>, steps: usize, out: &mut Columns<'_>) -> Result<(), QueryError> {
         let mut rows: Vec<Option<usize>> = vec![None; self.series.len()];
         let (op, series) = (self.op, self.series);
         for group in self.groups {
             for (step, mut entries) in group.into_iter().enumerate() {
+                poll.touched(1 + entries.len())?;
                 match op {
                     AggregateOp::Topk => entries.sort_by(|a, b| order(false, b.value(), a.value())),
                     AggregateOp::Bottomk => entries.sort_by(|a, b| order(true, b.value(), a.value())),
@@ -172,6 +175,7 @@ impl Ranking {
                             out.len() - 1
                         }
                     };
+                    out.reserve_for(row, &entry.point)?;
                     out.list_mut()[row].points.put(step, entry.point);
                 }
             }

@@ -31,7 +31,7 @@ impl<'q> Evaluator<'q> {
         let lhs = self.collect(&binary.lhs, grid)?;
         let rhs = self.collect(&binary.rhs, grid)?;
         let result = if binary.op.is_set() {
-            set::combine(binary.op, matching, lhs, rhs, grid.steps)?
+            set::combine(self, binary.op, matching, lhs, rhs, grid.steps)?
         } else {
             vector::combine(self, binary, matching, lhs, rhs, grid.steps)?
         };

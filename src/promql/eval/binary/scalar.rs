@@ -7,6 +7,8 @@ use crate::engine::QueryError;
 use crate::eval::column::{Column, Columns};
 use crate::eval::notes::Notes;
 use crate::eval::points::Point;
+use crate::eval::poll::Poll;
+use crate::eval::scalars::ScalarColumn;
 use crate::eval::{Evaluator, Sink};
 use crate::plan::{Binary, TimeGrid};
 
@@ -16,10 +18,11 @@ impl<'q> Evaluator<'q> {
         &mut self,
         binary: &'q Binary,
         grid: TimeGrid,
-    ) -> Result<Vec<f64>, QueryError> {
+    ) -> Result<ScalarColumn<'q>, QueryError> {
         let mut lhs = self.scalar(&binary.lhs, grid)?;
         let rhs = self.scalar(&binary.rhs, grid)?;
-        for (a, b) in lhs.iter_mut().zip(&rhs) {
+        for (a, b) in lhs.iter_mut().zip(rhs.iter()) {
+            self.poll.touched(1)?;
             *a = scalar_op(binary.op, *a, *b).ok_or_else(|| {
                 let op = binary.op.symbol();
                 QueryError::Execution(format!("operator {op:?} not allowed for Scalar operations"))
@@ -41,29 +44,37 @@ impl<'q> Evaluator<'q> {
         let scalars = self.scalar(scalar, grid)?;
         let drops_name = drops_names(binary);
         let apply = |ev: &mut Self, column: &mut Column| {
-            combine(binary, scalar_first, column, &scalars, &mut ev.notes);
+            combine(binary, scalar_first, column, &scalars, &ev.poll, &mut ev.notes)?;
             if drops_name {
                 ev.drop_name(column);
             }
-            !column.points.is_empty()
+            Ok::<_, QueryError>(!column.points.is_empty())
         };
         if !drops_name || self.keeps_series_apart(vector) {
-            return self.stream(vector, grid, &mut |ev, c| if apply(ev, c) { sink(ev, c) } else { Ok(()) });
+            return self.stream(vector, grid, &mut |ev, c| if apply(ev, c)? { sink(ev, c) } else { Ok(()) });
         }
         let mut columns = Columns::new(self.guard);
-        self.stream(vector, grid, &mut |ev, c| if apply(ev, c) { columns.push(c) } else { Ok(()) })?;
+        self.stream(vector, grid, &mut |ev, c| if apply(ev, c)? { columns.push(c) } else { Ok(()) })?;
         columns.merge_same_labels()?;
         self.replay(columns, sink)
     }
 }
 
-fn combine(binary: &Binary, scalar_first: bool, column: &mut Column, scalars: &[f64], notes: &mut Notes) {
+fn combine(
+    binary: &Binary,
+    scalar_first: bool,
+    column: &mut Column,
+    scalars: &[f64],
+    poll: &Poll<'_>,
+    notes: &mut Notes,
+) -> Result<(), QueryError> {
     let points = &mut column.points;
     if !points.has_histograms() && !matches!(binary.op, BinaryOp::TrimLower | BinaryOp::TrimUpper) {
-        return combine_floats(binary, scalar_first, column, scalars);
+        return combine_floats(binary, scalar_first, column, scalars, poll);
     }
     for (step, scalar) in scalars.iter().enumerate() {
         let Some(point) = points.get(step) else { continue };
+        poll.touched(point.weight() as usize)?;
         let scalar = Point::Float(*scalar);
         let (a, b) = if scalar_first { (&scalar, &point) } else { (&point, &scalar) };
         let result = element(binary.op, a, b, binary.span, notes);
@@ -77,12 +88,20 @@ fn combine(binary: &Binary, scalar_first: bool, column: &mut Column, scalars: &[
             points.put(step, if swapped { point } else { outcome.value });
         }
     }
+    Ok(())
 }
 
-fn combine_floats(binary: &Binary, scalar_first: bool, column: &mut Column, scalars: &[f64]) {
+fn combine_floats(
+    binary: &Binary,
+    scalar_first: bool,
+    column: &mut Column,
+    scalars: &[f64],
+    poll: &Poll<'_>,
+) -> Result<(), QueryError> {
     let points = &mut column.points;
     let ordered = |value: f64, scalar: f64| if scalar_first { (scalar, value) } else { (value, scalar) };
     for (step, scalar) in scalars.iter().enumerate() {
+        poll.touched(1)?;
         let Some(value) = points.float(step) else { continue };
         let (a, b) = ordered(value, *scalar);
         if let Some(result) = arithmetic(binary.op, a, b) {
@@ -95,4 +114,5 @@ fn combine_floats(binary: &Binary, scalar_first: bool, column: &mut Column, scal
             }
         }
     }
+    Ok(())
 }

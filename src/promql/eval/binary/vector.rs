@@ -65,11 +65,7 @@ fn active_steps(matching: &VectorMatching, many: &Columns<'_>, one: &Columns<'_>
         active.union(&other);
         return active;
     }
-    let both: Vec<usize> = active.iter().filter(|step| other.contains(*step)).collect();
-    active.reset(steps);
-    both.into_iter().for_each(|step| {
-        active.insert(step);
-    });
+    active.intersect(&other);
     active
 }
 
@@ -201,6 +197,7 @@ impl<'q> Join<'_, 'q> {
         let simple = arithmetic(self.binary.op, 1.0, 1.0).is_some() || self.binary.op.is_comparison();
         if !simple || many.has_histograms() || one.has_histograms() {
             for step in 0..self.steps {
+                ev.poll.touched(1)?;
                 if let (Some(a), Some(b)) = (many.get(step), one.get(step)) {
                     self.sample(ev, group, row, step, &a, &b)?;
                 }
@@ -208,6 +205,7 @@ impl<'q> Join<'_, 'q> {
             return Ok(());
         }
         let mut marks = self.take_marks(group, row);
+        ev.poll.touched(self.steps)?;
         for step in many.float_steps() {
             let (Some(a), Some(b)) = (many.float(step), one.float(step)) else { continue };
             if !marks.insert(step) {
@@ -223,7 +221,11 @@ impl<'q> Join<'_, 'q> {
                 },
             };
             if let Some(value) = result {
-                self.put(row, step, Point::Float(value))?;
+                let points = &mut self.out.list_mut()[row].points;
+                if points.has(step) {
+                    return Err(same_labels());
+                }
+                points.set(step, value);
             }
         }
         if let Some(touched) = self.touched.get_mut(group) {
@@ -243,6 +245,7 @@ impl<'q> Join<'_, 'q> {
         one: &Point,
     ) -> Result<(), QueryError> {
         let (a, b) = if self.swapped { (one, many) } else { (many, one) };
+        ev.poll.touched((a.weight() + b.weight()) as usize)?;
         let Some(outcome) = element(self.binary.op, a, b, self.binary.span, &mut ev.notes) else {
             return Ok(());
         };
@@ -287,6 +290,7 @@ impl<'q> Join<'_, 'q> {
     }
 
     fn put(&mut self, row: usize, step: usize, point: Point) -> Result<(), QueryError> {
+        self.out.reserve_for(row, &point)?;
         let points = &mut self.out.list_mut()[row].points;
         if points.has(step) {
             return Err(same_labels());
