@@ -133,7 +133,7 @@ impl PartitionStore {
                 if self.pace.step(tenant, now_ms, length.ms()) {
                     floor = floor.max(step.min(wanted));
                 }
-                held = held.max(wanted.saturating_sub(floor));
+                held = held.max(wanted.saturating_sub(floor.max(in_force)));
             } else {
                 self.pace.forget(tenant);
             }
@@ -141,7 +141,8 @@ impl PartitionStore {
                 due.push((tenant, floor));
             }
         }
-        if held > 0 {
+        // A tenant that has stopped writing is a window behind now and then.
+        if held > 2 * length.ms() {
             tracing::warn!(
                 partition = %self.partition, now_ms, held_ms = held,
                 "the clock is ahead of the data; retention follows it one window at a time"
