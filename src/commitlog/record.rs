@@ -212,14 +212,6 @@ impl RecordDecoder {
     }
 }
 
-/// The header of a record, its checksum verified, without decoding the body.
-///
-/// # Errors
-/// [`RecordError`] as [`decode`], for what concerns the header.
-pub fn peek(bytes: &[u8]) -> Result<(RecordHeader, RecordKind), RecordError> {
-    open(bytes).map(|(header, kind, _)| (header, kind))
-}
-
 fn begin(header: &RecordHeader, kind: RecordKind, out: &mut Vec<u8>) {
     out.push(VERSION);
     out.push(kind as u8);

@@ -23,7 +23,6 @@ pub fn check_kv<F: Fixture>(mut make: impl FnMut() -> F) {
     runs_are_sorted_and_whole(make().kv());
     unfinished_runs_leave_nothing(make().kv());
     ranges_are_dropped_exactly(make().kv());
-    snapshots_do_not_move(make().kv());
     synced_writes_survive(&mut make());
     crashes_forget_only_a_suffix(&mut make());
 }
@@ -144,19 +143,6 @@ fn ranges_are_dropped_exactly(kv: &dyn Kv) {
     run(kv, Cf::Page, &[b"2a"]);
     assert_eq!(keys(kv, Cf::Page, &KeyRange::all()).concat(), b"1a2a", "dropped keys can come again");
     kv.drop_range(Cf::Idx, &KeyRange::all()).expect("an empty family");
-}
-
-fn snapshots_do_not_move(kv: &dyn Kv) {
-    put(kv, Cf::Cat, b"a", b"1");
-    run(kv, Cf::Page, &[b"p"]);
-    let snapshot = kv.snapshot();
-    put(kv, Cf::Cat, b"a", b"2");
-    put(kv, Cf::Cat, b"b", b"2");
-    run(kv, Cf::Page, &[b"q"]);
-    assert_eq!(snapshot.get(Cf::Cat, b"a").expect("get"), Some(b"1".to_vec()));
-    assert_eq!(keys(snapshot.as_ref(), Cf::Cat, &KeyRange::all()).concat(), b"a");
-    assert_eq!(keys(snapshot.as_ref(), Cf::Page, &KeyRange::all()).concat(), b"p");
-    assert_eq!(kv.get(Cf::Cat, b"a").expect("get"), Some(b"2".to_vec()));
 }
 
 fn synced_writes_survive(fixture: &mut impl Fixture) {

@@ -207,7 +207,7 @@ pub enum Durability {
 /// Called with each key and value of a scan in key order; `Break` ends it.
 pub type Visitor<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
-/// Reads of one moment, either now or a snapshot's.
+/// Reads.
 pub trait KvRead: Send + Sync {
     /// The value of `key`, or `None`.
     ///
@@ -238,14 +238,11 @@ pub trait Kv: KvRead {
     fn ingest(&self, cf: Cf) -> Result<Box<dyn Ingest + '_>, KvError>;
 
     /// Removes every key of `range` from a bulk family, durably, giving the space back at once where whole
-    /// runs lie inside. Snapshots may lose the keys too: callers drop only what no reader can reach.
+    /// runs lie inside. Scans that run may lose the keys too: callers drop only what no reader can reach.
     ///
     /// # Errors
     /// [`KvError::NotBulk`]; [`KvError::Io`], then a part may be gone and repeating is safe.
     fn drop_range(&self, cf: Cf, range: &KeyRange) -> Result<(), KvError>;
-
-    /// The state of this moment, in all families.
-    fn snapshot(&self) -> Box<dyn KvRead + '_>;
 }
 
 /// A sorted run on its way into a bulk family. Dropped before [`Ingest::finish`] it leaves nothing behind.

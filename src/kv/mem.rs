@@ -1,7 +1,6 @@
 //! The fake: column families as maps in memory, with [`MemKv::crash`] to lose what was not synced.
 //!
-//! Promises K1 to K5 like the real store. Cost: a write copies a family only while a snapshot or a scan of
-//! it is alive.
+//! Promises K1 to K5 like the real store. Cost: a write copies a family only while a scan of it runs.
 
 use crate::{Cf, Change, Durability, Ingest, KeyRange, Kv, KvError, KvRead, Visitor, WriteBatch};
 use parking_lot::RwLock;
@@ -26,7 +25,7 @@ struct State {
     damaged: Arc<BTreeSet<(Cf, Vec<u8>)>>,
 }
 
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default)]
 struct Families([Arc<Family>; Cf::ALL.len()]);
 
 impl Families {
@@ -138,26 +137,6 @@ impl Kv for MemKv {
             state.families.get_mut(cf).remove(&key);
         }
         Ok(())
-    }
-
-    fn snapshot(&self) -> Box<dyn KvRead + '_> {
-        let state = self.state.read();
-        Box::new(MemSnapshot { families: state.families.clone(), damaged: state.damaged.clone() })
-    }
-}
-
-struct MemSnapshot {
-    families: Families,
-    damaged: Arc<BTreeSet<(Cf, Vec<u8>)>>,
-}
-
-impl KvRead for MemSnapshot {
-    fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
-        get(self.families.get(cf), &self.damaged, cf, key)
-    }
-
-    fn scan(&self, cf: Cf, range: &KeyRange, visit: &mut Visitor<'_>) -> Result<(), KvError> {
-        scan(self.families.get(cf), &self.damaged, cf, range, visit)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{Cf, Change, Durability, Ingest, KeyRange, Kv, KvError, KvRead, Visit
 use quorate_model::create_dir_durable;
 use rocksdb::{
     ColumnFamily, ColumnFamilyDescriptor, DB, DBRawIterator, IngestExternalFileOptions, ReadOptions,
-    Snapshot, SstFileWriter, WriteOptions,
+    SstFileWriter, WriteOptions,
 };
 use std::fs;
 use std::ops::ControlFlow;
@@ -202,28 +202,6 @@ impl Kv for RocksKv {
         self.db
             .delete_range_cf_opt(handle, range.start(), &end, &write_options(true))
             .map_err(|e| kv_error(&e))
-    }
-
-    fn snapshot(&self) -> Box<dyn KvRead + '_> {
-        Box::new(RocksSnapshot { kv: self, snapshot: self.db.snapshot() })
-    }
-}
-
-struct RocksSnapshot<'a> {
-    kv: &'a RocksKv,
-    snapshot: Snapshot<'a>,
-}
-
-impl KvRead for RocksSnapshot<'_> {
-    fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
-        self.snapshot.get_cf(self.kv.cf(cf), key).map_err(|e| kv_error(&e))
-    }
-
-    fn scan(&self, cf: Cf, range: &KeyRange, visit: &mut Visitor<'_>) -> Result<(), KvError> {
-        if range.is_empty() {
-            return Ok(());
-        }
-        walk(self.snapshot.raw_iterator_cf_opt(self.kv.cf(cf), read_options(range)), range, visit)
     }
 }
 

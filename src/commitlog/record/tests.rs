@@ -256,14 +256,6 @@ fn a_part_is_checked_as_a_record_would_be() {
     assert!(decoder.check(&bytes[1..], 2).is_err());
 }
 
-#[test]
-fn peek_reads_the_header_and_verifies_the_checksum() {
-    let mut bytes = bytes_of(&data(vec![full_batch()]));
-    assert_eq!(peek(&bytes), Ok((header(), RecordKind::Data)));
-    *bytes.last_mut().unwrap() ^= 1;
-    assert!(matches!(peek(&bytes), Err(RecordError::Checksum { .. })));
-}
-
 fn any_histogram() -> impl Strategy<Value = Histogram> {
     let spans = || prop::collection::vec((any::<i32>(), any::<u32>()), 0..4);
     let sides = (prop::collection::vec(any::<i64>(), 0..6), prop::collection::vec(any::<i64>(), 0..6));

@@ -61,10 +61,6 @@ impl Kv for FlakyKv {
     fn drop_range(&self, cf: Cf, range: &KeyRange) -> Result<(), KvError> {
         self.inner.drop_range(cf, range)
     }
-
-    fn snapshot(&self) -> Box<dyn KvRead + '_> {
-        self.inner.snapshot()
-    }
 }
 
 /// One partition, its disk and its directory.
