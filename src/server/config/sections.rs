@@ -172,3 +172,14 @@ impl StorageConfig {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use quorate_ingest::DistributorConfig;
+    use quorate_raft::segment_log::MAX_PAYLOAD;
+
+    #[test]
+    fn what_the_distributor_takes_for_a_record_fits_into_the_log() {
+        assert_eq!(DistributorConfig::default().max_record_bytes, MAX_PAYLOAD);
+    }
+}
