@@ -286,9 +286,10 @@ impl TimeBounds {
     const MIN_MS: i64 = i64::MIN / 8;
     const MAX_MS: i64 = i64::MAX / 8;
 
-    pub(crate) fn new(now_ms: i64, limits: &Limits, retention_ms: i64) -> Self {
+    /// `floor_ms` is what retention has hidden already: it stays hidden when a period is made longer.
+    pub(crate) fn new(now_ms: i64, limits: &Limits, retention_ms: i64, floor_ms: i64) -> Self {
         let back = |period: i64| if period > 0 { now_ms.saturating_sub(period) } else { i64::MIN };
-        let (grace, kept) = (back(limits.past_grace_period.as_ms()), back(retention_ms));
+        let (grace, kept) = (back(limits.past_grace_period.as_ms()), back(retention_ms).max(floor_ms));
         let last_ms = now_ms.saturating_add(limits.creation_grace_period.as_ms());
         Self {
             first_ms: grace.max(kept).max(Self::MIN_MS),
@@ -356,12 +357,14 @@ mod tests {
             past_grace_period: quorate_cluster::human::HumanDuration::from_ms(grace),
             ..Limits::default()
         };
-        let bounds = TimeBounds::new(10 * hour, &limits(hour as u64), 2 * hour);
+        let bounds = TimeBounds::new(10 * hour, &limits(hour as u64), 2 * hour, i64::MIN);
         assert_eq!((bounds.first_ms, bounds.is_grace), (9 * hour, true));
-        let bounds = TimeBounds::new(10 * hour, &limits(0), 2 * hour);
+        let bounds = TimeBounds::new(10 * hour, &limits(0), 2 * hour, i64::MIN);
         assert_eq!((bounds.first_ms, bounds.is_grace), (8 * hour, false));
         assert_eq!(of_time(0, &bounds, &limits(0), "up").0, TOO_OLD);
-        let unbounded = TimeBounds::new(10 * hour, &limits(0), 0);
+        let unbounded = TimeBounds::new(10 * hour, &limits(0), 0, i64::MIN);
+        let hidden = TimeBounds::new(10 * hour, &limits(0), 2 * hour, 9 * hour);
+        assert_eq!((hidden.first_ms, hidden.is_grace), (9 * hour, false));
         assert!(unbounded.contain(-1) && !unbounded.contain(i64::MIN) && !unbounded.contain(i64::MAX));
     }
 

@@ -10,7 +10,7 @@ use crate::series_cache::{DefinedSeries, SentMetadata, Session, TenantSeries};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_commitlog::{PartitionLog, record};
-use quorate_model::{ErrorCode, PartitionId, RecordHeader};
+use quorate_model::{ErrorCode, PartitionId, RecordHeader, TenantId};
 use quorate_tsdb::SubBatchVerdict;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -33,6 +33,8 @@ pub struct PartitionInput {
     pub log: Arc<dyn PartitionLog>,
     /// Where its applier publishes verdicts.
     pub verdicts: Arc<Verdicts>,
+    /// First visible time of a tenant there, milliseconds: what is written before it would never be seen.
+    pub floor_ms: Arc<dyn Fn(TenantId) -> i64 + Send + Sync>,
 }
 
 impl std::fmt::Debug for PartitionInput {
@@ -116,6 +118,10 @@ impl PartitionQueue {
 
     pub(super) fn id(&self) -> PartitionId {
         self.input.id
+    }
+
+    pub(super) fn floor_ms(&self, tenant: TenantId) -> i64 {
+        (self.input.floor_ms)(tenant)
     }
 
     pub(super) fn log_incarnation(&self) -> u32 {

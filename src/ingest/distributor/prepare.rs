@@ -178,7 +178,9 @@ impl Inner {
         let mut refusals = Refusals::default();
         buffers.clear(self.partitions.len());
         let held = self.resolve(scope, body, held, buffers, &mut refusals)?;
-        let bounds = TimeBounds::new(self.clock.now_ms(), limits, limits.retention_ms(self.config.retention));
+        let floor_ms = self.partitions.iter().map(|partition| partition.floor_ms(scope.id)).max();
+        let retention_ms = limits.retention_ms(self.config.retention);
+        let bounds = TimeBounds::new(self.clock.now_ms(), limits, retention_ms, floor_ms.unwrap_or(i64::MIN));
         let label_bounds = label_bounds(limits, self.max_label_bytes());
         let sorter = Sorter { body, limits, bounds, label_bounds, refusals: &mut refusals };
         sorter.sort(&buffers.request, &mut buffers.scratch, &mut buffers.columns);

@@ -42,6 +42,11 @@ impl Default for Setup {
     }
 }
 
+/// Retention has hidden what tenant 9 has before yesterday.
+fn floor_ms(tenant: TenantId) -> i64 {
+    if tenant == TenantId(9) { NOW - DAY } else { i64::MIN }
+}
+
 impl Setup {
     fn start(self) -> Rig {
         let logs: Vec<MemLog> = (0..self.partitions).map(|_| MemLog::default()).collect();
@@ -54,7 +59,7 @@ impl Setup {
             let log: Arc<dyn PartitionLog> =
                 if self.is_gated { gates[at].clone() } else { Arc::new(log.clone()) };
             let applier = Applier::start(id, targets[at].clone(), log.clone(), Handle::current()).unwrap();
-            inputs.push(PartitionInput { id, log, verdicts: applier.verdicts() });
+            inputs.push(PartitionInput { id, log, verdicts: applier.verdicts(), floor_ms: Arc::new(floor_ms) });
             appliers.push(applier);
         }
         let partitions = self.partitions;
@@ -189,6 +194,19 @@ async fn bad_series_are_refused_and_good_ones_of_the_same_request_stored() {
     for (name, bad, id) in cases {
         check_partly(name, bad, id).await;
     }
+}
+
+#[tokio::test]
+async fn what_retention_has_hidden_is_refused() {
+    let rig = Setup::default().start();
+    let sent = [up(&[("good", "1")], &[(NOW - DAY, 1.0)]), up(&[("good", "0")], &[(NOW - DAY - 1, 1.0)])];
+    let of_tenant = |tenant| WriteRequest { tenant: TenantId(tenant), ..request(RW1, &encoder::rw1(&sent)) };
+    let hidden = rig.distributor.write(of_tenant(9), Held::unbounded()).await.unwrap();
+    let ids: Vec<_> = hidden.refusals.iter().map(|refusal| refusal.id).collect();
+    assert_eq!((ids, rig.stored().len()), (vec![refusal::TOO_OLD], 1));
+    let visible = rig.distributor.write(of_tenant(8), Held::unbounded()).await.unwrap();
+    assert!(visible.refusals.is_empty());
+    rig.stop().await;
 }
 
 #[tokio::test]
