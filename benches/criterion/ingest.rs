@@ -67,7 +67,12 @@ impl Gateway {
             let sink = Arc::new(Sink::default());
             let applier =
                 Applier::start(id, sink, Arc::clone(&log), runtime.handle().clone()).expect("a thread");
-            inputs.push(PartitionInput { id, log, verdicts: applier.verdicts(), floor_ms: Arc::new(|_| i64::MIN) });
+            inputs.push(PartitionInput {
+                id,
+                log,
+                verdicts: applier.verdicts(),
+                floor_ms: Arc::new(|_| i64::MIN),
+            });
             appliers.push(applier);
         }
         let target = TargetLabels::new(vec!["instance".to_owned(), "job".to_owned()]);

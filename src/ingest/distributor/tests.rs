@@ -59,7 +59,12 @@ impl Setup {
             let log: Arc<dyn PartitionLog> =
                 if self.is_gated { gates[at].clone() } else { Arc::new(log.clone()) };
             let applier = Applier::start(id, targets[at].clone(), log.clone(), Handle::current()).unwrap();
-            inputs.push(PartitionInput { id, log, verdicts: applier.verdicts(), floor_ms: Arc::new(floor_ms) });
+            inputs.push(PartitionInput {
+                id,
+                log,
+                verdicts: applier.verdicts(),
+                floor_ms: Arc::new(floor_ms),
+            });
             appliers.push(applier);
         }
         let partitions = self.partitions;
