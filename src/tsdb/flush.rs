@@ -9,6 +9,7 @@ use crate::error::StoreError;
 use crate::gather::Gather;
 use crate::head::{Head, Hidden, Piece, SealedGeneration, SeriesCopy, place, row_at};
 use quorate_chunk::{Chunk, cut_buffer};
+use quorate_model::failpoint;
 use quorate_model::{Labels, METRIC_NAME, PartitionId, SeriesBuffer, TenantId, TimeRange};
 use std::collections::BTreeMap;
 
@@ -49,6 +50,7 @@ pub(crate) fn write_block(
             }
         }
     }
+    failpoint::hit("flush.before_ingest");
     writer.finish()
 }
 

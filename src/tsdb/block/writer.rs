@@ -10,7 +10,7 @@ use super::{BlockId, BlockMeta, BlockSpec, series_order};
 use crate::StoreError;
 use quorate_chunk::{Chunk, varint};
 use quorate_kv::{Cf, Ingest, Kv};
-use quorate_model::{Labels, TenantId};
+use quorate_model::{Labels, TenantId, failpoint};
 
 /// Builds a block. Nothing of it is visible before [`BlockWriter::finish`], and it exists only when the
 /// caller has put the entry that `finish` returns into `cat`.
@@ -119,7 +119,11 @@ impl<'kv> BlockWriter<'kv> {
         self.meta.idx_bytes = self.idx.bytes();
         self.meta.content_checksum = self.content.finish();
         let Self { kv, meta, pages, idx, .. } = self;
-        if let Err(error) = pages.finish().and_then(|()| idx.finish()) {
+        let written = pages.finish().and_then(|()| {
+            failpoint::hit("block.between_ingests");
+            idx.finish()
+        });
+        if let Err(error) = written {
             // The first error is the one to tell; the start removes what cannot be removed now.
             let _ = super::remove(kv, meta.id());
             return Err(error.into());
