@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// Largest relative difference between two values that count as equal.
 pub const TOLERANCE: f64 = 1e-9;
@@ -23,7 +24,13 @@ pub fn compare(expected: &Value, got: &Value) -> Verdict {
     if expected["resultType"] != got["resultType"] {
         return Verdict::Different(format!("type {} and {}", expected["resultType"], got["resultType"]));
     }
-    let (expected, got) = (rows(expected), rows(got));
+    let (expected, got) = match (rows(expected), rows(got)) {
+        (Ok(expected), Ok(got)) => (expected, got),
+        (Err(labels), _) => {
+            return Verdict::Different(format!("{labels} is there twice in what is expected"));
+        }
+        (_, Err(labels)) => return Verdict::Different(format!("{labels} is there twice")),
+    };
     let missing = expected.keys().find(|labels| !got.contains_key(*labels));
     if let Some(labels) = missing {
         return Verdict::Different(format!(
@@ -64,13 +71,14 @@ pub fn is_same_value(expected: &str, got: &str) -> bool {
     a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= TOLERANCE * a.abs().max(b.abs())
 }
 
-fn rows(data: &Value) -> Rows {
+/// The rows of an answer, or the first label set that it has twice.
+fn rows(data: &Value) -> Result<Rows, String> {
     let result = &data["result"];
     let mut rows = Rows::new();
     let is_series = matches!(data["resultType"].as_str(), Some("vector" | "matrix"));
     if !is_series {
         rows.insert(String::new(), vec![pair(result)]);
-        return rows;
+        return Ok(rows);
     }
     for row in result.as_array().map_or(&[][..], Vec::as_slice) {
         // serde_json keeps objects sorted by key, so equal label sets have equal text.
@@ -82,9 +90,12 @@ fn rows(data: &Value) -> Rows {
         for lane in ["values", "histograms"] {
             samples.extend(row[lane].as_array().map_or(&[][..], Vec::as_slice).iter().map(pair));
         }
-        rows.insert(labels, samples);
+        match rows.entry(labels) {
+            Entry::Vacant(place) => place.insert(samples),
+            Entry::Occupied(place) => return Err(place.key().clone()),
+        };
     }
-    rows
+    Ok(rows)
 }
 
 fn pair(sample: &Value) -> (String, String) {
@@ -108,6 +119,14 @@ mod tests {
     fn order_and_the_last_digits_do_not_matter() {
         let (a, b) = (vector(&[("a", "1"), ("b", "NaN")]), vector(&[("b", "NaN"), ("a", "1.0000000001")]));
         assert_eq!(compare(&a, &b), Verdict::Equal(2));
+    }
+
+    #[test]
+    fn a_label_set_that_is_there_twice_matters() {
+        let (once, twice) = (vector(&[("a", "1")]), vector(&[("a", "2"), ("a", "1")]));
+        for (expected, got) in [(&once, &twice), (&twice, &once), (&twice, &twice)] {
+            assert!(matches!(compare(expected, got), Verdict::Different(_)), "{expected} {got}");
+        }
     }
 
     #[test]
