@@ -2,6 +2,7 @@
 
 use super::{Ledger, METRIC, Outcome};
 use crate::harness::http::Client;
+use crate::harness::now_ms;
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::fmt;
@@ -10,6 +11,8 @@ use std::fmt;
 const BATCHES_PER_QUERY: usize = 64;
 /// Examples kept of each kind of finding.
 const EXAMPLES: usize = 5;
+/// What "anywhere" means: this far to either side of now, far beyond every time a writer uses.
+const ANYWHERE_MS: i64 = 25 * 365 * 86_400_000;
 
 /// What can be wrong with a stored sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +38,8 @@ pub struct Findings {
     pub right: u64,
     /// Samples of unknown fate that turned out to be stored.
     pub kept_unknown: u64,
+    /// Samples read, of whatever kind.
+    read: u64,
     examples: Vec<String>,
 }
 
@@ -45,13 +50,18 @@ impl Findings {
     }
 
     fn add(&mut self, finding: Finding, example: impl FnOnce() -> String) {
+        self.add_some(finding, 1, example);
+    }
+
+    /// Adds `samples` findings of one kind, with one example for all.
+    fn add_some(&mut self, finding: Finding, samples: u64, example: impl FnOnce() -> String) {
         let count = match finding {
             Finding::Lost => &mut self.lost,
             Finding::Double => &mut self.double,
             Finding::Phantom => &mut self.phantom,
         };
-        *count += 1;
-        if *count <= EXAMPLES as u64 {
+        *count += samples;
+        if *count < EXAMPLES as u64 + samples {
             self.examples.push(format!("{finding:?} {}", example()));
         }
     }
@@ -59,7 +69,7 @@ impl Findings {
 
 impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { lost, double, phantom, right, kept_unknown, examples } = self;
+        let Self { lost, double, phantom, right, kept_unknown, read: _, examples } = self;
         write!(f, "{lost} lost, {double} double, {phantom} phantom, {right} right, ")?;
         write!(f, "{kept_unknown} of unknown fate stored {examples:#?}")
     }
@@ -68,7 +78,8 @@ impl fmt::Display for Findings {
 /// Compares what the server holds with `ledgers`, sample by sample.
 ///
 /// `sent` are the same writers at a later moment, or the same moment: what was sent after `ledgers` were taken
-/// may be there or not. Reads a margin of one query before the first and after the last batch as well.
+/// may be there or not. Reads a margin of one query before the first and after the last batch as well, where what
+/// is wrong is told sample by sample. A count over all times then tells whether there is any sample elsewhere.
 ///
 /// # Panics
 /// When a query fails: an unreadable server proves nothing.
@@ -76,23 +87,56 @@ impl fmt::Display for Findings {
 pub fn check(client: &Client, ledgers: &[Ledger], sent: &[Ledger]) -> Findings {
     let mut findings = Findings::default();
     check_series(client, sent, &mut findings);
-    for (ledger, sent) in ledgers.iter().zip(sent) {
+    let counted = counted_anywhere(client, sent, &mut findings);
+    for ((ledger, sent), counted) in ledgers.iter().zip(sent).zip(counted) {
+        let read_before = findings.read;
         let margin = BATCHES_PER_QUERY as i64;
         let mut first = -margin;
         while first < sent.outcomes.len() as i64 + margin {
             check_batches(client, ledger, sent, first..first + margin, &mut findings);
             first += margin;
         }
+        compare_counts(sent.stream.writer, counted, findings.read - read_before, &mut findings);
     }
     findings
+}
+
+/// How many samples the server has of each writer, wherever in time. One of a writer that nobody is, is a phantom.
+#[track_caller]
+fn counted_anywhere(client: &Client, sent: &[Ledger], findings: &mut Findings) -> Vec<u64> {
+    let query = format!("sum by (writer) (count_over_time({METRIC}[{}ms]))", 2 * ANYWHERE_MS);
+    let time = seconds(now_ms() + ANYWHERE_MS);
+    let data = client.api("/api/v1/query", &[("query", &query), ("time", &time)]);
+    let mut counted = vec![0; sent.len()];
+    for row in data["result"].as_array().map_or(&[][..], Vec::as_slice) {
+        let samples = row["value"][1].as_str().and_then(|text| text.parse::<f64>().ok());
+        let samples = samples.unwrap_or_else(|| panic!("{query}: no count in {row}")) as u64;
+        let writer = row["metric"]["writer"].as_str().and_then(|text| text.parse::<usize>().ok());
+        match writer.and_then(|writer| sent.iter().position(|l| l.stream.writer == writer)) {
+            Some(at) => counted[at] += samples,
+            None => {
+                findings.add_some(Finding::Phantom, samples, || format!("{samples} of {}", row["metric"]))
+            }
+        }
+    }
+    counted
+}
+
+/// What is counted beyond what was read is of a time that nobody sent. Fewer means that two queries disagree, in
+/// which case one of them hides what is there.
+fn compare_counts(writer: usize, counted: u64, read: u64, findings: &mut Findings) {
+    let example = || format!("writer {writer}: {counted} samples are counted, {read} are read");
+    let finding = if counted > read { Finding::Phantom } else { Finding::Lost };
+    if counted != read {
+        findings.add_some(finding, counted.abs_diff(read), example);
+    }
 }
 
 /// No series may exist that no writer has.
 #[track_caller]
 fn check_series(client: &Client, sent: &[Ledger], findings: &mut Findings) {
-    let first = sent.iter().map(|l| l.stream.ts_ms(0)).min().unwrap_or(0) - 3_600_000;
-    let last = sent.iter().map(|l| l.stream.ts_ms(l.outcomes.len())).max().unwrap_or(0) + 3_600_000;
-    let (start, end) = (seconds(first), seconds(last));
+    let now = now_ms();
+    let (start, end) = (seconds(now - ANYWHERE_MS), seconds(now + ANYWHERE_MS));
     let found = client.api("/api/v1/series", &[("match[]", METRIC), ("start", &start), ("end", &end)]);
     for labels in found.as_array().map_or(&[][..], Vec::as_slice) {
         let number = |name: &str| labels[name].as_str().and_then(|text| text.parse::<usize>().ok());
@@ -165,6 +209,7 @@ fn check_row(
 ) {
     let stream = &ledger.stream;
     let mut seen = vec![0u32; (batches.end - batches.start) as usize];
+    findings.read += row.len() as u64;
     for (time, text) in row {
         let ts_ms = (time * 1000.0).round() as i64;
         let offset_ms = ts_ms - stream.base_ms;
@@ -228,5 +273,15 @@ mod tests {
         check_found(&[whole[0], (11.0, 7.5), whole[2]], (0, 0, 1, 2));
         check_found(&[whole[0], (11.5, value(1)), whole[2]], (0, 0, 1, 2));
         check_found(&[whole[0], whole[2], (13.0, value(3))], (0, 0, 1, 2));
+    }
+
+    #[test]
+    fn a_sample_that_only_the_count_sees_is_found() {
+        for (counted, expected) in [(7, (0, 0)), (9, (0, 2)), (4, (3, 0))] {
+            let mut findings = Findings::default();
+            compare_counts(1, counted, 7, &mut findings);
+            assert_eq!((findings.lost, findings.phantom), expected, "{findings}");
+            assert_eq!(findings.examples.len(), usize::from(counted != 7));
+        }
     }
 }
