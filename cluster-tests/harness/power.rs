@@ -60,12 +60,12 @@ impl PowerDisk {
         let mut serve = Command::new("nbdkit");
         serve.args(["-f", "--filter=cache", "-U"]).arg(at("socket"));
         serve.arg("file").arg(at("disk.img")).arg("cache=writeback");
-        let nbdkit = Process::start("nbdkit", &mut serve, &at("nbdkit.log"));
+        let nbdkit = Process::start("nbdkit", &serve, &at("nbdkit.log"));
         wait_for("the socket of nbdkit", LIMIT, || at("socket").exists().then_some(()));
         let device = at("fuse").join("nbd");
         let mut fuse = Command::new("nbdfuse");
         fuse.arg(&device).arg("--unix").arg(at("socket"));
-        let nbdfuse = Process::start("nbdfuse", &mut fuse, &at("nbdfuse.log"));
+        let nbdfuse = Process::start("nbdfuse", &fuse, &at("nbdfuse.log"));
         wait_for("the file of nbdfuse", LIMIT, || device.exists().then_some(()));
         let mount = Mount::of(&device, &at("mounted"));
         Self { nbdkit, _nbdfuse: nbdfuse, mount, fuse: at("fuse"), scratch }

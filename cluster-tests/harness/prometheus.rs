@@ -23,7 +23,7 @@ impl NodeExporter {
         let target = format!("127.0.0.1:{}", free_port());
         let mut command = Command::new(program);
         command.arg(format!("--web.listen-address={target}"));
-        let process = Process::start("node_exporter", &mut command, &folder.join("node_exporter.log"));
+        let process = Process::start("node_exporter", &command, &folder.join("node_exporter.log"));
         let client = Client::new(&format!("http://{target}"), Duration::from_secs(5));
         wait_for("node_exporter", Duration::from_secs(30), || client.get("/metrics", &[]).ok());
         Some(Self { _process: process, target })
@@ -63,7 +63,6 @@ pub struct RemoteWrite {
 pub struct Prometheus {
     _process: Process,
     client: Client,
-    target: String,
 }
 
 impl Prometheus {
@@ -81,22 +80,17 @@ impl Prometheus {
         command.arg(format!("--config.file={}", config.display()));
         command.arg(format!("--storage.tsdb.path={}", setup.folder.join("data").display()));
         command.arg(format!("--web.listen-address={target}")).args(&setup.flags);
-        let process = Process::start("prometheus", &mut command, &setup.folder.join("prometheus.log"));
+        let process = Process::start("prometheus", &command, &setup.folder.join("prometheus.log"));
         let client = Client::new(&format!("http://{target}"), Duration::from_secs(30));
         wait_for("prometheus", Duration::from_secs(60), || {
             client.get("/-/ready", &[]).is_ok_and(|answer| answer.status == 200).then_some(())
         });
-        Self { _process: process, client, target }
+        Self { _process: process, client }
     }
 
     /// A client of its API.
     pub fn client(&self) -> &Client {
         &self.client
-    }
-
-    /// `host:port` it listens on.
-    pub fn target(&self) -> &str {
-        &self.target
     }
 }
 

@@ -83,11 +83,23 @@ impl Server {
     pub fn prepare(options: Options) -> Self {
         let scratch = tempfile::Builder::new().prefix("quorate-test-").tempdir();
         let scratch = scratch.expect("a temporary folder can be made");
-        if let Some(config) = &options.config {
-            std::fs::write(scratch.path().join("quorate.yaml"), config).expect("a file can be written");
-        }
         let data_dir = options.data_dir.clone().unwrap_or_else(|| scratch.path().join("data"));
-        Self { options, http_port: free_port(), grpc_port: free_port(), data_dir, process: None, scratch }
+        let (http_port, grpc_port) = (free_port(), free_port());
+        let server = Self { options, http_port, grpc_port, data_dir, process: None, scratch };
+        if let Some(config) = &server.options.config {
+            server.write_config(config);
+        }
+        server
+    }
+
+    /// Replaces the content of the configuration file; what runs reads it when it is told to.
+    ///
+    /// # Panics
+    /// When the server was prepared without a configuration file, or it cannot be written.
+    #[track_caller]
+    pub fn write_config(&self, config: &str) {
+        assert!(self.options.config.is_some(), "the server has a configuration file");
+        std::fs::write(self.config_path(), config).expect("a file can be written");
     }
 
     /// Starts the process, with a fail point armed (`name:nth`) if one is given. Does not wait.
@@ -97,7 +109,7 @@ impl Server {
         if let Some(failpoint) = failpoint {
             command.env("QUORATE_FAILPOINT", failpoint);
         }
-        self.process = Some(Process::start("quorate", &mut command, &self.log_path()));
+        self.process = Some(Process::start("quorate", &command, &self.log_path()));
     }
 
     /// The command that starts this server.
@@ -107,7 +119,7 @@ impl Server {
         command.args(["--http-listen", &format!("127.0.0.1:{}", self.http_port)]);
         command.args(["--grpc-listen", &format!("127.0.0.1:{}", self.grpc_port)]);
         if self.options.config.is_some() {
-            command.arg("--config").arg(self.scratch.path().join("quorate.yaml"));
+            command.arg("--config").arg(self.config_path());
         }
         command.args(&self.options.args);
         command.envs(self.options.env.iter().map(|(n, v)| (n, v)));
@@ -136,11 +148,13 @@ impl Server {
         })
     }
 
-    /// Kills the process as `kill -9` does.
-    pub fn kill9(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill9();
-        }
+    /// Kills the process as `kill -9` does, if it still runs, and tells how it ended.
+    ///
+    /// # Panics
+    /// When it was killed before or never launched.
+    #[track_caller]
+    pub fn kill9(&mut self) -> ExitStatus {
+        self.process.take().expect("the server was launched").kill9()
     }
 
     /// Kills, starts and waits until ready again.
@@ -184,6 +198,10 @@ impl Server {
     /// The data folder.
     pub fn data_dir(&self) -> &Path {
         &self.data_dir
+    }
+
+    fn config_path(&self) -> PathBuf {
+        self.scratch.path().join("quorate.yaml")
     }
 
     /// The file with both outputs of all its processes.
