@@ -1,61 +1,61 @@
 //! kill -9 at any moment, and at every step that makes something durable, under a steady load: what was
 //! acknowledged is there once, and nothing else is.
 
+use super::kill_plan::{CAMPAIGN_FOLDERS, End, KILLS_PER_FOLDER, RETAIN, Tally, plan};
+use quorate_cluster_tests::harness::http::Client;
 use quorate_cluster_tests::harness::server::{Options, Server};
 use quorate_cluster_tests::harness::{is_campaign, now_ms, wait_for};
-use quorate_cluster_tests::ledger::{Stream, Team, check};
-use quorate_model::{Clock, SystemClock};
+use quorate_cluster_tests::ledger::{Findings, Stream, Team, check};
+use quorate_cluster_tests::remote_write::{Protocol, RequestBuilder};
+use quorate_model::{Clock, Labels, SystemClock, failpoint};
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
 /// Maintenance at a pace that lets every kill meet flushes, images and trims at work.
 pub(super) const CONFIG: &str = "storage:\n  maintenance_interval: 500ms\n  image_interval: 2s\n  \
                                  close_delay: 1s\n  late_delay: 1s\n";
-/// A data folder lives through this many kills.
-const KILLS_PER_FOLDER: usize = 20;
-const CAMPAIGN_FOLDERS: usize = 10;
+/// What a short retention is configured for: its samples were within retention when they were written.
+const SHORT_RETENTION: &str = "overrides:\n  expiring:\n    compactor_blocks_retention_period: 1d\n";
+const EXPIRING_TENANT: &str = "expiring";
+const DAY_MS: i64 = 86_400_000;
+/// Kills in each phase at least.
+pub(super) const LEAST_PER_PHASE: usize = 2;
+pub(super) const LEAST_PER_PHASE_OF_CAMPAIGN: usize = 10;
 const SERIES_PER_WRITER: usize = 1_000;
 const PACE: u64 = 80_000;
 /// Requests are in flight at this rate at least, or the run proves too little.
 const LEAST_RATE: f64 = 50_000.0;
 /// A fail point that is not met within this time is a failure: the step it stands for did not happen.
 const DEATH_LIMIT: Duration = Duration::from_secs(120);
+/// Retention looks at one partition after the other, each 75 seconds after the one before.
+const RETAIN_LIMIT: Duration = Duration::from_secs(400);
+const SIGKILL: i32 = 9;
 const SIGABRT: i32 = 6;
-
-/// The steps that make something durable, with the places where the process can be killed in each.
-const STEPS: [(&str, &[&str]); 6] = [
-    ("append", &["append.before_write", "append.after_write", "append.after_sync"]),
-    ("flush", &["flush.after_ingest", "series_log.after_write", "series_log.after_sync"]),
-    ("publish", &["publish.before_cat", "publish.after_cat"]),
-    ("image", &["image.after_cut", "image.after_write", "image.after_sync", "image.after_cat"]),
-    ("trim", &["trim.before", "trim.after"]),
-    ("replay", &["replay.before_record", "replay.after_record"]),
-];
-
-/// How one life of the server ends.
-#[derive(Debug, Clone)]
-enum End {
-    /// kill -9 after this many more acknowledged samples.
-    Kill(u64),
-    /// At a fail point, armed from the start.
-    Failpoint(String),
-}
 
 #[test]
 fn nothing_acknowledged_is_lost_doubled_or_invented_by_kills() {
-    let folders = if is_campaign() { CAMPAIGN_FOLDERS } else { 1 };
+    let (folders, least) =
+        if is_campaign() { (CAMPAIGN_FOLDERS, LEAST_PER_PHASE_OF_CAMPAIGN) } else { (1, LEAST_PER_PHASE) };
+    let (mut tally, mut samples) = (Tally::default(), 0);
     for folder in 0..folders {
-        kill_one_folder(folder);
+        samples += kill_one_folder(folder, &mut tally).right;
     }
+    report(&format!(
+        "total: {} kills ({tally}): 0 lost, 0 double, 0 phantom of {samples} acknowledged samples",
+        tally.total()
+    ));
+    tally.assert_each_phase(least);
 }
 
-fn kill_one_folder(folder: usize) {
+/// Returns what the folder held in the end.
+fn kill_one_folder(folder: usize, tally: &mut Tally) -> Findings {
     let mut server = Server::prepare(Options::default().config(CONFIG));
     let team = Team::start(&server.client(), streams(), PACE);
     let mut open = Duration::ZERO;
     for kill in 0..KILLS_PER_FOLDER {
         let end = plan(folder, kill);
-        open += live_and_die(&mut server, &team, &end);
+        open += live_and_die(&mut server, &team, end);
+        tally.add(end);
         team.assert_nothing_refused();
         if kill == KILLS_PER_FOLDER / 2 {
             server.launch(None);
@@ -77,68 +77,121 @@ fn kill_one_folder(folder: usize) {
     let line = format!("folder {folder}: {KILLS_PER_FOLDER} kills at {rate:.0} samples/s: {kept}");
     assert!(rate >= LEAST_RATE, "too little load to prove anything: {line}");
     report(&line);
+    kept
 }
 
 /// One life of the server; returns how long it was ready for writes.
-fn live_and_die(server: &mut Server, team: &Team, end: &End) -> Duration {
-    let failpoint = match end {
-        End::Kill(_) => None,
-        End::Failpoint(name) => Some(name.as_str()),
-    };
-    server.launch(failpoint);
-    let mut open = Duration::ZERO;
-    if server.ready_or_ended() {
-        let begin = SystemClock.instant();
-        let before = team.acknowledged();
-        team.gate().open();
-        match end {
-            End::Kill(samples) => {
-                wait_for("acknowledged samples", DEATH_LIMIT, || {
-                    let ended = server.process().exit();
-                    assert!(ended.is_none(), "the server ended by itself: {ended:?}");
-                    (team.acknowledged() >= before + samples).then_some(())
+fn live_and_die(server: &mut Server, team: &Team, end: End) -> Duration {
+    match end {
+        End::Kill(samples) => live_until_killed(server, team, samples),
+        End::Failpoint { phase, place, nth } => {
+            server.launch(Some(&format!("{place}:{nth}")));
+            let mut open = Duration::ZERO;
+            if server.ready_or_ended() {
+                let limit = if phase == RETAIN {
+                    begin_to_expire(server);
+                    RETAIN_LIMIT
+                } else {
+                    DEATH_LIMIT
+                };
+                open = under_load(team, || {
+                    wait_for(&format!("death at {place}"), limit, || server.process().exit());
                 });
-                server.kill9();
             }
-            End::Failpoint(name) => {
-                wait_for(&format!("death at {name}"), DEATH_LIMIT, || server.process().exit());
+            assert_died_at(server, place);
+            if phase == RETAIN {
+                assert_expired(server);
             }
+            open
         }
-        team.gate().close();
-        open = begin.elapsed();
     }
-    if let End::Failpoint(name) = end {
-        let status = server.process().exit();
-        let signal = status.and_then(|s| s.signal());
-        assert_eq!(signal, Some(SIGABRT), "{name} was to kill the server, it ended with {status:?}");
-        server.kill9();
-    }
-    open
 }
 
-/// Two kills of five come at any moment, three at a step; over a folder each step gets two.
-fn plan(folder: usize, kill: usize) -> End {
-    let by_failpoint = kill / 5 * 3 + (kill % 5).saturating_sub(2);
-    if kill % 5 < 2 {
-        return End::Kill(15_000 + (kill as u64 * 7_919 + folder as u64 * 104_729) % 90_000);
-    }
-    let (step, places) = STEPS[by_failpoint % STEPS.len()];
-    let place = places[(by_failpoint / STEPS.len() + folder * 2) % places.len()];
-    let nth = match step {
-        "append" => 40 + (folder * 31 + kill * 17) % 160,
-        "replay" => 1 + (folder + kill) % 5,
-        _ => 1 + (folder + kill) % 2,
-    };
-    End::Failpoint(format!("{place}:{nth}"))
+/// A life that ends by kill -9 and by nothing else.
+fn live_until_killed(server: &mut Server, team: &Team, samples: u64) -> Duration {
+    server.launch(None);
+    server.wait_ready();
+    let target = team.acknowledged() + samples;
+    under_load(team, || {
+        wait_for("acknowledged samples", DEATH_LIMIT, || {
+            let ended = server.process().exit();
+            assert!(ended.is_none(), "the server ended by itself: {ended:?}");
+            (team.acknowledged() >= target).then_some(())
+        });
+        let status = server.kill9();
+        assert_eq!(status.signal(), Some(SIGKILL), "the server ended by itself: {status:?}");
+    })
 }
 
-/// Two writers fill hours that are long closed, two write at the present.
+/// Opens the gate for as long as `live` takes; returns how long that was.
+fn under_load(team: &Team, live: impl FnOnce()) -> Duration {
+    let begin = SystemClock.instant();
+    team.gate().open();
+    live();
+    team.gate().close();
+    begin.elapsed()
+}
+
+/// A process that aborted for another reason, such as a panic or a sync that failed, did not die at `place`.
+#[track_caller]
+fn assert_died_at(server: &mut Server, place: &str) {
+    let (status, output) = (server.process().exit(), server.process().output());
+    let signal = status.and_then(|s| s.signal());
+    assert_eq!(signal, Some(SIGABRT), "{place} was to kill the server, it ended with {status:?}");
+    let epitaph = failpoint::epitaph(place);
+    assert!(output.lines().any(|line| line == epitaph), "the server aborted, but not at {place}");
+    server.kill9();
+}
+
+/// Writes samples ten days back for a tenant of its own, and lets its retention be shorter than that from now on.
+/// Nothing else lies in their hours, so the blocks that they will be in can go.
+#[track_caller]
+fn begin_to_expire(server: &Server) {
+    let mut request = RequestBuilder::new(Protocol::V1);
+    let ts_ms = now_ms() - 10 * DAY_MS;
+    for series in 0..100 {
+        let series = series.to_string();
+        let labels = Labels::from_pairs([("__name__", "expiring_sample"), ("series", series.as_str())]);
+        request.add(&labels, &[(ts_ms, 1.0), (ts_ms + 15_000, 2.0)]);
+    }
+    let client = expiring(server);
+    let body = request.finish();
+    let written = client.post("/api/v1/write", &Protocol::V1.headers(), &body).expect("an answer");
+    assert!(written.is_success(), "{} {}", written.status, written.text());
+    assert_eq!(count_expiring(&client), Some(200));
+    server.write_config(&format!("{CONFIG}{SHORT_RETENTION}"));
+    let reloaded = client.post("/-/reload", &[], &[]).expect("an answer");
+    assert!(reloaded.is_success(), "{} {}", reloaded.status, reloaded.text());
+}
+
+/// What retention dropped, at whatever moment the process was killed, does not come back, even under the
+/// longer retention of before.
+#[track_caller]
+fn assert_expired(server: &mut Server) {
+    server.write_config(CONFIG);
+    server.launch(None);
+    server.wait_ready();
+    assert_eq!(count_expiring(&expiring(server)), None, "samples behind the floor are there again");
+    server.kill9();
+}
+
+fn expiring(server: &Server) -> Client {
+    server.client().with_header("X-Scope-OrgID", EXPIRING_TENANT)
+}
+
+#[track_caller]
+fn count_expiring(client: &Client) -> Option<u64> {
+    let data = client.api("/api/v1/query", &[("query", "sum(count_over_time(expiring_sample[14d]))")]);
+    data["result"][0]["value"][1].as_str().map(|text| text.parse().expect("a count is a number"))
+}
+
+/// Two writers fill hours of days that are long over, two write at the present.
 pub(super) fn streams() -> Vec<Stream> {
     let now = now_ms() / 15_000 * 15_000;
     let past = |writer: usize| Stream {
         writer,
         series: SERIES_PER_WRITER,
-        base_ms: now - 12 * 3_600_000,
+        base_ms: now - 5 * DAY_MS,
         step_ms: 15_000,
     };
     let live = |writer: usize| Stream { base_ms: now - 60_000, step_ms: 10, ..past(writer) };
@@ -146,12 +199,12 @@ pub(super) fn streams() -> Vec<Stream> {
 }
 
 #[track_caller]
-fn check_all(server: &Server, team: &Team, when: &str) -> String {
+fn check_all(server: &Server, team: &Team, when: &str) -> Findings {
     let ledgers = team.ledgers();
     let findings = check(&server.client(), &ledgers, &ledgers);
     assert!(findings.is_clean(), "{when}: {findings}");
     assert!(findings.right > 0, "{when}: nothing was checked");
-    findings.to_string()
+    findings
 }
 
 pub(super) fn report(line: &str) {
