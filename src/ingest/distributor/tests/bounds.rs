@@ -1,0 +1,108 @@
+//! Rates, numbers of series, sizes and memory: what is over a bound is refused, and nothing of it is kept.
+
+use super::*;
+
+#[tokio::test]
+async fn the_rate_is_limited_with_a_time_to_come_back() {
+    let limits = Limits { ingestion_rate: 1.0, ingestion_burst_size: 2, ..Limits::default() };
+    let rig = Setup { limits, ..Setup::default() }.start();
+    let two = [up(&[], &[(NOW, 1.0), (NOW - 1, 1.0)])];
+    assert_eq!(rig.write_series(&two).await.unwrap().samples, 2);
+    let error = rig.write_series(&two).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::RateLimited);
+    assert!(error.to_string().contains("err-mimir-tenant-max-ingestion-rate"), "{error}");
+    assert!(error.retry_after().is_some_and(|wait| wait > Duration::ZERO && wait <= Duration::from_secs(2)));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_rate_without_a_burst_may_be_used_up_at_once() {
+    let limits = Limits { ingestion_rate: 1.5, ..Limits::default() };
+    let rig = Setup { limits, ..Setup::default() }.start();
+    let two = [up(&[], &[(NOW, 1.0), (NOW - 1, 1.0)])];
+    assert_eq!(rig.write_series(&two).await.unwrap().samples, 2);
+    let error = rig.write_series(&two).await.unwrap_err().to_string();
+    assert!(error.contains("1.5 items/s") && error.contains("burst of 2"), "{error}");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn the_series_limit_holds_under_concurrent_requests() {
+    let limits = Limits { max_global_series_per_user: 10, ..Limits::default() };
+    let rig = Arc::new(Setup { limits, ..Setup::default() }.start());
+    let writes: Vec<_> = (0..40)
+        .map(|at| {
+            let rig = Arc::clone(&rig);
+            tokio::spawn(
+                async move { rig.write_series(&[up(&[("i", &at.to_string())], &[(NOW, 1.0)])]).await },
+            )
+        })
+        .collect();
+    let mut refused = 0;
+    for write in writes {
+        refused += write.await.unwrap().unwrap().refused();
+    }
+    assert_eq!((rig.stored().len(), refused), (10, 30), "BW46");
+}
+
+#[tokio::test]
+async fn a_part_that_no_record_holds_is_refused_before_anything_is_queued() {
+    let mut setup = Setup::default();
+    setup.config.max_record_bytes = 1_000;
+    let rig = setup.start();
+    let long = "v".repeat(1_000);
+    let sent = [up(&[("p", "0")], &[(NOW, 1.0)]), up(&[("p", "1"), ("long", &long)], &[(NOW, 1.0)])];
+    let error = rig.write_series(&sent).await.unwrap_err();
+    assert_eq!((error.code(), error.retry_after()), (ErrorCode::TooLarge, None));
+    assert!(error.to_string().contains("partition 1") && error.to_string().contains("1000"), "{error}");
+    assert!(rig.logs.iter().all(|log| log.entries().is_empty()));
+    assert_eq!(rig.write_series(&sent[..1]).await.unwrap().samples, 1);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn memory_of_a_large_request_is_not_kept() {
+    let rig = Setup::default().start();
+    let small = || {
+        let spare = rig.distributor.inner.spare.lock();
+        spare.iter().all(|work| work.rest.request.histograms.capacity() < 1_000)
+    };
+    let many = (0..100_000).fold(Message::default(), |message, _| message.bytes(4, b""));
+    let body = Message::default().bytes(1, &many.0).0;
+    assert!(rig.write(RW1, &body).await.unwrap().refused() > 0);
+    assert!(small(), "what 100,000 empty histograms took was kept");
+    assert_eq!(rig.write_series(&[good()]).await.unwrap().samples, 1);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn requests_share_the_memory_of_the_node() {
+    let rig = Setup::default().start();
+    let node = InFlight::new(200_000);
+    let mut other = node.enter();
+    other.grow(199_999).unwrap();
+    let body = encoder::rw1(&[good()]);
+    let error = rig.distributor.write(request(RW1, &body), node.enter()).await.unwrap_err();
+    assert_eq!((error.code(), error.retry_after()), (ErrorCode::Unavailable, Some(Duration::from_secs(1))));
+    assert!(error.to_string().contains("200000 bytes"), "{error}");
+    drop(other);
+    assert_eq!(rig.distributor.write(request(RW1, &body), node.enter()).await.unwrap().samples, 1);
+    assert_eq!(node.used(), 0, "given back");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn labels_of_new_series_are_bounded_over_the_request() {
+    let mut setup = Setup::default();
+    setup.config.max_decoded_bytes = 4_000;
+    let rig = setup.start();
+    // A table of symbols lets a small body name large labels again and again.
+    let long = "v".repeat(1_000);
+    let sent: Vec<TestSeries> =
+        (0..9).map(|at| up(&[("long", &long), ("i", &at.to_string())], &[(NOW, 1.0)])).collect();
+    let error = rig.write(RW2, &encoder::rw2(&sent)).await.unwrap_err();
+    assert_eq!((error.code(), error.clone()), (ErrorCode::TooLarge, WriteError::LabelBytes { limit: 4_000 }));
+    assert!(rig.logs.iter().all(|log| log.entries().is_empty()));
+    assert_eq!(rig.write(RW2, &encoder::rw2(&sent[..3])).await.unwrap().samples, 3);
+    rig.stop().await;
+}
