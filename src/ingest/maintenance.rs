@@ -2,7 +2,7 @@
 //! trimmed, blocks merged and dropped, idle series forgotten.
 //!
 //! Knows when. Does not know how: that is the store's. Everything here may come too early, too late or not at
-//! all without changing what queries see, only what it costs (DESIGN C2).
+//! all without changing what queries see, only what it costs (C2).
 //! Path: node start -> **here** -> `PartitionLog` (marks), `tsdb::PartitionStore` (work).
 
 use crate::applier::ApplyState;

@@ -1,6 +1,7 @@
 //! openraft's types as we use them, and their form in the segment log.
 //!
-//! The stored form is ours, so that a change inside openraft is a change of code only (TR11).
+//! The stored form is ours, so that a change inside openraft, whose next versions may store their own types otherwise,
+//! is a change of code only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

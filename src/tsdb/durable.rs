@@ -1,4 +1,4 @@
-//! Syncs of files and directories. A failed one ends the process (PR16): the kernel may have dropped the dirty pages,
+//! Syncs of files and directories. A failed one ends the process (I11): the kernel may have dropped the dirty pages,
 //! so a second try on the same file would succeed without the data.
 
 use crate::error::StoreError;
@@ -13,7 +13,7 @@ pub(crate) fn sync_file(file: &File, path: &Path) {
     }
 }
 
-/// Makes new and removed names in a directory durable (TR23).
+/// Makes new and removed names in a directory durable: a sync of the file itself does not cover its name.
 ///
 /// # Errors
 /// [`StoreError::File`] if the directory cannot be opened.

@@ -216,7 +216,7 @@ impl PartitionStore {
         self.background.stop();
     }
 
-    /// Memory of late samples, in bytes: at twice the budget apply should wait (C16).
+    /// Memory of late samples, in bytes.
     pub fn late_bytes(&self) -> u64 {
         self.marks.late_bytes(&self.head)
     }

@@ -127,6 +127,34 @@ fn every_name_in_the_architecture_map_exists() {
     assert!(checked > 20, "the map names only {checked} places");
 }
 
+/// Comments cite a rule as "(C3)", several as "(C1, C8)", and a module that keeps one begins a line with "C3:".
+#[test]
+fn every_rule_that_a_comment_cites_is_defined() {
+    let rules = read("docs/rules.md");
+    let mut problems = Vec::new();
+    let mut checked = 0;
+    for (path, text) in rust_files().filter(|(path, _)| path.starts_with("src/")) {
+        for comment in text.lines().filter_map(|line| line.trim_start().strip_prefix("//")) {
+            for rule in cited_rules(comment) {
+                checked += 1;
+                if !rules.contains(&format!("\n- **{rule} ")) {
+                    problems.push(format!("{path} cites {rule}"));
+                }
+            }
+        }
+    }
+    assert_eq!(problems, Vec::<String>::new());
+    assert!(checked > 20, "only {checked} citations were found");
+}
+
+#[test]
+fn citations_are_told_from_other_words() {
+    let cited = |comment| cited_rules(comment).collect::<Vec<_>>();
+    assert_eq!(cited("/ Cut by marks (C2, C13), see (I4)."), ["C2", "C13"]);
+    assert_eq!(cited("! C3: a merge takes"), ["C3"]);
+    assert_eq!(cited("/ G1 (C6): the code points C0 and C1 (RFC 20)"), ["C6"]);
+}
+
 #[test]
 fn the_readme_names_commands_that_exist() {
     let (readme, makefile) = (read("README.md"), read("Makefile"));
@@ -144,6 +172,19 @@ fn a_definition_is_told_from_a_mention() {
     assert!(defines("pub struct Head<'a> {", "Head"));
     assert!(!defines("self.write(); // fn writer", "write"));
     assert!(!defines("fn rewrite() {}", "write"));
+}
+
+/// The rules that a comment cites; what else stands within the brackets is left out.
+fn cited_rules(comment: &str) -> impl Iterator<Item = &str> {
+    let bracketed =
+        comment.split('(').skip(1).filter_map(|rest| rest.split_once(')')).map(|(inside, _)| inside);
+    let kept = comment.trim_start_matches(['/', '!', ' ']).split_once(':').map(|(start, _)| start);
+    let words = bracketed.chain(kept.filter(|start| is_rule(start))).flat_map(|text| text.split([',', ' ']));
+    words.filter(|word| is_rule(word))
+}
+
+fn is_rule(word: &str) -> bool {
+    word.strip_prefix('C').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
 }
 
 fn defines(text: &str, item: &str) -> bool {

@@ -6,7 +6,7 @@
 //! Knows groups by number and payloads as bytes. Does not know openraft, partitions or what payloads mean.
 //! Path: `raft::storage` -> **here** -> files.
 //! S1: a callback runs only after its records and all before them are synced.
-//! S2: an error of write or sync ends the process; nothing is ever synced twice in hope (PR16).
+//! S2: an error of write or sync ends the process; nothing is ever synced twice in hope (I11).
 
 mod error;
 pub mod format;

@@ -1,7 +1,7 @@
 //! The writer thread: gathers requests, writes one batch, syncs once, completes them all.
 //!
 //! Owns the end of the stream. A file error here leaves the kernel's state of the file unknown, so the process
-//! ends at once and the log is read again from the disk (PR16).
+//! ends at once and the log is read again from the disk (I11).
 
 use std::collections::VecDeque;
 use std::io;

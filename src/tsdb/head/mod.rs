@@ -3,9 +3,10 @@
 //! Knows records, series, windows and generations. Does not know logs, clocks, files or blocks; what blocks list
 //! is asked through [`crate::view`].
 //! Path: `partition_store` -> **here** (one writer: `apply`; many readers: `selection`).
-//! Rules: DESIGN C1 to C6, C12, C13. H1: apply is a pure function of state and record (no clock, limit or random
-//! number; nothing depends on the order of a hash map). H2: one thread applies; readers take a stripe's lock only
-//! to copy the bytes of one series. H3: lock order is writer, index, stripe; at most one stripe at a time.
+//! Rules: C1 to C6, C12 and C13 of `docs/rules.md`. H1: apply is a pure function of state and record (no clock,
+//! limit or random number; nothing depends on the order of a hash map). H2: one thread applies; readers take a
+//! stripe's lock only to copy the bytes of one series. H3: lock order is writer, index, stripe; at most one stripe
+//! at a time.
 
 mod apply;
 mod bits;
