@@ -10,12 +10,38 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+/// How long Quorate waits in the second part before it writes out a closed window, late samples and images:
+/// shorter than by default, so that the part does not take hours. It does the same work, only more often.
+pub(crate) const QUORATE_DELAY: Duration = Duration::from_secs(30);
+
 /// A database that takes remote write and answers PromQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Prometheus,
     VictoriaMetrics,
     Quorate,
+}
+
+/// The two parts of the comparison.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Part {
+    /// Many series for a short time. No contender writes out what it holds in memory because data got old; for
+    /// Quorate, whose windows end with the hour, by a delay longer than the time that the data covers.
+    Write {
+        /// Time that the data covers.
+        span: Duration,
+    },
+    /// Few series for hours, until everything is written out.
+    Stored,
+}
+
+impl Part {
+    fn quorate_delay(self) -> Duration {
+        match self {
+            Self::Write { span } => span + Duration::from_secs(3_600),
+            Self::Stored => QUORATE_DELAY,
+        }
+    }
 }
 
 /// One row of the table.
@@ -60,7 +86,7 @@ impl Contender {
         if self.kind == Kind::VictoriaMetrics { &[("nocache", "1")] } else { &[] }
     }
 
-    fn command(self, program: &Path, folder: &Path, port: u16) -> Command {
+    fn command(self, program: &Path, folder: &Path, part: Part, port: u16) -> Command {
         let address = format!("127.0.0.1:{port}");
         let data = folder.join("data");
         let mut command = Command::new("taskset");
@@ -80,6 +106,9 @@ impl Contender {
                 command.arg("serve").arg("--data-dir").arg(&data).args(["--http-listen", &address]);
                 command.args(["--grpc-listen", &format!("127.0.0.1:{}", free_port())]);
                 command.args(["--self-monitor", "false"]);
+                let delay = format!("{}s", part.quorate_delay().as_secs());
+                command.args(["--storage.close-delay", &delay, "--storage.late-delay", &delay]);
+                command.args(["--storage.image-interval", &delay]);
             }
         }
         command
@@ -92,36 +121,47 @@ pub(crate) struct Running {
     pub(crate) process: Process,
     pub(crate) client: Client,
     contender: Contender,
+    part: Part,
     folder: PathBuf,
     port: u16,
 }
 
 impl Running {
     /// Starts a contender with its data under `folder`; also tells how long it took until ready.
-    pub(crate) fn start(contender: Contender, folder: &Path) -> Result<(Self, Duration), String> {
+    pub(crate) fn start(contender: Contender, part: Part, folder: &Path) -> Result<(Self, Duration), String> {
         std::fs::create_dir_all(folder).map_err(|e| e.to_string())?;
         std::fs::write(folder.join("prometheus.yml"), "global: {}\n").map_err(|e| e.to_string())?;
-        Self::launch(contender, folder.to_owned(), free_port())
+        Self::launch(contender, part, folder.to_owned(), free_port())
     }
 
     /// Kills it, starts it again on the same data and tells how long it took until ready.
     pub(crate) fn crash_and_restart(mut self) -> Result<(Self, Duration), String> {
         self.process.kill9();
-        Self::launch(self.contender, self.folder, self.port)
+        Self::launch(self.contender, self.part, self.folder, self.port)
     }
 
-    fn launch(contender: Contender, folder: PathBuf, port: u16) -> Result<(Self, Duration), String> {
+    fn launch(
+        contender: Contender,
+        part: Part,
+        folder: PathBuf,
+        port: u16,
+    ) -> Result<(Self, Duration), String> {
         let program = contender.program().ok_or_else(|| format!("{} is not installed", contender.name()))?;
-        let mut command = contender.command(&program, &folder, port);
+        let command = contender.command(&program, &folder, part, port);
         let start = SystemClock.instant();
-        let process = Process::start(contender.name(), &mut command, &folder.join("log"));
+        let process = Process::start(contender.name(), &command, &folder.join("log"));
         let client = Client::new(&format!("http://127.0.0.1:{port}"), Duration::from_secs(120));
         let ready = if contender.kind == Kind::VictoriaMetrics { "/health" } else { "/-/ready" };
         wait_for(contender.name(), Duration::from_secs(300), || {
             client.get(ready, &[]).is_ok_and(|answer| answer.status == 200).then_some(())
         });
         let elapsed = start.elapsed();
-        Ok((Self { process, client, contender, folder, port }, elapsed))
+        Ok((Self { process, client, contender, part, folder, port }, elapsed))
+    }
+
+    /// Which database it is.
+    pub(crate) fn kind(&self) -> Kind {
+        self.contender.kind
     }
 
     /// The folder with its data.

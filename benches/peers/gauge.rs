@@ -37,7 +37,8 @@ pub(crate) fn resident(process: &Process) -> Result<u64, String> {
     Ok(kilobytes << 10)
 }
 
-/// Waits until the process has done its background work: four quiet looks in a row, or two minutes.
+/// Waits until the process is quiet after a burst of writes: four quiet looks in a row, or two minutes. What it
+/// does later, when data gets old, is not waited for: see `settled.rs`.
 pub(crate) fn settle(process: &Process) -> Result<(), String> {
     let mut quiet = 0;
     let mut last = cpu_ticks(process)?;

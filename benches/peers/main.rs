@@ -1,26 +1,30 @@
 //! `peers`: Quorate, Prometheus and VictoriaMetrics under the same load, one after the other, one core each.
 //!
 //! Every contender gets the same bodies, built before any clock starts, from a driver on another core. Two
-//! parts: many series for a short time (CPU, memory, latency, crash) and few for long (disk, queries).
+//! parts: many series for a short time (CPU of writes, memory, latency, crash), and few for hours, until all that
+//! is closed is written out and merged (CPU of it all, disk, queries).
 
 mod contender;
 mod gauge;
 mod queries;
+mod settled;
 
 use clap::Parser;
-use contender::{Contender, Kind, Running};
+use contender::{Contender, Kind, Part, Running};
 use queries::Answers;
 use quorate_benches::bodies::{Body, Plan, build};
 use quorate_benches::sender::{Destination, Report, send};
 use quorate_benches::universe::Universe;
 use quorate_cluster_tests::harness::now_ms;
 use quorate_cluster_tests::remote_write::Protocol;
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
 const STEP_MS: i64 = 15_000;
+const HOUR_MS: i64 = 3_600_000;
 
 /// Compares Quorate with Prometheus and VictoriaMetrics on this machine and prints a table.
 #[derive(Debug, Parser)]
@@ -62,9 +66,30 @@ struct Row {
     rss_per_series: f64,
     ready: Duration,
     kept: f64,
+    stored_cpu_per_sample: f64,
+    block_bytes_per_sample: f64,
     bytes_per_sample: f64,
-    answers: Answers,
+    newest: Answers,
+    older: Answers,
 }
+
+const COLUMNS: [&str; 15] = [
+    "",
+    "CPU µs/sample",
+    "CPU µs/new series",
+    "samples/s",
+    "write p50 ms",
+    "write p99 ms",
+    "RSS KB/series",
+    "ready after kill -9, s",
+    "kept after kill -9",
+    "CPU µs/sample, written out",
+    "bytes/sample in blocks",
+    "bytes/sample of all files",
+    "query p50 ms, newest",
+    "query p50 ms, older",
+    "answers equal to Prometheus'",
+];
 
 fn main() -> std::process::ExitCode {
     let arguments = Arguments::parse();
@@ -133,25 +158,32 @@ fn measure(
     arguments: &Arguments,
     end_ms: i64,
 ) -> Result<Row, String> {
-    let (running, _) = Running::start(contender, &folder.join("steady"))?;
+    let span = Duration::from_millis(STEP_MS as u64) * (arguments.scrapes as u32 + 1);
+    let (running, _) = Running::start(contender, Part::Write { span }, &folder.join("steady"))?;
     let to = |running: &Running| Destination {
         base: running.client.base().to_owned(),
         path: "/api/v1/write".to_owned(),
         protocol: load.protocol,
         headers: Vec::new(),
     };
-    let (create, _) = cpu_of(&running, || send(&to(&running), &load.create, 0))?;
+    let (create, created) = cpu_of(&running, || send(&to(&running), &load.create, 0))?;
     let (cpu, report) = cpu_of(&running, || send(&to(&running), &load.steady, 0))?;
     note(&format!("  {report}"));
     let rss = gauge::resident(&running.process)?;
     let (mut running, ready) = running.crash_and_restart()?;
-    let kept = kept(&running, load, end_ms);
+    let kept = found(&running, arguments, end_ms) / (created.samples + report.samples) as f64;
     running.process.kill9();
 
-    let (mut running, _) = Running::start(contender, &folder.join("stored"))?;
-    let stored = send(&to(&running), &load.stored, 0)?;
+    let (mut running, _) = Running::start(contender, Part::Stored, &folder.join("stored"))?;
     gauge::settle(&running.process)?;
-    let answers = queries::ask_all(&running, contender.query_extras(), query_time(arguments, end_ms));
+    let before = gauge::cpu(&running.process)?;
+    let stored = send(&to(&running), &load.stored, 0)?;
+    note(&format!("  {stored}"));
+    let stored_cpu = settled::wait(&running)? - before;
+    let block_bytes_per_sample = settled::block_bytes_per_sample(&running)?;
+    let ask = |end_ms| queries::ask_all(&running, contender.query_extras(), end_ms);
+    let newest_ms = query_time(arguments, end_ms);
+    let (newest, older) = (ask(newest_ms), ask(newest_ms - arguments.stored_hours as i64 * HOUR_MS / 2));
     let ended = running.process.terminate(Duration::from_secs(120));
     if !ended.success() {
         note(&format!("  {} ended with {ended}", contender.name()));
@@ -159,18 +191,25 @@ fn measure(
     let bytes = gauge::folder_size(&running.data())?;
     Ok(Row {
         name: contender.name(),
-        cpu_per_sample: cpu.as_secs_f64() * 1e6 / report.samples as f64,
-        create: create.as_secs_f64() * 1e6 / arguments.series as f64,
+        cpu_per_sample: micros(cpu) / report.samples as f64,
+        create: micros(create) / arguments.series as f64,
         rss_per_series: rss as f64 / arguments.series as f64,
         report,
         ready,
         kept,
+        stored_cpu_per_sample: micros(stored_cpu) / stored.samples as f64,
+        block_bytes_per_sample,
         bytes_per_sample: bytes as f64 / stored.samples as f64,
-        answers,
+        newest,
+        older,
     })
 }
 
-/// CPU time of the process for `work`, background work that follows included.
+fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+/// CPU time of the process for `work` and until it is quiet again.
 fn cpu_of(
     running: &Running,
     work: impl FnOnce() -> Result<Report, String>,
@@ -182,15 +221,19 @@ fn cpu_of(
     Ok((gauge::cpu(&running.process)? - before, report))
 }
 
-/// Share of the acknowledged `up` samples that a restart after `kill -9` still finds.
-fn kept(running: &Running, load: &Load, end_ms: i64) -> f64 {
-    let scrapes = load.steady.iter().flatten().map(|b| b.samples).sum::<usize>() as f64
-        / load.create.iter().flatten().map(|b| b.samples).sum::<usize>() as f64;
-    let query = "sum(count_over_time(up[1d])) / count(count_over_time(up[1d]))";
+/// How many samples the database finds, asked name by name: without their names, series of different metrics
+/// would be the same to `count_over_time`.
+fn found(running: &Running, arguments: &Arguments, end_ms: i64) -> f64 {
+    let universe = Universe::new(arguments.series, arguments.seed);
+    let names: BTreeSet<_> = (0..universe.len()).filter_map(|at| universe.labels(at).metric_name()).collect();
     let time = (end_ms / 1000 + 60).to_string();
-    let data = running.client.api("/api/v1/query", &[("query", query), ("time", &time)]);
-    let found = data["result"][0]["value"][1].as_str().and_then(|text| text.parse::<f64>().ok());
-    found.unwrap_or(0.0) / (scrapes + 1.0)
+    let count = |name: &str| {
+        let query = format!("sum(count_over_time({name}[1d]))");
+        let data = running.client.api("/api/v1/query", &[("query", &query), ("time", &time)]);
+        data["result"][0]["value"][1].as_str().and_then(|text| text.parse::<f64>().ok())
+    };
+    // Nothing found is an empty answer.
+    names.into_iter().filter_map(count).sum()
 }
 
 /// An evaluation time at which no window edge falls on a sample: Prometheus 2.x counts a sample at the left
@@ -223,33 +266,51 @@ fn write_table(
         out,
         "Write: {series} series, {scrapes} scrapes. Disk and queries: {stored_series} series, {stored_hours} h at 15 s.\n"
     )?;
-    writeln!(
-        out,
-        "| | CPU µs/sample | CPU µs/new series | samples/s | write p50 ms | write p99 ms | RSS KB/series | ready after kill -9, s | kept after kill -9 | bytes/sample on disk | query p50 ms | answers equal to Prometheus' |"
-    )?;
-    writeln!(out, "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|")?;
-    let ms = |d: Duration| d.as_secs_f64() * 1e3;
+    writeln!(out, "| {} |", COLUMNS.join(" | "))?;
+    writeln!(out, "|---|{}", "---:|".repeat(COLUMNS.len() - 1))?;
     let mut differences = String::new();
     for row in rows {
-        let agreement = reference.map(|reference| row.answers.agreement(&reference.answers));
-        let (equal, first) = agreement.unwrap_or((0, None));
-        write!(
-            out,
-            "| {} | {:.2} | {:.1} | {:.0} ",
-            row.name,
-            row.cpu_per_sample,
-            row.create,
-            row.report.rate()
-        )?;
-        write!(out, "| {:.1} | {:.1} ", ms(row.report.quantile(0.5)), ms(row.report.quantile(0.99)))?;
-        write!(out, "| {:.2} | {:.2} ", row.rss_per_series / 1024.0, row.ready.as_secs_f64())?;
-        write!(out, "| {:.1} % | {:.2} ", row.kept * 100.0, row.bytes_per_sample)?;
-        writeln!(out, "| {:.2} | {equal} of {} |", ms(row.answers.median()), row.answers.latencies.len())?;
+        let (cells, first) = row.cells(reference);
+        writeln!(out, "| {} |", cells.join(" | "))?;
         if let Some(first) = first {
             writeln!(differences, "{}: first difference in {first}", row.name)?;
         }
     }
     write!(out, "\n{differences}")
+}
+
+impl Row {
+    /// The cells of the table, and the first answer that differs from the reference's.
+    fn cells(&self, reference: Option<&Self>) -> ([String; COLUMNS.len()], Option<String>) {
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        let (mut equal, mut first) = (0, None);
+        for (theirs, ours) in
+            reference.into_iter().flat_map(|r| [(&r.newest, &self.newest), (&r.older, &self.older)])
+        {
+            let (agreed, difference) = ours.agreement(theirs);
+            equal += agreed;
+            first = first.or(difference);
+        }
+        let asked = self.newest.latencies.len() + self.older.latencies.len();
+        let cells = [
+            self.name.to_owned(),
+            format!("{:.2}", self.cpu_per_sample),
+            format!("{:.1}", self.create),
+            format!("{:.0}", self.report.rate()),
+            format!("{:.1}", ms(self.report.quantile(0.5))),
+            format!("{:.1}", ms(self.report.quantile(0.99))),
+            format!("{:.2}", self.rss_per_series / 1024.0),
+            format!("{:.2}", self.ready.as_secs_f64()),
+            format!("{:.1} %", self.kept * 100.0),
+            format!("{:.2}", self.stored_cpu_per_sample),
+            format!("{:.2}", self.block_bytes_per_sample),
+            format!("{:.2}", self.bytes_per_sample),
+            format!("{:.2}", ms(self.newest.median())),
+            format!("{:.2}", ms(self.older.median())),
+            format!("{equal} of {asked}"),
+        ];
+        (cells, first)
+    }
 }
 
 /// The machine in one line.
