@@ -14,10 +14,10 @@ use quorate_commitlog::PartitionLog;
 use quorate_commitlog::mem_log::MemLog;
 use quorate_ingest::protocol::{BodyBuffer, Hashing, ParsedRequest, parse};
 use quorate_ingest::{
-    Applier, ApplyTarget, Distributor, DistributorConfig, Held, PartitionInput, Protocol, WriteRequest,
-    placement,
+    Applier, ApplyTarget, Distributor, DistributorConfig, Held, Holdings, PartitionInput, Protocol,
+    WriteRequest, placement,
 };
-use quorate_model::{LogRecord, ManualClock, PartitionId, Position, RecordBody, SessionId, TenantId};
+use quorate_model::{Labels, LogRecord, ManualClock, PartitionId, Position, RecordBody, SessionId, TenantId};
 use quorate_tsdb::{ApplyOutcome, SubBatchVerdict};
 use std::hint::black_box;
 use std::sync::Arc;
@@ -49,6 +49,28 @@ impl ApplyTarget for Sink {
     }
 }
 
+impl Holdings for Sink {
+    fn floor_ms(&self, _tenant: TenantId) -> i64 {
+        i64::MIN
+    }
+
+    fn active_series(&self, _tenant: TenantId) -> u64 {
+        0
+    }
+
+    fn has_series(&self, _tenant: TenantId, _labels: &Labels) -> bool {
+        false
+    }
+
+    fn metadata_families(&self, _tenant: TenantId) -> usize {
+        0
+    }
+
+    fn has_family(&self, _tenant: TenantId, _family: &str) -> bool {
+        false
+    }
+}
+
 struct Gateway {
     runtime: Runtime,
     distributor: Distributor,
@@ -65,14 +87,9 @@ impl Gateway {
         for (id, log) in (0..PARTITIONS).map(PartitionId).zip(&logs) {
             let log: Arc<dyn PartitionLog> = Arc::new(log.clone());
             let sink = Arc::new(Sink::default());
-            let applier =
-                Applier::start(id, sink, Arc::clone(&log), runtime.handle().clone()).expect("a thread");
-            inputs.push(PartitionInput {
-                id,
-                log,
-                verdicts: applier.verdicts(),
-                floor_ms: Arc::new(|_| i64::MIN),
-            });
+            let applier = Applier::start(id, sink.clone(), Arc::clone(&log), runtime.handle().clone())
+                .expect("a thread");
+            inputs.push(PartitionInput { id, log, verdicts: applier.verdicts(), holdings: sink });
             appliers.push(applier);
         }
         let target = TargetLabels::new(vec!["instance".to_owned(), "job".to_owned()]);

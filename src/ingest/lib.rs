@@ -14,6 +14,7 @@
 
 pub mod applier;
 pub mod distributor;
+pub mod holdings;
 pub mod in_flight;
 pub mod maintenance;
 pub mod protocol;
@@ -29,6 +30,7 @@ pub use distributor::{
     Distributor, DistributorConfig, PartitionInput, Placement, WriteError, WriteOutcome, WriteRequest,
     Written, placement,
 };
+pub use holdings::Holdings;
 pub use in_flight::{Held, InFlight, NoRoom};
 pub use maintenance::{MaintainedPartition, Maintenance, MaintenanceConfig};
 pub use protocol::Protocol;

@@ -1,6 +1,7 @@
 //! Fakes of the write path's neighbours, for tests: a store that is a map, and a log that waits.
 
 use crate::applier::ApplyTarget;
+use crate::holdings::Holdings;
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
@@ -10,7 +11,7 @@ use quorate_model::{
     Labels, LogRecord, MetadataEntry, Position, RecordBody, SeriesRef, SessionId, SubBatch, TenantId,
 };
 use quorate_tsdb::{ApplyOutcome, ConflictExample, SubBatchVerdict};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tokio::sync::Semaphore;
 
 /// A sample of the model: tenant, series, time.
@@ -30,6 +31,9 @@ pub(crate) struct MapState {
     pub(crate) starts: BTreeMap<Key, i64>,
     pub(crate) metadata: Vec<MetadataEntry>,
     pub(crate) definitions: usize,
+    /// First visible times.
+    pub(crate) floors: BTreeMap<TenantId, i64>,
+    families: BTreeSet<(TenantId, String)>,
     refs: HashMap<(SessionId, SeriesRef), (TenantId, Labels)>,
     applied: Position,
 }
@@ -85,6 +89,7 @@ impl MapState {
                 verdict.counters.conflicts += 1;
             }
         }
+        self.families.extend(batch.metadata.iter().map(|entry| (batch.tenant, entry.family.clone())));
         self.metadata.extend(batch.metadata.iter().cloned());
         Ok(verdict)
     }
@@ -94,6 +99,35 @@ impl MapState {
             Some((owner, labels)) if *owner == tenant => Ok(labels.clone()),
             _ => Err(format!("ref {reference} of session {session} is not defined")),
         }
+    }
+}
+
+impl MapState {
+    fn series(&self, tenant: TenantId) -> BTreeSet<&Labels> {
+        let keys = self.floats.keys().chain(self.histograms.keys());
+        keys.filter(|(owner, _, _)| *owner == tenant).map(|(_, labels, _)| labels).collect()
+    }
+}
+
+impl Holdings for MapTarget {
+    fn floor_ms(&self, tenant: TenantId) -> i64 {
+        self.state.lock().floors.get(&tenant).copied().unwrap_or(i64::MIN)
+    }
+
+    fn active_series(&self, tenant: TenantId) -> u64 {
+        self.state.lock().series(tenant).len() as u64
+    }
+
+    fn has_series(&self, tenant: TenantId, labels: &Labels) -> bool {
+        self.state.lock().series(tenant).contains(labels)
+    }
+
+    fn metadata_families(&self, tenant: TenantId) -> usize {
+        self.state.lock().families.iter().filter(|(owner, _)| *owner == tenant).count()
+    }
+
+    fn has_family(&self, tenant: TenantId, family: &str) -> bool {
+        self.state.lock().families.contains(&(tenant, family.to_owned()))
     }
 }
 

@@ -53,7 +53,7 @@ pub trait QueryGuard: Send + Sync {
     /// Asks for memory before it is allocated.
     ///
     /// # Errors
-    /// [`QueryError::Budget`], and nothing is charged then.
+    /// [`QueryError::Budget`] or [`QueryError::Overloaded`], and nothing is charged then.
     fn charge(&self, bytes: u64) -> Result<(), QueryError>;
 
     /// Gives back what was charged. What the result takes is not given back: its caller holds it when the
@@ -171,9 +171,12 @@ pub enum QueryError {
     /// More samples at once than [`EngineOptions::max_samples`].
     #[error("query processing would load too many samples into memory in query execution")]
     TooManySamples,
-    /// More memory than the query, its tenant or the node has left; the text says which.
+    /// More memory than the query or its tenant may take; the text says which.
     #[error("{0}")]
     Budget(String),
+    /// More memory than others leave now; the same query may succeed later.
+    #[error("{0}")]
+    Overloaded(String),
     /// The caller went away.
     #[error("query was canceled in expression evaluation")]
     Cancelled,
@@ -203,6 +206,7 @@ impl QueryError {
             Self::Cancelled => ErrorCode::Cancelled,
             Self::Source(SourceError::Stopped(objection)) => objection.code(),
             Self::TimedOut => ErrorCode::TimedOut,
+            Self::Overloaded(_) => ErrorCode::Unavailable,
             Self::Source(SourceError::Limit(_)) => ErrorCode::Unprocessable,
             Self::Source(SourceError::Unavailable(_)) => ErrorCode::Unavailable,
             Self::Source(SourceError::Failed(_)) => ErrorCode::Internal,

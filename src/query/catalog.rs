@@ -9,7 +9,7 @@ use crate::service::{Answer, QueryFailure, QueryService};
 use crate::source::source_error;
 use quorate_model::{Labels, Matcher, MetadataEntry, TenantId, TimeRange};
 use quorate_promql::engine::{QueryError, QueryGuard};
-use quorate_tsdb::{PartitionStore, ReadMeter, StoreError};
+use quorate_tsdb::{Cardinality, PartitionStore, ReadMeter, StoreError};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Which part of the catalogue a client asks for.
@@ -173,14 +173,11 @@ impl QueryService {
         let partitions = self.partitions().clone();
         self.run(None, move |guard| {
             let mut found: BTreeMap<String, Vec<MetadataEntry>> = BTreeMap::new();
+            let meter = GuardMeter::new(guard);
             for (tenant, partition) in tenant.into_iter().flat_map(|t| partitions.iter().map(move |p| (t, p)))
             {
-                guard.check()?;
-                for entry in partition.metadata(tenant) {
-                    if family.as_ref().is_some_and(|f| *f != entry.family) {
-                        continue;
-                    }
-                    guard.charge((entry.family.len() + entry.help.len()) as u64 + SET_ENTRY_BYTES)?;
+                let listed = partition.metadata(tenant, family.as_deref(), &meter);
+                for entry in listed.map_err(|e| failed(&e, &meter, &QueryLimits::default()))? {
                     let entries = found.entry(entry.family.clone()).or_default();
                     if !entries.contains(&entry) {
                         entries.push(entry);
@@ -191,6 +188,21 @@ impl QueryService {
         })
         .await
     }
+}
+
+/// What the head of `partition` holds of a tenant, `top` entries a list, under `guard`.
+///
+/// # Errors
+/// The objection of `guard`.
+pub fn cardinality(
+    partition: &PartitionStore,
+    tenant: TenantId,
+    top: usize,
+    guard: &dyn QueryGuard,
+) -> Result<Cardinality, QueryError> {
+    let meter = GuardMeter::new(guard);
+    let counted = partition.cardinality(tenant, top, &meter);
+    counted.map_err(|error| failed(&error, &meter, &QueryLimits::default()))
 }
 
 fn failed(error: &StoreError, meter: &GuardMeter<'_>, limits: &QueryLimits) -> QueryError {

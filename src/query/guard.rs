@@ -70,7 +70,10 @@ impl QueryGuard for LocalGuard {
     }
 
     fn charge(&self, bytes: u64) -> Result<(), QueryError> {
-        self.account.charge(bytes).map_err(|refused: BudgetExceeded| QueryError::Budget(refused.to_string()))
+        self.account.charge(bytes).map_err(|refused| match refused {
+            BudgetExceeded::Query { .. } => QueryError::Budget(refused.to_string()),
+            BudgetExceeded::Node { .. } => QueryError::Overloaded(refused.to_string()),
+        })
     }
 
     fn release(&self, bytes: u64) {

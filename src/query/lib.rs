@@ -10,6 +10,6 @@ pub mod limits;
 pub mod service;
 pub mod source;
 
-pub use catalog::{CatalogParams, Entries};
+pub use catalog::{CatalogParams, Entries, cardinality};
 pub use limits::QueryLimits;
 pub use service::{Answer, EvalTimes, QueryConfig, QueryFailure, QueryParams, QueryService, Timings};

@@ -10,6 +10,7 @@ use crate::partition_store::PartitionStore;
 use crate::selection::rows_in_range;
 use quorate_model::{Matcher, MetadataEntry, TenantId, TimeRange};
 use std::collections::BTreeSet;
+use std::ops::Bound;
 
 /// What an entry of a sorted set takes beside its text, about.
 const ENTRY_BYTES: usize = 64;
@@ -113,10 +114,29 @@ impl PartitionStore {
         Ok(values.found)
     }
 
-    /// Metadata of the tenant's metric families, by family; the last in log order.
-    pub fn metadata(&self, tenant: TenantId) -> Vec<MetadataEntry> {
+    /// Metadata of the tenant's metric families, or only of `family`, by family; the last in log order. `meter` is
+    /// charged with it.
+    ///
+    /// # Errors
+    /// [`StoreError::Stopped`] when `meter` objects.
+    pub fn metadata(
+        &self,
+        tenant: TenantId,
+        family: Option<&str>,
+        meter: &dyn ReadMeter,
+    ) -> Result<Vec<MetadataEntry>, StoreError> {
         let writer = self.head.writer().lock();
-        writer.metadata.get(&tenant).map(|families| families.values().cloned().collect()).unwrap_or_default()
+        let Some(families) = writer.metadata.get(&tenant) else { return Ok(Vec::new()) };
+        let mut found = Vec::new();
+        let wanted = match family {
+            Some(family) => families.range::<str, _>((Bound::Included(family), Bound::Included(family))),
+            None => families.range::<str, _>(..),
+        };
+        for (family, entry) in wanted {
+            ask(meter, (ENTRY_BYTES + family.len() + entry.help.len() + entry.unit.len()) as u64)?;
+            found.push(entry.clone());
+        }
+        Ok(found)
     }
 
     /// Rows of the head to look at, or `None` for all of them.

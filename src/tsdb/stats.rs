@@ -1,9 +1,14 @@
 //! Figures of a partition, for limits, metrics and the status API.
 
-use crate::head::Counters;
+use crate::error::StoreError;
+use crate::head::{Counters, series_hash};
+use crate::meter::{ReadMeter, ask};
 use crate::partition_store::PartitionStore;
-use quorate_model::{TenantId, TimeRange};
+use quorate_model::{Labels, TenantId, TimeRange};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// What a label pair takes beside its text while the largest are found, about.
+const PAIR_BYTES: usize = 128;
 
 /// Memory of a head by part, in bytes; what the parts reserve counts, not only what they use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -79,6 +84,22 @@ impl PartitionStore {
         self.head.index().read().tenant_index(tenant).map_or(0, |index| index.all().len())
     }
 
+    /// Whether the head has the series.
+    pub fn has_series(&self, tenant: TenantId, labels: &Labels) -> bool {
+        self.head.index().read().find(tenant, labels, series_hash(tenant, labels)).is_some()
+    }
+
+    /// Number of the tenant's metric families with metadata.
+    pub fn metadata_families(&self, tenant: TenantId) -> usize {
+        self.head.writer().lock().metadata.get(&tenant).map_or(0, |families| families.len())
+    }
+
+    /// Whether a metric family of the tenant has metadata.
+    pub fn has_family(&self, tenant: TenantId, family: &str) -> bool {
+        let writer = self.head.writer().lock();
+        writer.metadata.get(&tenant).is_some_and(|families| families.contains_key(family))
+    }
+
     /// Tenants with series in the head or in blocks.
     pub fn tenants(&self) -> BTreeSet<TenantId> {
         let view = self.views.pin();
@@ -128,16 +149,27 @@ impl PartitionStore {
         stats
     }
 
-    /// The `top` largest label names and pairs of a tenant in the head.
-    pub fn cardinality(&self, tenant: TenantId, top: usize) -> Cardinality {
+    /// The `top` largest label names and pairs of a tenant in the head. `meter` is charged with all of them, as they
+    /// are sorted.
+    ///
+    /// # Errors
+    /// [`StoreError::Stopped`] when `meter` objects.
+    pub fn cardinality(
+        &self,
+        tenant: TenantId,
+        top: usize,
+        meter: &dyn ReadMeter,
+    ) -> Result<Cardinality, StoreError> {
         let index = self.head.index().read();
-        let Some(of_tenant) = index.tenant_index(tenant) else { return Cardinality::default() };
+        let Some(of_tenant) = index.tenant_index(tenant) else { return Ok(Cardinality::default()) };
         let text = |symbol: u32| index.symbols().get(symbol);
         let mut found = Cardinality { series: of_tenant.all().len(), ..Cardinality::default() };
         let mut pairs: Vec<((u32, u32), u64)> = Vec::new();
         for (name, values) in of_tenant.names() {
             let name_text = text(name).to_owned();
             found.label_pairs += values.len() as u64;
+            let value_bytes: usize = values.keys().map(|value| text(*value).len()).sum();
+            ask(meter, (value_bytes + values.len() * (PAIR_BYTES + name_text.len())) as u64)?;
             let bytes = values.iter().map(|(value, rows)| text(*value).len() as u64 * rows.len()).sum();
             if name_text == quorate_model::METRIC_NAME {
                 found.metrics.extend(values.iter().map(|(v, rows)| (text(*v).to_owned(), rows.len())));
@@ -154,7 +186,7 @@ impl PartitionStore {
         keep_top(&mut found.metrics, top);
         keep_top(&mut found.label_values, top);
         keep_top(&mut found.label_bytes, top);
-        found
+        Ok(found)
     }
 }
 

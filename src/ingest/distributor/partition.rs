@@ -6,11 +6,12 @@
 use super::DistributorConfig;
 use super::outcome::{PartAnswer, WriteError};
 use crate::applier::Verdicts;
+use crate::holdings::Holdings;
 use crate::series_cache::{DefinedSeries, SentMetadata, Session, TenantSeries};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_commitlog::{PartitionLog, record};
-use quorate_model::{ErrorCode, PartitionId, RecordHeader, TenantId};
+use quorate_model::{ErrorCode, PartitionId, RecordHeader};
 use quorate_tsdb::SubBatchVerdict;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -33,8 +34,8 @@ pub struct PartitionInput {
     pub log: Arc<dyn PartitionLog>,
     /// Where its applier publishes verdicts.
     pub verdicts: Arc<Verdicts>,
-    /// First visible time of a tenant there, milliseconds: what is written before it would never be seen.
-    pub floor_ms: Arc<dyn Fn(TenantId) -> i64 + Send + Sync>,
+    /// What it holds.
+    pub holdings: Arc<dyn Holdings>,
 }
 
 impl std::fmt::Debug for PartitionInput {
@@ -120,8 +121,8 @@ impl PartitionQueue {
         self.input.id
     }
 
-    pub(super) fn floor_ms(&self, tenant: TenantId) -> i64 {
-        (self.input.floor_ms)(tenant)
+    pub(super) fn holdings(&self) -> &dyn Holdings {
+        &*self.input.holdings
     }
 
     pub(super) fn log_incarnation(&self) -> u32 {

@@ -5,13 +5,13 @@
 
 use super::outcome::{PartAnswer, PartCounts, WriteError, WriteOutcome, Written};
 use super::partition::{MAX_HEADER, Pending, Reservation};
-use super::sort::{Columns, Sorter};
+use super::sort::{Columns, Sorter, may_store};
 use super::{Inner, TenantState, WriteRequest, metadata};
 use crate::in_flight::Held;
 use crate::protocol::{self, BodyBuffer, BodyError, Memory, ParsedRequest};
 use crate::refusal::{self, Loss, Refusals, TimeBounds};
 use crate::series_cache::{NewMetadata, ResolveError, Resolver, Scratch, SentMetadata, Session};
-use crate::series_cache::{TenantSeries, label_bounds};
+use crate::series_cache::{Stored, TenantSeries, label_bounds};
 use quorate_cluster::limits::Limits;
 use quorate_commitlog::record::{self, RecordDecoder, SubBatchEncoder};
 use quorate_model::{Labels, METRIC_NAME, PartitionId, SessionId, TenantId};
@@ -85,6 +85,22 @@ struct Scope<'a> {
     tenant: &'a TenantSeries,
     limits: &'a Limits,
     unit: u32,
+}
+
+/// The series that the partitions hold of one tenant.
+struct StoredSeries<'a> {
+    inner: &'a Inner,
+    tenant: TenantId,
+}
+
+impl Stored for StoredSeries<'_> {
+    fn series(&self) -> u64 {
+        self.inner.partitions.iter().map(|p| p.holdings().active_series(self.tenant)).sum()
+    }
+
+    fn has(&self, partition: u16, labels: &Labels) -> bool {
+        self.inner.partitions[usize::from(partition)].holdings().has_series(self.tenant, labels)
+    }
 }
 
 /// One partition's part, encoded, with room for it reserved.
@@ -177,10 +193,10 @@ impl Inner {
         let (body, buffers, limits) = (work.body.decoded(), &mut work.rest, scope.limits);
         let mut refusals = Refusals::default();
         buffers.clear(self.partitions.len());
-        let held = self.resolve(scope, body, held, buffers, &mut refusals)?;
-        let floor_ms = self.partitions.iter().map(|partition| partition.floor_ms(scope.id)).max();
+        let floor_ms = self.partitions.iter().map(|partition| partition.holdings().floor_ms(scope.id)).max();
         let retention_ms = limits.retention_ms(self.config.retention);
         let bounds = TimeBounds::new(self.clock.now_ms(), limits, retention_ms, floor_ms.unwrap_or(i64::MIN));
+        let held = self.resolve(scope, body, &bounds, held, buffers, &mut refusals)?;
         let label_bounds = label_bounds(limits, self.max_label_bytes());
         let sorter = Sorter { body, limits, bounds, label_bounds, refusals: &mut refusals };
         sorter.sort(&buffers.request, &mut buffers.scratch, &mut buffers.columns);
@@ -209,6 +225,7 @@ impl Inner {
         &self,
         scope: &Scope<'_>,
         body: &[u8],
+        bounds: &TimeBounds,
         held: Held,
         buffers: &mut Buffers,
         refusals: &mut Refusals,
@@ -222,6 +239,8 @@ impl Inner {
                 let (slot, partition) = (self.placement)(scope.id, labels);
                 (slot, self.index_of(partition))
             },
+            may_store: &|request, index| may_store(request, index, bounds, scope.limits),
+            stored: &StoredSeries { inner: self, tenant: scope.id },
             unit: scope.unit,
             max_label_bytes: self.max_label_bytes(),
         };
@@ -253,7 +272,10 @@ impl Inner {
     /// Metadata that differs from what is committed, checked, each to the partition of its family.
     fn sort_metadata(&self, scope: &Scope<'_>, body: &[u8], buffers: &mut Buffers, refusals: &mut Refusals) {
         let limit = scope.limits.max_global_metadata_per_user;
-        let (news, mut families) = scope.tenant.new_metadata(&buffers.request.metadata, scope.unit);
+        let (news, known) = scope.tenant.new_metadata(&buffers.request.metadata, scope.unit);
+        // Counted once something is new: a session that has just begun knows less than what is stored.
+        let mut families = None;
+        let stored = || self.partitions.iter().map(|p| p.holdings().metadata_families(scope.id)).sum();
         let loss = Loss { others: 1, ..Loss::default() };
         for NewMetadata { entry: parsed, is_new_family } in news {
             let entry = match metadata::read(body, parsed, scope.limits) {
@@ -263,15 +285,22 @@ impl Inner {
                     continue;
                 }
             };
-            if is_new_family && limit > 0 && families >= limit {
-                let text = || refusal::metadata_limit(limit, &entry.family);
-                refusals.add(refusal::METADATA_LIMIT, loss, text);
-                continue;
-            }
-            families += usize::from(is_new_family);
             let labels = Labels::from_sorted([(METRIC_NAME, entry.family.as_str())]);
             let (_, partition) = (self.placement)(scope.id, &labels);
-            let columns = &mut buffers.columns[usize::from(self.index_of(partition))];
+            let index = usize::from(self.index_of(partition));
+            let is_stored = || self.partitions[index].holdings().has_family(scope.id, &entry.family);
+            if is_new_family && limit > 0 {
+                let families = families.get_or_insert_with(|| known.max(stored()));
+                if !is_stored() {
+                    if *families >= limit {
+                        let text = || refusal::metadata_limit(limit, &entry.family);
+                        refusals.add(refusal::METADATA_LIMIT, loss, text);
+                        continue;
+                    }
+                    *families += 1;
+                }
+            }
+            let columns = &mut buffers.columns[index];
             columns.floats.metadata.push(entry);
             columns.metadata.push(SentMetadata { family_hash: parsed.family_hash, hash: parsed.hash });
         }

@@ -4,12 +4,11 @@
 //! log. Nothing is allocated per float sample.
 
 use super::outcome::PartCounts;
-use crate::protocol::{LabelBounds, ParsedRequest};
+use crate::protocol::{HistogramFault, LabelBounds, ParsedHistogram, ParsedRequest};
 use crate::refusal::{self, Loss, Refusals, TimeBounds};
 use crate::series_cache::{DefinedSeries, Resolved, Scratch, SentMetadata};
 use quorate_cluster::limits::Limits;
 use quorate_model::{BucketCounts, Histogram, HistogramSample, SeriesRef, SubBatch, TenantId};
-use std::collections::HashSet;
 
 /// What a request brings to one partition.
 #[derive(Default)]
@@ -53,15 +52,33 @@ impl Columns {
         };
         has_more(&self.floats) || has_more(&self.histograms)
     }
+}
 
-    /// Drops definitions of series none of whose samples is left.
-    fn drop_unused_definitions(&mut self) {
-        let used: HashSet<SeriesRef> = (self.floats.refs.iter().copied())
-            .chain(self.histograms.histograms.iter().map(|sample| sample.reference))
-            .collect();
-        self.floats.definitions.retain(|definition| used.contains(&definition.reference));
-        self.defined.retain(|series| used.contains(&SeriesRef(series.reference)));
+/// Why a histogram is not stored.
+enum Objection {
+    Time,
+    Fault(HistogramFault),
+    Buckets(usize),
+}
+
+fn check_histogram<'p>(
+    parsed: &'p ParsedHistogram,
+    bounds: &TimeBounds,
+    limits: &Limits,
+) -> Result<&'p Histogram, Objection> {
+    if !bounds.contain(parsed.ts_ms) {
+        return Err(Objection::Time);
     }
+    let histogram = parsed.value.as_ref().map_err(|fault| Objection::Fault(*fault))?;
+    let (buckets, limit) = (bucket_count(histogram), limits.max_native_histogram_buckets);
+    if limit > 0 && buckets > limit { Err(Objection::Buckets(buckets)) } else { Ok(histogram) }
+}
+
+/// Whether any sample of series `index` may be stored.
+pub(super) fn may_store(request: &ParsedRequest, index: usize, bounds: &TimeBounds, limits: &Limits) -> bool {
+    let mut histograms = request.histograms_of(index).map(|at| &request.histograms[at]);
+    request.samples_of(index).any(|at| bounds.contain(request.ts_ms[at]))
+        || histograms.any(|parsed| check_histogram(parsed, bounds, limits).is_ok())
 }
 
 /// Sorts samples into the columns of their partitions and refuses those out of bounds.
@@ -81,21 +98,34 @@ impl Sorter<'_> {
                 columns.defined.push(defined);
             }
         }
-        let refused_before = self.refusals.total();
-        let mut has_unused = false;
         for index in 0..request.series.len() {
-            let Resolved::Ref { partition, reference } = scratch.resolved[index] else { continue };
-            let columns = &mut columns[usize::from(partition)];
-            self.sort_samples(index, reference, request, scratch, columns);
-            if !request.histograms_of(index).is_empty() {
-                self.sort_histograms(index, reference, request, scratch, columns);
-            } else if request.samples_of(index).is_empty() {
-                has_unused = true;
+            match scratch.resolved[index] {
+                Resolved::Ref { partition, reference } => {
+                    let columns = &mut columns[usize::from(partition)];
+                    self.sort_samples(index, reference, request, scratch, columns);
+                    if !request.histograms_of(index).is_empty() {
+                        self.sort_histograms(index, reference, request, scratch, columns);
+                    }
+                }
+                Resolved::Unstored => self.refuse_all(index, request, scratch),
+                Resolved::Refused => {}
             }
         }
         self.tell_exemplars(request, scratch);
-        if has_unused || self.refusals.total() > refused_before {
-            columns.iter_mut().for_each(Columns::drop_unused_definitions);
+    }
+
+    /// Tells of each sample of a series that may not be stored why.
+    #[cold]
+    fn refuse_all(&mut self, index: usize, request: &ParsedRequest, scratch: &mut Scratch) {
+        for at in request.samples_of(index) {
+            let loss = Loss { samples: 1, ..Loss::default() };
+            self.refuse_time(index, request.ts_ms[at], loss, request, scratch);
+        }
+        for at in request.histograms_of(index) {
+            let parsed = &request.histograms[at];
+            if let Err(objection) = check_histogram(parsed, &self.bounds, self.limits) {
+                self.refuse_histogram(index, parsed.ts_ms, objection, request, scratch);
+            }
         }
     }
 
@@ -132,34 +162,39 @@ impl Sorter<'_> {
         scratch: &mut Scratch,
         columns: &mut Columns,
     ) {
-        let loss = Loss { histograms: 1, ..Loss::default() };
         for at in request.histograms_of(index) {
             let parsed = &request.histograms[at];
             let (ts_ms, start_ms) = (parsed.ts_ms, parsed.start_ms);
-            if !self.bounds.contain(ts_ms) {
-                self.refuse_time(index, ts_ms, loss, request, scratch);
-                continue;
-            }
-            let histogram = match &parsed.value {
-                Ok(histogram) => histogram,
-                Err(fault) => {
-                    let series = self.series(index, request, scratch);
-                    let (id, text) = refusal::of_histogram_fault(*fault, ts_ms, &series);
-                    self.refusals.add(id, loss, || text);
-                    continue;
+            match check_histogram(parsed, &self.bounds, self.limits) {
+                Ok(histogram) => {
+                    let sample = HistogramSample { reference, ts_ms, start_ms, histogram: histogram.clone() };
+                    columns.histograms.histograms.push(sample);
                 }
-            };
-            let buckets = bucket_count(histogram);
-            let limit = self.limits.max_native_histogram_buckets;
-            if limit > 0 && buckets > limit {
-                let series = self.series(index, request, scratch);
-                let text = || refusal::too_many_buckets(ts_ms, buckets, limit, &series);
-                self.refusals.add(refusal::TOO_MANY_BUCKETS, loss, text);
-                continue;
+                Err(objection) => self.refuse_histogram(index, ts_ms, objection, request, scratch),
             }
-            let sample = HistogramSample { reference, ts_ms, start_ms, histogram: histogram.clone() };
-            columns.histograms.histograms.push(sample);
         }
+    }
+
+    #[cold]
+    fn refuse_histogram(
+        &mut self,
+        index: usize,
+        ts_ms: i64,
+        objection: Objection,
+        request: &ParsedRequest,
+        scratch: &mut Scratch,
+    ) {
+        let loss = Loss { histograms: 1, ..Loss::default() };
+        let series = self.series(index, request, scratch);
+        let (id, text) = match objection {
+            Objection::Time => refusal::of_time(ts_ms, &self.bounds, self.limits, &series),
+            Objection::Fault(fault) => refusal::of_histogram_fault(fault, ts_ms, &series),
+            Objection::Buckets(buckets) => {
+                let limit = self.limits.max_native_histogram_buckets;
+                (refusal::TOO_MANY_BUCKETS, refusal::too_many_buckets(ts_ms, buckets, limit, &series))
+            }
+        };
+        self.refusals.add(id, loss, || text);
     }
 
     #[cold]

@@ -17,6 +17,6 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use resolve::{ResolveError, Resolved, Resolver, Scratch, label_bounds};
+pub(crate) use resolve::{ResolveError, Resolved, Resolver, Scratch, Stored, label_bounds};
 pub use session::Session;
 pub(crate) use session::{DefinedSeries, NewMetadata, SentMetadata, TenantSeries, unit_of};

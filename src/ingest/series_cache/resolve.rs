@@ -18,8 +18,20 @@ pub(crate) enum Resolved {
         /// The ref.
         reference: SeriesRef,
     },
+    /// Its labels are good, but no sample of it may be stored: it gets no ref, so that it takes no place among the
+    /// tenant's series. Why is not told yet.
+    Unstored,
     /// It is refused, and that was told.
     Refused,
+}
+
+/// What the partitions hold of the request's tenant.
+pub(crate) trait Stored {
+    /// Series, over all partitions.
+    fn series(&self) -> u64;
+
+    /// Whether the partition with this index has the series.
+    fn has(&self, partition: u16, labels: &Labels) -> bool;
 }
 
 /// Buffers that are used again.
@@ -54,6 +66,9 @@ pub(crate) struct Resolver<'a> {
     pub(crate) hashing: &'a Hashing,
     /// The slot of a label set and the index of its partition.
     pub(crate) placement: &'a dyn Fn(&Labels) -> (Slot, u16),
+    /// Whether any sample of the series with this index may be stored.
+    pub(crate) may_store: &'a dyn Fn(&ParsedRequest, usize) -> bool,
+    pub(crate) stored: &'a dyn Stored,
     pub(crate) unit: u32,
     /// Bytes that the labels of unknown series may take in one request.
     pub(crate) max_label_bytes: usize,
@@ -151,6 +166,10 @@ impl Resolver<'_> {
                 refusals.add(id, loss_of(request, index), || text);
                 continue;
             }
+            if !(self.may_store)(request, index) {
+                scratch.resolved[index] = Resolved::Unstored;
+                continue;
+            }
             memory.charge(size_of::<Miss>() + 2 * scratch.pairs.text_bytes())?;
             scratch.pairs.canonical_bytes(&mut scratch.canonical);
             let labels = scratch.pairs.to_labels();
@@ -174,6 +193,8 @@ impl Resolver<'_> {
         scratch: &mut Scratch,
         refusals: &mut Refusals,
     ) -> Result<(), ResolveError> {
+        self.session.make_room();
+        let stored = if self.limits.max_global_series_per_user > 0 { self.stored.series() } else { 0 };
         let mut table = self.tenant.table.write();
         let before = table.len();
         let mut used_up = false;
@@ -181,7 +202,7 @@ impl Resolver<'_> {
             let known = table.find(miss.canonical, self.unit);
             let found = match known {
                 Some(found) => found,
-                None if self.is_over_limit(&table) => {
+                None if self.is_over_limit(&table, stored, &miss) => {
                     let limit = self.limits.max_global_series_per_user;
                     let loss = loss_of(request, miss.series as usize);
                     refusals.add(refusal::SERIES_LIMIT, loss, || refusal::series_limit(limit));
@@ -217,9 +238,12 @@ impl Resolver<'_> {
         if used_up { Err(ResolveError::SessionUsedUp) } else { Ok(()) }
     }
 
-    fn is_over_limit(&self, table: &Table) -> bool {
+    /// Whether a series that this session does not know is one too many. A gateway knows nothing when it starts, so
+    /// what the partitions hold counts as well, and what they hold is never one too many.
+    fn is_over_limit(&self, table: &Table, stored: u64, miss: &Miss) -> bool {
         let limit = self.limits.max_global_series_per_user;
-        limit > 0 && table.series() as u64 >= limit
+        let active = (table.series() as u64).max(stored + table.undefined() as u64);
+        limit > 0 && active >= limit && !self.stored.has(miss.partition, &miss.labels)
     }
 }
 

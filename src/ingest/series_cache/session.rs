@@ -35,7 +35,7 @@ pub struct Session {
 pub(crate) struct TenantSeries {
     pub(super) table: RwLock<Table>,
     /// The label limits under which the table was filled.
-    label_limits: Mutex<[usize; 3]>,
+    label_limits: Mutex<Option<[usize; 3]>>,
     /// The metadata that was committed last, by the hash of the family's name.
     metadata: Mutex<HashMap<u64, KnownMetadata>>,
 }
@@ -116,7 +116,7 @@ impl Session {
         Arc::clone(self.tenants.write().entry(tenant).or_insert_with(|| {
             Arc::new(TenantSeries {
                 table: RwLock::default(),
-                label_limits: Mutex::new([0; 3]),
+                label_limits: Mutex::default(),
                 metadata: Mutex::default(),
             })
         }))
@@ -141,19 +141,26 @@ impl Session {
         self.forms() >= self.max_forms
     }
 
-    /// Forgets series that nobody sent for two hours; called now and then. If that leaves the cache full,
-    /// forgets all: a forgotten series is only defined once more.
+    /// Forgets series that nobody sent for two hours; called now and then.
     pub fn forget_idle(&self, unit: u32) {
         let tenants: Vec<_> = self.tenants.read().values().cloned().collect();
         for tenant in &tenants {
             let gone = tenant.table.write().forget_idle(unit);
             self.forms.fetch_sub(gone, Relaxed);
         }
-        if self.is_full() {
-            tracing::warn!(forms = self.forms(), "the series cache is full and begins again");
-            for tenant in &tenants {
-                self.forget_all_of(tenant);
-            }
+    }
+
+    /// If the cache is full, forgets the series of the tenant that has most: they are only defined once more. So a
+    /// tenant whose series come and go pays for that itself. Called before series are added, without a lock.
+    pub(super) fn make_room(&self) {
+        if !self.is_full() {
+            return;
+        }
+        let tenants: Vec<_> = self.tenants.read().iter().map(|(id, t)| (*id, Arc::clone(t))).collect();
+        let largest = tenants.iter().max_by_key(|(_, tenant)| tenant.table.read().len());
+        if let Some((id, tenant)) = largest {
+            tracing::warn!(tenant = %id, forms = self.forms(), "the series cache is full; its largest tenant begins again");
+            self.forget_all_of(tenant);
         }
     }
 
@@ -168,8 +175,8 @@ impl Session {
     pub(crate) fn obey(&self, tenant: &TenantSeries, limits: &Limits) {
         let now =
             [limits.max_label_names_per_series, limits.max_label_name_length, limits.max_label_value_length];
-        let before = std::mem::replace(&mut *tenant.label_limits.lock(), now);
-        if before != now && before != [0; 3] {
+        let before = tenant.label_limits.lock().replace(now);
+        if before.is_some_and(|before| before != now) {
             self.forget_all_of(tenant);
         }
     }

@@ -2,7 +2,7 @@
 //! table is rebuilt when series are forgotten.
 
 use crate::protocol::RawHash;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 /// The coarse clock of the cache: 6 bits, one unit is [`UNIT_MS`].
 pub(super) const UNITS: u32 = 64;
@@ -39,6 +39,8 @@ pub(crate) struct Table {
     entries: Vec<Entry>,
     used: usize,
     canonical: usize,
+    /// Canonical forms that are not defined.
+    undefined: AtomicUsize,
 }
 
 fn parts(hash: RawHash) -> [u32; 3] {
@@ -54,6 +56,11 @@ impl Table {
     /// Series held: byte forms without aliases.
     pub(super) fn series(&self) -> usize {
         self.canonical
+    }
+
+    /// Series held whose definition is not known to be committed.
+    pub(super) fn undefined(&self) -> usize {
+        self.undefined.load(Relaxed)
     }
 
     /// Where the probe of a hash begins: the first 32 bits scaled to the length, which may be any.
@@ -113,8 +120,10 @@ impl Table {
     }
 
     fn put(&mut self, entry: Entry) {
+        let flags = entry.flags.load(Relaxed);
         self.used += 1;
-        self.canonical += usize::from(entry.flags.load(Relaxed) & ALIAS == 0);
+        self.canonical += usize::from(flags & ALIAS == 0);
+        *self.undefined.get_mut() += usize::from(flags & (ALIAS | DEFINED) == 0);
         let mut at = self.home(entry.hash[0]);
         while self.entries[at].flags.load(Relaxed) & USED != 0 {
             at = (at + 1) % self.entries.len();
@@ -125,7 +134,10 @@ impl Table {
     /// Marks a byte form as defined if it still stands under `reference`.
     pub(super) fn mark_defined(&self, hash: RawHash, reference: u32) {
         if let Some(entry) = self.place(parts(hash)).filter(|entry| entry.reference == reference) {
-            entry.flags.fetch_or(DEFINED, Relaxed);
+            let before = entry.flags.fetch_or(DEFINED, Relaxed);
+            if before & (ALIAS | DEFINED) == 0 {
+                self.undefined.fetch_sub(1, Relaxed);
+            }
         }
     }
 
@@ -166,8 +178,7 @@ impl Table {
     fn rebuild(&mut self, len: usize, keep: impl Fn(&Entry) -> bool) {
         let old = std::mem::take(&mut self.entries);
         self.entries.resize_with(len, Entry::default);
-        self.used = 0;
-        self.canonical = 0;
+        (self.used, self.canonical, *self.undefined.get_mut()) = (0, 0, 0);
         for entry in old {
             if entry.flags.load(Relaxed) & USED != 0 && keep(&entry) {
                 self.put(entry);

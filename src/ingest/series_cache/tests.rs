@@ -1,4 +1,4 @@
-use super::resolve::{Resolved, Resolver, Scratch};
+use super::resolve::{Resolved, Resolver, Scratch, Stored};
 use super::session::{Session, TenantSeries};
 use super::table::{Found, IDLE_UNITS, Table, UNITS};
 use crate::in_flight::Held;
@@ -16,6 +16,19 @@ struct Rig {
     limits: Limits,
     scratch: Scratch,
     unit: u32,
+}
+
+/// Partitions that hold nothing.
+struct Nothing;
+
+impl Stored for Nothing {
+    fn series(&self) -> u64 {
+        0
+    }
+
+    fn has(&self, _partition: u16, _labels: &Labels) -> bool {
+        false
+    }
 }
 
 /// A request's answer: where each series goes, what was defined, what was refused.
@@ -52,6 +65,8 @@ impl Rig {
             limits: &self.limits,
             hashing: &self.hashing,
             placement: &placement,
+            may_store: &|_, _| true,
+            stored: &Nothing,
             unit: self.unit,
             max_label_bytes: 1 << 20,
         };
@@ -227,6 +242,18 @@ fn tighter_label_limits_hold_for_known_series() {
     rig.session.obey(&rig.tenant, &rig.limits);
     assert_eq!(rig.send(RW1, &sent).resolved, [Resolved::Refused]);
     assert_eq!(rig.session.forms(), 0);
+    let off = Limits {
+        max_label_names_per_series: 0,
+        max_label_name_length: 0,
+        max_label_value_length: 0,
+        ..rig.limits
+    };
+    rig.session.obey(&rig.tenant, &off);
+    rig.limits = off;
+    rig.commit(RW1, &sent);
+    rig.limits.max_label_names_per_series = 2;
+    rig.session.obey(&rig.tenant, &rig.limits);
+    assert_eq!(rig.send(RW1, &sent).resolved, [Resolved::Refused], "all limits were off before");
 }
 
 #[test]
@@ -246,17 +273,24 @@ fn series_nobody_sends_are_forgotten_and_come_back_under_another_ref() {
 }
 
 #[test]
-fn a_full_cache_begins_again() {
+fn a_full_cache_forgets_the_largest_tenant_before_it_grows() {
     let session = Session::new(SessionId::default(), Box::new([1]), 10);
-    let tenant = session.tenant(TenantId(1));
-    for at in 0..20u64 {
-        let hash = RawHash { low: at << 32 | at, high: at };
-        let found = Found { partition: 0, reference: at as u32, is_defined: false };
-        tenant.table.write().insert(hash, found, false, 0);
-        session.note_forms(1);
-    }
-    session.forget_idle(0);
-    assert_eq!((session.forms(), session.active_series(TenantId(1))), (0, 0));
+    let fill = |tenant: u32, series: u64| {
+        for at in 0..series {
+            let hash = RawHash { low: at << 32 | at, high: at };
+            let found = Found { partition: 0, reference: at as u32, is_defined: false };
+            session.tenant(TenantId(tenant)).table.write().insert(hash, found, false, 0);
+            session.note_forms(1);
+        }
+    };
+    fill(1, 3);
+    fill(2, 6);
+    session.make_room();
+    assert_eq!(session.forms(), 9, "there is room");
+    fill(3, 1);
+    session.make_room();
+    let series = [1, 2, 3].map(|tenant| session.active_series(TenantId(tenant)));
+    assert_eq!((session.forms(), series), (4, [3, 0, 1]));
 }
 
 #[test]
@@ -272,9 +306,11 @@ fn the_table_finds_everything_through_growth_and_wrap_around() {
         assert_eq!(table.find(hash(n), 4), Some(found));
     }
     assert_eq!(table.find(hash(500), 4), None);
-    assert_eq!((table.len(), table.series()), (500, 250));
+    assert_eq!((table.len(), table.series(), table.undefined()), (500, 250, 250));
     table.mark_defined(hash(3), 4);
     assert!(!table.find(hash(3), 4).unwrap().is_defined, "another ref by now");
     table.mark_defined(hash(3), 3);
     assert!(table.find(hash(3), 4).unwrap().is_defined);
+    (0..2).for_each(|_| table.mark_defined(hash(4), 4));
+    assert_eq!(table.undefined(), 249, "an alias is no series, and once is enough");
 }

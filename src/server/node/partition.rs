@@ -55,12 +55,11 @@ impl Partition {
 
     /// What the distributor needs of it.
     pub fn input(&self, applier: &Applier) -> PartitionInput {
-        let store = self.store.clone();
         PartitionInput {
             id: self.id,
             log: self.log.clone(),
             verdicts: applier.verdicts(),
-            floor_ms: Arc::new(move |tenant| store.floor_ms(tenant)),
+            holdings: self.store.clone(),
         }
     }
 

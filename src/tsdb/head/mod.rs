@@ -43,7 +43,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(crate) use apply::{WindowState, Writer};
 pub use deletes::{Hidden, Tombstone};
 pub(crate) use sealed::SealedGeneration;
-pub(crate) use series::SeriesIndex;
+pub(crate) use series::{SeriesIndex, series_hash};
 pub(crate) use sessions::ROW_LIMIT;
 pub(crate) use stripe::Stripe;
 pub use verdict::{ApplyOutcome, ConflictExample, Counters, SubBatchVerdict};

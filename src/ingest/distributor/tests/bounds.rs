@@ -46,6 +46,43 @@ async fn the_series_limit_holds_under_concurrent_requests() {
 }
 
 #[tokio::test]
+async fn limits_of_what_is_stored_hold_in_a_session_that_knows_nothing_yet() {
+    let limits =
+        Limits { max_global_series_per_user: 2, max_global_metadata_per_user: 1, ..Limits::default() };
+    let rig = Setup { limits, ..Setup::default() }.start();
+    let series = |id: &'static str, ts_ms| up(&[("id", id)], &[(ts_ms, 1.0)]);
+    let family = |name: &str, help: &str| encoder::rw1_metadata(1, name, help, "");
+    rig.write_series(&[series("a", NOW), series("b", NOW)]).await.unwrap();
+    rig.write(RW1, &family("a", "")).await.unwrap();
+    rig.distributor.renew(SessionId { node: 1, incarnation: 2 }).await;
+    let outcome = rig.write_series(&[series("c", NOW), series("a", NOW + 1)]).await.unwrap();
+    assert_eq!((outcome.samples, outcome.refused(), outcome.refusals[0].id), (1, 1, refusal::SERIES_LIMIT));
+    assert_eq!(rig.write_series(&[series("b", NOW + 1)]).await.unwrap().samples, 1);
+    let outcome = rig.write(RW1, &[family("b", ""), family("a", "other")].concat()).await.unwrap();
+    assert_eq!((outcome.refused(), outcome.refusals[0].id), (1, refusal::METADATA_LIMIT));
+    assert_eq!(rig.targets[0].state().metadata.len(), 2);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn series_of_which_nothing_is_stored_take_no_place_among_the_others() {
+    let limits =
+        Limits { max_global_series_per_user: 1, max_native_histogram_buckets: 1, ..Limits::default() };
+    let rig = Setup { limits, ..Setup::default() }.start();
+    let many_buckets = TestSeries {
+        histograms: vec![integer_histogram(NOW, 3, 0, &[Span { offset: 0, length: 2 }], &[1, 1])],
+        ..up(&[("h", "1")], &[])
+    };
+    let sent =
+        [up(&[("old", "1")], &[(NOW - 16 * DAY, 1.0)]), up(&[("empty", "1")], &[]), many_buckets, good()];
+    let outcome = rig.write_series(&sent).await.unwrap();
+    let ids: Vec<_> = outcome.refusals.iter().map(|refusal| refusal.id).collect();
+    assert_eq!((outcome.samples, ids), (1, vec![refusal::TOO_OLD, refusal::TOO_MANY_BUCKETS]));
+    assert_eq!((rig.definitions(), rig.distributor.session().active_series(TenantId(1))), (1, 1));
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn a_part_that_no_record_holds_is_refused_before_anything_is_queued() {
     let mut setup = Setup::default();
     setup.config.max_record_bytes = 1_000;

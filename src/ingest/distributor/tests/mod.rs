@@ -47,11 +47,6 @@ impl Default for Setup {
     }
 }
 
-/// Retention has hidden what tenant 9 has before yesterday.
-fn floor_ms(tenant: TenantId) -> i64 {
-    if tenant == TenantId(9) { NOW - DAY } else { i64::MIN }
-}
-
 impl Setup {
     fn start(self) -> Rig {
         let logs: Vec<MemLog> = (0..self.partitions).map(|_| MemLog::default()).collect();
@@ -68,7 +63,7 @@ impl Setup {
                 id,
                 log,
                 verdicts: applier.verdicts(),
-                floor_ms: Arc::new(floor_ms),
+                holdings: targets[at].clone(),
             });
             appliers.push(applier);
         }
@@ -209,6 +204,7 @@ async fn bad_series_are_refused_and_good_ones_of_the_same_request_stored() {
 #[tokio::test]
 async fn what_retention_has_hidden_is_refused() {
     let rig = Setup::default().start();
+    rig.targets[0].state().floors.insert(TenantId(9), NOW - DAY);
     let sent = [up(&[("good", "1")], &[(NOW - DAY, 1.0)]), up(&[("good", "0")], &[(NOW - DAY - 1, 1.0)])];
     let of_tenant = |tenant| WriteRequest { tenant: TenantId(tenant), ..request(RW1, &encoder::rw1(&sent)) };
     let hidden = rig.distributor.write(of_tenant(9), Held::unbounded()).await.unwrap();

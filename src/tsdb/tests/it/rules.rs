@@ -237,7 +237,7 @@ fn labels_and_cardinality_come_from_head_and_blocks() {
     assert_eq!(pods(TimeRange::ALL), ["pod-0000", "pod-0002", "pod-0004"]);
     assert_eq!(pods(TimeRange::new(HOUR, 2 * HOUR)), ["pod-0002", "pod-0004"]);
     assert!(store.label_values(TenantId(2), "pod", &[], TimeRange::ALL, &Unmetered).unwrap().is_empty());
-    let top = store.cardinality(TENANT, 1);
+    let top = store.cardinality(TENANT, 1, &Unmetered).unwrap();
     assert_eq!((top.series, top.metrics), (6, vec![("down".to_owned(), 3)]));
     assert_eq!(top.label_values, [("pod".to_owned(), 6)]);
     let error =

@@ -132,7 +132,7 @@ pub(crate) struct Answers {
 
 pub(crate) fn read(store: &PartitionStore, range: TimeRange) -> Answers {
     let mut answers = Answers {
-        metadata: store.metadata(TENANT),
+        metadata: store.metadata(TENANT, None, &Unmetered).unwrap(),
         counters: Some(store.counters(TENANT)),
         state_hash: store.stats().state_hash,
         ..Answers::default()
