@@ -17,6 +17,8 @@ pub const NAMES: &[&str] = &[
     "append.before_write",
     "append.after_write",
     "append.after_sync",
+    "segment.after_create",
+    "segment.after_remove",
     "apply.before_record",
     "apply.after_record",
     "flush.before_ingest",

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use quorate_model::failpoint;
 
 /// An open segment. Readers keep it while they read, even when it is deleted meanwhile.
 #[derive(Debug)]
@@ -48,6 +49,7 @@ impl Segments {
     /// Creates segment `sequence` with `content` and makes it and its name durable.
     pub(super) fn create(&self, sequence: u64, content: &[u8]) -> io::Result<Arc<SegmentFile>> {
         let file = Arc::new(create(&self.dir, sequence, content)?);
+        failpoint::hit("segment.after_create");
         self.open.lock().insert(sequence, Arc::clone(&file));
         Ok(file)
     }
@@ -62,6 +64,7 @@ impl Segments {
                 entry.remove()
             };
             fs::remove_file(&first.path)?;
+            failpoint::hit("segment.after_remove");
             sync_dir(&self.dir)?;
             deleted += 1;
         }

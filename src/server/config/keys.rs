@@ -108,6 +108,10 @@ pub const KEYS: &[Key] = &[
     ),
     text("storage.block_cache", "RocksDB's block cache and memtables, shared by all partitions."),
     text("storage.decoded_cache", "Decoded parts of blocks, shared by all partitions."),
+    text(
+        "storage.log_segment_size",
+        "Length of a file of the log. What an image holds is deleted from the log by whole files.",
+    ),
     text("storage.maintenance_interval", "How often closed windows are written out, merged and dropped."),
     text(
         "storage.image_interval",

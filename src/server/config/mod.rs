@@ -204,6 +204,13 @@ mod tests {
         check_problem(|c| c.self_monitor_tenant = "a/b".into(), "self_monitor_tenant");
         check_problem(|c| c.log_level = "quorate=loud".into(), "log_level");
         check_problem(|c| c.query.timeout = HumanDuration::from_ms(0), "query.timeout");
+        for bytes in [(64 << 10) - 1, (1 << 30) + 1] {
+            let size = HumanSize::from_bytes(bytes);
+            check_problem(
+                |c| c.storage.log_segment_size = size,
+                "storage.log_segment_size must be 64KiB to 1GiB",
+            );
+        }
         check_problem(|c| c.http.max_header = HumanSize::from_bytes(1), "http.max_header");
     }
 

@@ -132,6 +132,8 @@ pub struct StorageConfig {
     pub block_cache: HumanSize,
     /// Decoded parts of blocks, shared by all partitions.
     pub decoded_cache: HumanSize,
+    /// Length of a file of the log; only whole files are deleted, so up to one more than needed is kept.
+    pub log_segment_size: HumanSize,
     /// How often closed windows are looked for, written out, merged and dropped.
     pub maintenance_interval: HumanDuration,
     /// Distance between two images of a head; an image bounds the replay after a restart.
@@ -147,6 +149,7 @@ impl Default for StorageConfig {
         Self {
             block_cache: HumanSize::from_mib(256),
             decoded_cache: HumanSize::from_mib(64),
+            log_segment_size: HumanSize::from_mib(64),
             maintenance_interval: HumanDuration::from_secs(1),
             image_interval: HumanDuration::from_secs(300),
             close_delay: HumanDuration::from_secs(300),
@@ -162,6 +165,12 @@ impl StorageConfig {
             if value < SMALLEST_CACHE {
                 problems.push(format!("storage.{key} must be at least {SMALLEST_CACHE}, it is {value}"));
             }
+        }
+        if self.log_segment_size.bytes() < 64 << 10 || self.log_segment_size.bytes() > 1 << 30 {
+            problems.push(format!(
+                "storage.log_segment_size must be 64KiB to 1GiB, it is {}",
+                self.log_segment_size
+            ));
         }
         let durations =
             [("maintenance_interval", self.maintenance_interval), ("image_interval", self.image_interval)];

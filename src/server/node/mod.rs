@@ -61,7 +61,9 @@ impl Node {
         let node = config.node_id as u16; // checked by the configuration
         let (kv, disk) = open_disk(config, node, dir.path()).await?;
         let log = dir.path().join("log");
-        let raft = RaftNode::start(&log, NodeId(config.node_id), RaftConfig::default()).await?;
+        let settings =
+            RaftConfig { segment_bytes: config.storage.log_segment_size.bytes(), ..RaftConfig::default() };
+        let raft = RaftNode::start(&log, NodeId(config.node_id), settings).await?;
         let meta = MetaHandle::start(&raft, dir.path()).await?;
         let incarnation = meta.register_node(&node.to_string()).await?;
         let session = SessionId { node: u32::from(node), incarnation };

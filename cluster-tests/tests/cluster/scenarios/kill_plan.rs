@@ -11,7 +11,7 @@ pub(super) const CAMPAIGN_FOLDERS: usize = 10;
 
 /// The steps that make something durable, and replay, with the places where the process can be killed in each.
 /// The series log is written with each image and nowhere else.
-const PHASES: [(&str, &[&str]); 6] = [
+const PHASES: [(&str, &[&str]); 7] = [
     ("append", &["append.before_write", "append.after_write", "append.after_sync"]),
     ("flush", &["flush.before_ingest", "flush.after_ingest"]),
     ("publish", &["publish.before_cat", "publish.after_cat"]),
@@ -28,6 +28,7 @@ const PHASES: [(&str, &[&str]); 6] = [
     ),
     ("trim", &["trim.before", "trim.after"]),
     ("replay", &["replay.before_record", "replay.after_record"]),
+    ("segment", &["segment.after_create", "segment.after_remove"]),
 ];
 
 /// What happens at any time, rarely, or in several phases: a few kills of each in a campaign. A merge comes after
@@ -53,11 +54,11 @@ pub(super) enum End {
     Failpoint { phase: &'static str, place: &'static str, nth: usize },
 }
 
-/// Of ten kills three come at any moment, one in each phase, and one at a place elsewhere.
+/// Of ten kills two come at any moment, one in each phase, and one at a place elsewhere.
 pub(super) fn plan(folder: usize, kill: usize) -> End {
     let round = folder * (KILLS_PER_FOLDER / 10) + kill / 10;
     let (phase, place) = match kill % 10 {
-        0 | 4 | 8 => {
+        0 | 4 => {
             return End::Kill(15_000 + (kill as u64 * 7_919 + folder as u64 * 104_729) % 90_000);
         }
         9 => ELSEWHERE[round % ELSEWHERE.len()],
@@ -71,6 +72,7 @@ pub(super) fn plan(folder: usize, kill: usize) -> End {
         "apply" => 300 + (folder * 31 + kill * 17) % 500,
         "replay" => 1 + round % 5,
         "start" => 1 + round % 4,
+        "segment" => 1 + (folder * 7 + kill) % 5,
         "merge" | RETAIN => 1,
         _ => 1 + round / 2 % 2,
     };

@@ -11,9 +11,10 @@ use quorate_model::{Clock, Labels, SystemClock, failpoint};
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
-/// Maintenance at a pace that lets every kill meet flushes, images and trims at work.
+/// Maintenance at a pace that lets every kill meet flushes, images and trims at work, and segments of the log
+/// that begin and end all the time.
 pub(super) const CONFIG: &str = "storage:\n  maintenance_interval: 500ms\n  image_interval: 2s\n  \
-                                 close_delay: 1s\n  late_delay: 1s\n";
+                                 close_delay: 1s\n  late_delay: 1s\n  log_segment_size: 512KiB\n";
 /// What a short retention is configured for: its samples were within retention when they were written.
 const SHORT_RETENTION: &str = "overrides:\n  expiring:\n    compactor_blocks_retention_period: 1d\n";
 const EXPIRING_TENANT: &str = "expiring";
