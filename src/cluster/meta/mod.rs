@@ -18,7 +18,7 @@ use quorate_model::{ErrorCode, Position, TenantId};
 use quorate_raft::{Group, GroupId, RaftError, RaftNode};
 use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokio::sync::watch;
 
 /// The metadata group's number.
@@ -90,6 +90,8 @@ struct Inner {
     /// Names on their way to a number.
     arriving: Mutex<BTreeSet<String>>,
     applied: watch::Receiver<Position>,
+    /// Why applying stopped.
+    failure: OnceLock<String>,
     imaged: Mutex<Position>,
 }
 
@@ -112,12 +114,21 @@ impl MetaHandle {
             recent: Mutex::default(),
             arriving: Mutex::default(),
             applied,
+            failure: OnceLock::new(),
             imaged: Mutex::new(position),
         }));
         tokio::spawn(follow(Arc::downgrade(&handle.0), handle.0.group.reader(position), progress));
         // Proposed at every start and a no-op after the first: its answer means that the log is applied.
         handle.propose(Command::NameCluster { id: rand::random() }).await?;
         Ok(handle)
+    }
+
+    /// Waits until the metadata stops following its log, which it does only by failing or with its node. Gives the
+    /// reason: what this node knows of tenants would get old, so it should not go on.
+    pub async fn failed(&self) -> String {
+        let mut applied = self.0.applied.clone();
+        while applied.changed().await.is_ok() {}
+        self.0.failure.get().cloned().unwrap_or_else(|| "its group ended".to_owned())
     }
 
     /// The cluster's id, given at the first start of its first node.
@@ -257,19 +268,15 @@ async fn follow(
         let entries = match reader.next().await {
             Ok(entries) => entries,
             Err(RaftError::Stopped { .. }) => return,
-            Err(error) => {
-                tracing::error!(%error, "the metadata group's log cannot be read; metadata is frozen");
-                return;
-            }
+            Err(error) => return stop(&inner, format!("its log cannot be read: {error}")),
         };
         let Some(inner) = inner.upgrade() else { return };
         for entry in entries {
             let command = match Command::decode(&entry.payload) {
                 Ok(command) => command,
                 Err(detail) => {
-                    let position = entry.position;
-                    tracing::error!(%position, detail, "a metadata command cannot be read; metadata is frozen");
-                    return;
+                    let at = entry.position;
+                    return stop(&Arc::downgrade(&inner), format!("command {at} cannot be read: {detail}"));
                 }
             };
             // Position and state move together: `compact` reads both under the lock.
@@ -283,6 +290,13 @@ async fn follow(
             drop(recent);
             progress.send_replace(entry.position);
         }
+    }
+}
+
+/// Keeps the reason; the end of `follow` makes it known.
+fn stop(inner: &std::sync::Weak<Inner>, reason: String) {
+    if let Some(inner) = inner.upgrade() {
+        inner.failure.get_or_init(|| reason);
     }
 }
 

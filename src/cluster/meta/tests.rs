@@ -96,15 +96,36 @@ async fn no_more_tenants_are_numbered_than_there_may_be() {
     node.shutdown().await;
 }
 
+#[tokio::test]
+async fn a_command_that_cannot_be_read_is_a_failure_with_its_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let (node, meta) = open(dir.path()).await;
+    let failed = tokio::spawn({
+        let meta = meta.clone();
+        async move { meta.failed().await }
+    });
+    meta.0.group.propose(vec![99, 0].into()).await.unwrap();
+    let reason = failed.await.unwrap();
+    assert!(reason.contains("version 99"), "{reason}");
+    assert!(matches!(meta.register_node("n1").await, Err(MetaError::Stopped)));
+    node.shutdown().await;
+}
+
 #[test]
 fn images_round_trip_and_never_change() {
     let bytes = image::encode(Position(9), &sample_state());
     assert_eq!(image::decode(&bytes).unwrap(), (Position(9), sample_state()));
-    let golden = "5152542d4d455441010000000900000000000000";
-    let hex: String = bytes[..20].iter().map(|b| format!("{b:02x}")).collect();
-    assert_eq!(hex, golden);
-    assert_eq!(bytes.len(), 24 + 16 + 4 + (4 + 2 + 4) + 4 + (4 + 1) + (4 + 9));
+    let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    assert_eq!(hex, GOLDEN_IMAGE);
 }
+
+/// [`sample_state`] at position 9, line by line: header with its checksum, cluster id, nodes, tenants.
+const GOLDEN_IMAGE: &str = concat!(
+    "5152542d4d4554410100000009000000000000003e2136ca",
+    "07000000000000000000000000000000",
+    "01000000020000006e3103000000",
+    "02000000010000006109000000616e6f6e796d6f7573",
+);
 
 #[test]
 fn damaged_images_are_errors() {

@@ -14,6 +14,7 @@ pub use error::StartError;
 use crate::config::Config;
 use crate::datadir::DataDir;
 use futures::future::{select_all, try_join_all};
+use futures::{StreamExt, TryStreamExt, stream};
 use partition::Partition;
 use quorate_cluster::limits::LimitsProvider;
 use quorate_cluster::{MetaHandle, SlotTable, TargetLabels};
@@ -69,7 +70,9 @@ impl Node {
         let session = SessionId { node: u32::from(node), incarnation };
         let ids = (0..dir.partitions()).map(PartitionId);
         let start = |id| Partition::start(id, &raft, &disk, dir.path(), &config.storage);
-        let started = try_join_all(ids.map(start)).await?;
+        // An image is in memory twice while it is loaded, so only as many at a time as there are processors for.
+        let at_once = std::thread::available_parallelism().map_or(1, usize::from);
+        let started: Vec<_> = stream::iter(ids.map(start)).buffered(at_once).try_collect().await?;
         let (partitions, appliers): (Vec<Partition>, Vec<Applier>) = started.into_iter().unzip();
         tracing::info!(partitions = partitions.len(), %session, "replaying the log");
         try_join_all(partitions.iter().map(Partition::ready)).await?;
@@ -105,14 +108,17 @@ impl Node {
         &self.services
     }
 
-    /// Waits until a partition stops applying, which it does only by failing. Gives the reason.
+    /// Waits until a partition or the metadata stops applying, which they do only by failing. Gives the reason.
     pub async fn failed(&self) -> String {
         let waits = self.services.partitions.iter().map(|partition| {
             Box::pin(
                 async move { format!("partition {} stopped: {}", partition.id, partition.stopped().await) },
             )
         });
-        select_all(waits).await.0
+        tokio::select! {
+            (reason, ..) = select_all(waits) => reason,
+            reason = self.services.meta.failed() => format!("the metadata group stopped: {reason}"),
+        }
     }
 
     /// Ends in order: no further writes, no background work, no apply, then the log. The data dir is free after.
@@ -185,9 +191,15 @@ fn maintenance(
         let name = meta.tenant_name(tenant).unwrap_or_default();
         limits.of(&name).retention_ms(node_retention)
     });
-    let distributor = services.distributor.clone();
     let partitions = services.partitions.iter().map(Partition::maintained).collect();
-    let forget_idle = Box::new(move || distributor.forget_idle());
+    let (gateway, runtime) = (services.clone(), Handle::current());
+    let forget_idle = Box::new(move || {
+        gateway.distributor.forget_idle();
+        if gateway.distributor.session().is_worn() {
+            let _runtime = runtime.enter();
+            gateway.renew_session();
+        }
+    });
     Maintenance::start(settings, partitions, session, retention, forget_idle, clock, Handle::current())
         .map_err(StartError::Thread)
 }
