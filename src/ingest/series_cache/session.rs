@@ -11,6 +11,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 /// A session gives refs up to here; then the gateway needs another one.
 const MAX_REF: u32 = 1 << 31;
+/// A session that has given more refs than this, and this many times as many as it remembers series, is worn.
+const WORN_REFS: u64 = 1 << 20;
+const WORN_FACTOR: u64 = 4;
 /// Families remembered for a tenant that may have any number; beyond it all are forgotten and logged again.
 const MAX_METADATA: usize = 100_000;
 /// Changes of a family's metadata that are logged within one unit of the coarse clock. Two senders that do not
@@ -130,6 +133,13 @@ impl Session {
     /// Byte forms remembered, over all tenants.
     pub fn forms(&self) -> usize {
         self.forms.load(Relaxed)
+    }
+
+    /// Whether it has given many more refs than it has use for. Partitions keep each until the session ends, so
+    /// another one should be opened.
+    pub fn is_worn(&self) -> bool {
+        let given: u64 = self.next_refs.iter().map(|next| u64::from(next.load(Relaxed))).sum();
+        given > WORN_REFS && given > WORN_FACTOR * self.forms() as u64
     }
 
     pub(super) fn note_forms(&self, added: usize) {

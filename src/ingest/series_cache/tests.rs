@@ -273,6 +273,17 @@ fn series_nobody_sends_are_forgotten_and_come_back_under_another_ref() {
 }
 
 #[test]
+fn a_session_is_worn_when_most_of_its_refs_are_of_series_that_are_gone() {
+    let session = Session::new(SessionId::default(), Box::new([1; 2]), usize::MAX);
+    for at in 0..600_000 {
+        assert_eq!([0, 1].map(|partition| session.next_ref(partition)), [Some(at), Some(at)]);
+    }
+    assert!(session.is_worn());
+    session.note_forms(400_000);
+    assert!(!session.is_worn(), "a third of its series are in use");
+}
+
+#[test]
 fn a_full_cache_forgets_the_largest_tenant_before_it_grows() {
     let session = Session::new(SessionId::default(), Box::new([1]), 10);
     let fill = |tenant: u32, series: u64| {
