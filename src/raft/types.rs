@@ -170,6 +170,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn memberships_have_the_bytes_of_their_format() {
+        let joint = vec![BTreeSet::from([1]), BTreeSet::from([1, 2])];
+        let bytes = encode_membership(&RaftMembership::new_with_defaults(joint, [3]));
+        let ids = |ids: &[u64]| {
+            let count = (ids.len() as u32).to_le_bytes().to_vec();
+            ids.iter().fold(count, |all, id| [all, id.to_le_bytes().to_vec()].concat())
+        };
+        let expected = [2u32.to_le_bytes().to_vec(), ids(&[1]), ids(&[1, 2]), ids(&[1, 2, 3])].concat();
+        assert_eq!(&bytes[..], expected);
+    }
+
+    #[test]
     fn memberships_read_back_and_wrong_lengths_are_refused() {
         let joint = vec![BTreeSet::from([1, 2, 3]), BTreeSet::from([2, 3, 4])];
         let membership = RaftMembership::new_with_defaults(joint, [9]);

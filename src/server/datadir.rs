@@ -151,6 +151,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_format_file_never_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(DataDir::open(dir.path(), 3, 4).unwrap());
+        let text = fs::read_to_string(dir.path().join("FORMAT")).unwrap();
+        assert_eq!(text, "{\"version\":1,\"node_id\":3,\"partitions\":4}\n");
+    }
+
+    #[test]
     fn a_second_holder_is_refused_until_the_first_lets_go() {
         let dir = tempfile::tempdir().unwrap();
         let first = DataDir::open(dir.path(), 1, 4).unwrap();

@@ -120,6 +120,17 @@ mod tests {
     }
 
     #[test]
+    fn the_file_has_the_bytes_of_its_format() {
+        let dir = tempfile::tempdir().unwrap();
+        let mark = SyncedMark::open(dir.path()).unwrap();
+        mark.raise(0x0102);
+        let bytes = std::fs::read(dir.path().join(NAME)).unwrap();
+        assert_eq!(bytes.len(), 4096 + 16);
+        assert_eq!(bytes[..16], [2, 1, 0, 0, 0, 0, 0, 0, 0xfd, 0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
+        assert_eq!(bytes[4096..], [0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
+    }
+
+    #[test]
     fn a_missing_mark_is_only_right_for_a_new_store() {
         let dir = tempfile::tempdir().unwrap();
         let mark = SyncedMark::open(dir.path()).unwrap();
