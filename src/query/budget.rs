@@ -5,12 +5,16 @@
 //! Path: `promql::engine` -> `guard` -> **here**.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Component, Path};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Share of the machine's (or cgroup's) memory that the node may use, in percent.
 const NODE_SHARE_PERCENT: u64 = 70;
+/// Where cgroups are mounted.
+const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+/// The groups of a process that does not know its own: the root of either version.
+const ROOT_GROUPS: &str = "0::/\n1:memory:/\n";
 /// One query may take at most one part in this many of the node's budget.
 const QUERY_FRACTION: u64 = 4;
 
@@ -131,18 +135,16 @@ impl Drop for QueryAccount {
     }
 }
 
-/// The node's default budget: 70 % of what the cgroup (v1 or v2) or the machine allows, whichever is less.
+/// The node's default budget: 70 % of what the machine or the process' cgroups (v1 or v2, up to the root) allow,
+/// whichever is least.
 ///
 /// # Errors
 /// The reason, if neither can be read.
 pub fn default_node_budget() -> Result<u64, std::io::Error> {
     let machine = machine_memory(&fs::read_to_string("/proc/meminfo")?)
         .ok_or_else(|| std::io::Error::other("/proc/meminfo has no MemTotal line"))?;
-    let cgroup = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
-        .iter()
-        .filter_map(|path| cgroup_limit(Path::new(path)))
-        .min();
-    let total = cgroup.map_or(machine, |limit| limit.min(machine));
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_else(|_| ROOT_GROUPS.to_owned());
+    let total = cgroup_limit(&groups, Path::new(CGROUP_ROOT)).map_or(machine, |limit| limit.min(machine));
     Ok(total / 100 * NODE_SHARE_PERCENT)
 }
 
@@ -152,9 +154,38 @@ fn machine_memory(meminfo: &str) -> Option<u64> {
     line.split_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
+/// The least memory limit of the groups in `groups`, the text of /proc/self/cgroup, and of all above them, in the
+/// hierarchies that are mounted below `root`. `None` if no group has one.
+fn cgroup_limit(groups: &str, root: &Path) -> Option<u64> {
+    let of_line = |line: &str| {
+        let (_number, rest) = line.split_once(':')?;
+        let (controllers, group) = rest.split_once(':')?;
+        match controllers {
+            "" => least_limit(root, group, "memory.max"),
+            v1 if v1.split(',').any(|name| name == "memory") => {
+                least_limit(&root.join("memory"), group, "memory.limit_in_bytes")
+            }
+            _ => None,
+        }
+    };
+    groups.lines().filter_map(of_line).min()
+}
+
+/// The least limit in the files `name` of `group` and of all groups above it, up to `top`.
+///
+/// A container may see its own group as the root, and the name that it has on the host: what is not there is
+/// skipped. A group above the root that is seen (`/..`) has no file here.
+fn least_limit(top: &Path, group: &str, name: &str) -> Option<u64> {
+    let group = Path::new(group);
+    let is_seen = !group.components().any(|part| part == Component::ParentDir);
+    let folder = if is_seen { top.join(group.strip_prefix("/").unwrap_or(group)) } else { top.to_owned() };
+    let folders = folder.ancestors().take_while(|folder| folder.starts_with(top));
+    folders.filter_map(|folder| limit_in(&folder.join(name))).min()
+}
+
 /// The limit in a cgroup file: `None` if the file is absent or says "max".
-fn cgroup_limit(path: &Path) -> Option<u64> {
-    fs::read_to_string(path).ok()?.trim().parse().ok()
+fn limit_in(file: &Path) -> Option<u64> {
+    fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -200,6 +231,47 @@ mod tests {
     fn memory_is_read_from_meminfo() {
         assert_eq!(machine_memory("MemTotal:       24576 kB\nMemFree: 1 kB\n"), Some(24576 * 1024));
         assert_eq!(machine_memory("MemFree: 1 kB\n"), None);
+    }
+
+    /// The limit for a process in `groups`, with `files` below the root.
+    #[track_caller]
+    fn check_cgroup(groups: &str, files: &[(&str, &str)], expected: Option<u64>) {
+        let root = tempfile::tempdir().unwrap();
+        for (file, text) in files {
+            let file = root.path().join(file);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, format!("{text}\n")).unwrap();
+        }
+        assert_eq!(cgroup_limit(groups, root.path()), expected, "{groups:?} {files:?}");
+    }
+
+    #[test]
+    fn the_least_limit_from_the_own_group_to_the_root_holds() {
+        let unit = "0::/system.slice/quorate.service\n";
+        let own = ("system.slice/quorate.service/memory.max", "700");
+        check_cgroup(unit, &[own], Some(700));
+        check_cgroup(unit, &[own, ("system.slice/memory.max", "600"), ("memory.max", "900")], Some(600));
+        check_cgroup(unit, &[own, ("memory.max", "500")], Some(500));
+        check_cgroup(unit, &[("system.slice/quorate.service/memory.max", "max")], None);
+        check_cgroup(unit, &[("system.slice/other.service/memory.max", "1")], None);
+        check_cgroup("0::/\n", &[("memory.max", "800")], Some(800));
+        check_cgroup("", &[("memory.max", "800")], None);
+    }
+
+    #[test]
+    fn the_memory_controller_of_version_one_has_its_own_tree() {
+        let groups = "12:cpu,cpuacct:/cpu\n9:memory:/docker/abc\n0::/unified\n";
+        let top = "memory/memory.limit_in_bytes";
+        let own = "memory/docker/abc/memory.limit_in_bytes";
+        check_cgroup(groups, &[(own, "700"), (top, "9223372036854771712")], Some(700));
+        check_cgroup(groups, &[(top, "650")], Some(650));
+        check_cgroup(groups, &[(own, "700"), ("unified/memory.max", "600")], Some(600));
+        check_cgroup("4:memory_other:/\n", &[(top, "1")], None);
+    }
+
+    #[test]
+    fn a_group_above_the_visible_root_leaves_the_root() {
+        check_cgroup("0::/../../other\n", &[("memory.max", "800")], Some(800));
     }
 
     #[test]
