@@ -5,6 +5,7 @@
 
 pub mod budget;
 pub mod catalog;
+pub mod durations;
 pub mod guard;
 pub mod limits;
 pub mod service;
@@ -12,4 +13,6 @@ pub mod source;
 
 pub use catalog::{CatalogParams, Entries, cardinality};
 pub use limits::QueryLimits;
-pub use service::{Answer, EvalTimes, QueryConfig, QueryFailure, QueryParams, QueryService, Timings};
+pub use service::{
+    Answer, EvalTimes, QueryConfig, QueryFailure, QueryParams, QueryService, QueryTimes, Timings,
+};

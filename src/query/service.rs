@@ -5,6 +5,7 @@
 //! wait until their deadline. Q3: when a query ends, in whatever way, its memory is given back.
 
 use crate::budget::{MemoryBudget, QueryAccount};
+use crate::durations::Durations;
 use crate::guard::{CancelFlag, CancelOnDrop, LocalGuard};
 use crate::limits::QueryLimits;
 use crate::source::LocalSource;
@@ -123,7 +124,17 @@ pub struct QueryService {
     config: QueryConfig,
     places: Arc<Semaphore>,
     memory: Arc<MemoryBudget>,
+    times: Arc<QueryTimes>,
     clock: Arc<dyn Clock>,
+}
+
+/// How long the queries of a node waited and ran.
+#[derive(Debug)]
+pub struct QueryTimes {
+    /// Waiting for a free place.
+    pub queued: Durations,
+    /// Parsing and evaluation.
+    pub executed: Durations,
 }
 
 impl QueryService {
@@ -133,6 +144,10 @@ impl QueryService {
             partitions: partitions.into(),
             places: Arc::new(Semaphore::new(config.max_concurrent)),
             memory: MemoryBudget::new(config.memory_budget),
+            times: Arc::new(QueryTimes {
+                queued: Durations::new(clock.instant()),
+                executed: Durations::new(clock.instant()),
+            }),
             config,
             clock,
         }
@@ -146,6 +161,11 @@ impl QueryService {
     /// The node's query memory.
     pub fn memory(&self) -> &Arc<MemoryBudget> {
         &self.memory
+    }
+
+    /// How long queries waited and ran. Those that failed are left out.
+    pub fn times(&self) -> &QueryTimes {
+        &self.times
     }
 
     /// Number of queries that run now.
@@ -179,7 +199,7 @@ impl QueryService {
             ..EngineOptions::default()
         };
         let source = LocalSource::new(self.partitions.clone(), params.tenant, params.limits);
-        let clock = self.clock.clone();
+        let (clock, times) = (self.clock.clone(), self.times.clone());
         let arrived = clock.instant();
         self.run(params.timeout, move |guard| {
             let started = clock.instant();
@@ -192,7 +212,8 @@ impl QueryService {
                 }
             }?;
             let timings = Timings { queued: started - arrived, executed: clock.instant() - started };
-            note(timings);
+            times.queued.record(started, timings.queued);
+            times.executed.record(started + timings.executed, timings.executed);
             Ok(render(output, timings, guard)?)
         })
         .await
@@ -230,11 +251,4 @@ impl QueryService {
             .map_err(|_elapsed| QueryFailure::QueueTimeout)?
             .map_err(|_closed| QueryFailure::QueueTimeout)
     }
-}
-
-/// Counts a query under the name and slices of Prometheus' own summary.
-fn note(timings: Timings) {
-    let name = "prometheus_engine_query_duration_seconds";
-    metrics::histogram!(name, "slice" => "queue_time").record(timings.queued);
-    metrics::histogram!(name, "slice" => "inner_eval").record(timings.executed);
 }

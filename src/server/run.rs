@@ -116,11 +116,13 @@ async fn serve(source: Source, config: Arc<Config>, clock: Arc<dyn Clock>) -> Re
     let mut signals = Signals::new().map_err(text)?;
     let listeners = Listeners::bind(&config).await?;
     let limits = Arc::new(LimitsProvider::new(config.limits.clone(), config.overrides.clone()));
+    let recorder = telemetry::metrics::install()?;
+    tokio::spawn(telemetry::metrics::keep_small(recorder.clone()));
     let app = App::new(AppParts {
         reloader: Arc::new(Reloader::new(source, config.clone(), limits.clone(), clock.clone())),
         limits: limits.clone(),
         features: config.features()?,
-        recorder: telemetry::metrics::install()?,
+        recorder,
         clock: clock.clone(),
     });
     let stop = CancellationToken::new();

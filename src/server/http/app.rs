@@ -199,7 +199,7 @@ impl App {
             self.reloader.changed_at_ms() as f64 / 1000.0,
         );
         if let Some(services) = self.services.get() {
-            figures::write(services, &mut page);
+            figures::write(services, self.clock.instant(), &mut page);
         }
         page.finish()
     }

@@ -84,6 +84,7 @@ pub async fn runtimeinfo(State(app): State<Arc<App>>) -> Reply {
         "serverTime": rfc3339(app.clock.now_ms()),
         "reloadConfigSuccess": app.reloader.is_successful(),
         "lastConfigTime": rfc3339(app.reloader.changed_at_ms()),
+        // Damaged bytes that would be read again and again end the node, so a node that answers has met none.
         "corruptionCount": 0,
         "goroutineCount": 0,
         "GOMAXPROCS": threads,

@@ -7,22 +7,27 @@ use super::services::Services;
 use crate::telemetry::exposition::Exposition;
 use quorate_model::{METRIC_NAME, TenantId};
 use quorate_promql::engine::{QueryError, QueryGuard};
+use quorate_query::durations::Summary;
 use quorate_tsdb::{PartitionStats, PartitionStore};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::ops::AddAssign;
 use std::sync::Arc;
+use std::time::Instant;
 
+/// Quantiles of the times of queries, as in Prometheus.
+const QUANTILES: [f64; 3] = [0.5, 0.9, 0.99];
 /// Tenants that have figures of their own; the rest is summed up under this name.
 const MAX_TENANTS: usize = 100;
 const OTHER_TENANTS: &str = "__other";
 
 /// Writes the figures of a node that runs.
-pub fn write(services: &Services, page: &mut Exposition) {
+pub fn write(services: &Services, now: Instant, page: &mut Exposition) {
     let stats: Vec<PartitionStats> = services.partitions.iter().map(|p| p.store.stats()).collect();
     write_head(&stats, page);
     write_partitions(services, &stats, page);
     write_tenants(services, &stats, page);
-    write_queries(services, page);
+    write_queries(services, now, page);
     write_log(services, page);
 }
 
@@ -75,33 +80,81 @@ fn write_partitions(services: &Services, stats: &[PartitionStats], page: &mut Ex
     });
 }
 
-fn write_tenants(services: &Services, stats: &[PartitionStats], page: &mut Exposition) {
-    let mut by_tenant: BTreeMap<TenantId, [u64; 4]> = BTreeMap::new();
-    for (tenant, counters) in stats.iter().flat_map(|s| &s.counters) {
-        let sums = by_tenant.entry(*tenant).or_default();
-        let parts = [counters.stored, counters.late, counters.duplicates, counters.conflicts];
-        sums.iter_mut().zip(parts).for_each(|(sum, part)| *sum += part);
-    }
-    let mut other = [0; 4];
-    for sums in by_tenant.values().skip(MAX_TENANTS) {
-        other.iter_mut().zip(sums).for_each(|(sum, part)| *sum += part);
-    }
-    let more = by_tenant.len() > MAX_TENANTS;
-    let named = by_tenant.iter().take(MAX_TENANTS).map(|(tenant, sums)| {
-        let name = services.meta.tenant_name(*tenant);
-        (name.map_or_else(|| tenant.to_string(), |name| name.to_string()), *sums)
-    });
-    let name = "quorate_tenant_samples_total";
-    page.family(name, "counter", "Samples of committed records by tenant and what became of them.");
-    for (tenant, sums) in named.chain(more.then(|| (OTHER_TENANTS.to_owned(), other))) {
-        for (verdict, count) in ["stored", "late", "duplicate", "conflict"].into_iter().zip(sums) {
-            page.sample(name, &[("tenant", &tenant), ("verdict", verdict)], count as f64);
-        }
+/// What is told of each tenant: its samples by verdict, and its series in the heads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct TenantFigures {
+    samples: [u64; 4],
+    active_series: u64,
+}
+
+impl AddAssign for TenantFigures {
+    fn add_assign(&mut self, other: Self) {
+        self.samples.iter_mut().zip(other.samples).for_each(|(sum, part)| *sum += part);
+        self.active_series += other.active_series;
     }
 }
 
-fn write_queries(services: &Services, page: &mut Exposition) {
+fn write_tenants(services: &Services, stats: &[PartitionStats], page: &mut Exposition) {
+    let mut by_tenant: BTreeMap<TenantId, TenantFigures> = BTreeMap::new();
+    for (stats, partition) in stats.iter().zip(&services.partitions) {
+        for (tenant, counters) in &stats.counters {
+            *by_tenant.entry(*tenant).or_default() += TenantFigures {
+                samples: [counters.stored, counters.late, counters.duplicates, counters.conflicts],
+                active_series: partition.store.active_series(*tenant),
+            };
+        }
+    }
+    let name_of = |tenant: TenantId| {
+        services.meta.tenant_name(tenant).map_or_else(|| tenant.to_string(), |name| name.to_string())
+    };
+    write_named_tenants(&named_and_others(by_tenant, name_of), page);
+}
+
+/// The figures of the first tenants by name, and the sum of all others.
+fn named_and_others(
+    by_tenant: BTreeMap<TenantId, TenantFigures>,
+    name_of: impl Fn(TenantId) -> String,
+) -> Vec<(String, TenantFigures)> {
+    let mut named: Vec<(String, TenantFigures)> = Vec::new();
+    let mut others: Option<TenantFigures> = None;
+    for (tenant, figures) in by_tenant {
+        match named.len() < MAX_TENANTS {
+            true => named.push((name_of(tenant), figures)),
+            false => *others.get_or_insert_default() += figures,
+        }
+    }
+    named.extend(others.map(|figures| (OTHER_TENANTS.to_owned(), figures)));
+    named
+}
+
+fn write_named_tenants(tenants: &[(String, TenantFigures)], page: &mut Exposition) {
+    let name = "quorate_tenant_samples_total";
+    page.family(name, "counter", "Samples of committed records by tenant and what became of them.");
+    for (tenant, figures) in tenants {
+        for (verdict, count) in ["stored", "late", "duplicate", "conflict"].into_iter().zip(figures.samples) {
+            page.sample(name, &[("tenant", tenant), ("verdict", verdict)], count as f64);
+        }
+    }
+    let name = "cortex_ingester_active_series";
+    page.family(name, "gauge", "Series in the heads by tenant, which its limit counts.");
+    for (tenant, figures) in tenants {
+        page.sample(name, &[("user", tenant)], figures.active_series as f64);
+    }
+}
+
+fn write_queries(services: &Services, now: Instant, page: &mut Exposition) {
     let queries = &services.queries;
+    let name = "prometheus_engine_query_duration_seconds";
+    page.family(name, "summary", "Time of queries by part of the work.");
+    let times = queries.times();
+    for (slice, durations) in [("queue_time", &times.queued), ("inner_eval", &times.executed)] {
+        let Summary { sum, number, quantiles } = durations.summary(now, QUANTILES);
+        for (quantile, seconds) in QUANTILES.into_iter().zip(quantiles) {
+            page.sample(name, &[("slice", slice), ("quantile", &quantile.to_string())], seconds);
+        }
+        page.sample(&format!("{name}_sum"), &[("slice", slice)], sum);
+        page.sample(&format!("{name}_count"), &[("slice", slice)], number as f64);
+    }
     page.gauge("prometheus_engine_queries", "Queries that run now.", queries.running() as f64);
     page.gauge(
         "prometheus_engine_queries_concurrent_max",
@@ -131,8 +184,8 @@ fn write_log(services: &Services, page: &mut Exposition) {
 
 /// What the heads hold of one tenant, in the form of Prometheus' `status/tsdb`; `top` entries a list.
 ///
-/// Each series counts as one chunk, its open one. Prometheus' times of the head are left out: windows belong to
-/// all tenants together, and one must not learn of another's.
+/// Prometheus' chunks and times of the head are left out: chunks and windows belong to all tenants together, and one
+/// must not learn of another's.
 ///
 /// # Errors
 /// The objection of `guard`.
@@ -162,7 +215,6 @@ pub fn tsdb_status(
         "headStats": {
             "numSeries": series,
             "numLabelPairs": pairs.len(),
-            "chunkCount": series,
         },
         "seriesCountByMetricName": largest(metrics.map(|((_, value), count)| (value.clone(), *count)), top),
         "labelValueCountByLabelName": largest(values, top),
@@ -185,6 +237,24 @@ fn largest(counts: impl IntoIterator<Item = (String, u64)>, top: usize) -> Vec<V
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hundred_tenants_have_figures_of_their_own() {
+        let of = |series| TenantFigures { samples: [series, 0, 0, 1], active_series: series };
+        let tenants = (1..=102).map(|at| (TenantId(at), of(u64::from(at)))).collect();
+        let named = named_and_others(tenants, |tenant| format!("t{}", tenant.0));
+        assert_eq!((named.len(), &named[0]), (101, &("t1".to_owned(), of(1))));
+        let rest = TenantFigures { samples: [101 + 102, 0, 0, 2], active_series: 101 + 102 };
+        assert_eq!(named[100], (OTHER_TENANTS.to_owned(), rest));
+        let mut page = Exposition::default();
+        write_named_tenants(&named[..1], &mut page);
+        let page = page.finish();
+        assert!(
+            page.contains("quorate_tenant_samples_total{tenant=\"t1\",verdict=\"conflict\"} 1\n"),
+            "{page}"
+        );
+        assert!(page.contains("cortex_ingester_active_series{user=\"t1\"} 1\n"), "{page}");
+    }
 
     #[test]
     fn the_largest_come_first_and_equal_ones_by_name() {

@@ -6,11 +6,18 @@
 use super::exposition::Exposition;
 use super::process;
 use metrics::{describe_counter, describe_gauge, describe_histogram};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use std::sync::OnceLock;
+use std::time::Duration;
 
-/// Upper bounds of request and query durations, seconds: those of Prometheus' own HTTP histogram.
+/// The one histogram. The recorder's summaries are not used: they lose the lower quantiles of durations that differ
+/// by more than a factor of 700.
+const HTTP_DURATION: &str = "prometheus_http_request_duration_seconds";
+/// Its upper bounds, seconds: those of Prometheus' own.
 const DURATION_BUCKETS: [f64; 12] = [0.001, 0.005, 0.02, 0.1, 0.2, 0.4, 1.0, 3.0, 8.0, 20.0, 60.0, 120.0];
+
+/// How often the recorder sorts in what was recorded. Until then each single value takes memory.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 static RECORDER: OnceLock<Result<PrometheusHandle, String>> = OnceLock::new();
 
@@ -21,14 +28,27 @@ static RECORDER: OnceLock<Result<PrometheusHandle, String>> = OnceLock::new();
 pub fn install() -> Result<PrometheusHandle, String> {
     RECORDER
         .get_or_init(|| {
-            let builder = PrometheusBuilder::new()
-                .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &DURATION_BUCKETS)
-                .map_err(|error| error.to_string())?;
+            let builder = builder().map_err(|error| error.to_string())?;
             let handle = builder.install_recorder().map_err(|error| error.to_string())?;
             describe();
             Ok(handle)
         })
         .clone()
+}
+
+fn builder() -> Result<PrometheusBuilder, BuildError> {
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Full(HTTP_DURATION.to_owned()), &DURATION_BUCKETS)
+}
+
+/// Keeps the recorder small, for as long as it is polled, whether or not anybody reads the page.
+pub async fn keep_small(recorder: PrometheusHandle) {
+    let mut turns = tokio::time::interval(UPKEEP_INTERVAL);
+    turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        turns.tick().await;
+        recorder.run_upkeep();
+    }
 }
 
 /// Writes the `process_*` figures and the build's.
@@ -50,10 +70,41 @@ pub fn write_process_figures(page: &mut Exposition) {
 
 fn describe() {
     describe_counter!("prometheus_http_requests_total", "HTTP requests by handler and status.");
-    describe_histogram!("prometheus_http_request_duration_seconds", "Time to answer by handler.");
+    describe_histogram!(HTTP_DURATION, "Time to answer by handler.");
     describe_gauge!("quorate_http_connections", "Open HTTP connections.");
     describe_counter!(
         "quorate_self_monitor_failures_total",
         "Times the node's own metrics could not be written."
     );
+    describe_counter!(
+        "quorate_apply_stopped_total",
+        "Partitions that stopped applying, which ends the node."
+    );
+    describe_counter!("quorate_maintenance_failures_total", "Failed background work; it is tried again.");
+    describe_counter!("cortex_distributor_received_requests_total", "Write requests by tenant.");
+    describe_counter!("cortex_distributor_received_samples_total", "Received samples by tenant.");
+    describe_counter!("cortex_distributor_received_exemplars_total", "Received exemplars by tenant.");
+    describe_counter!("cortex_distributor_received_metadata_total", "Received metadata by tenant.");
+    describe_counter!("cortex_discarded_samples_total", "Refused samples by tenant and reason.");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_times_are_a_histogram_with_prometheus_bounds() {
+        let recorder = builder().unwrap().build_recorder();
+        metrics::with_local_recorder(&recorder, || {
+            describe();
+            metrics::histogram!(HTTP_DURATION, "handler" => "/").record(0.01);
+        });
+        let page = recorder.handle().render();
+        assert!(page.contains(&format!("# TYPE {HTTP_DURATION} histogram\n")), "{page}");
+        assert!(page.contains(&format!("{HTTP_DURATION}_bucket{{handler=\"/\",le=\"0.02\"}} 1\n")), "{page}");
+        assert!(
+            page.contains(&format!("{HTTP_DURATION}_bucket{{handler=\"/\",le=\"0.005\"}} 0\n")),
+            "{page}"
+        );
+    }
 }
