@@ -8,7 +8,7 @@ pub struct StoreConfig {
     pub window_ms: i64,
     /// How long after its end a window is closed, in milliseconds.
     pub close_delay_ms: i64,
-    /// Late samples that make the late windows due, in bytes of memory.
+    /// Late samples that make the late windows due, in bytes of memory; samples out of order count too.
     pub late_budget_bytes: u64,
     /// How long late samples wait for more of them, in milliseconds.
     pub late_delay_ms: i64,

@@ -185,6 +185,7 @@ impl<'a> Loader<'a> {
         let writer = &mut *self.head.writer().lock();
         self.head.index().write().skip_to(meta.next_row.max(self.next));
         self.head.set_hidden(meta.restore(writer));
+        self.head.restore_late(|start| writer.windows.get(&start).is_some_and(|w| w.next_generation > 0));
     }
 }
 

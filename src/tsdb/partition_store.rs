@@ -107,8 +107,9 @@ impl PartitionStore {
         })
     }
 
-    /// The marks that a leader should propose at cluster time `now_ms`: for windows that ended a while ago, and
-    /// for late samples that are many or have waited long. Proposing more or fewer changes cost only.
+    /// The marks that a leader should propose at cluster time `now_ms`: for windows that ended a while ago, for
+    /// late samples that are many or have waited long, and for the window with most samples out of order if those
+    /// are over the late budget. Proposing more or fewer changes cost only.
     pub fn marks_due(&self, now_ms: i64) -> Vec<FlushMark> {
         self.marks.due(&self.head, &self.config, now_ms)
     }
@@ -216,13 +217,19 @@ impl PartitionStore {
         self.background.stop();
     }
 
-    /// Memory of late samples, in bytes.
+    /// Memory of late samples and of those that came out of order, in bytes.
     pub fn late_bytes(&self) -> u64 {
         self.marks.late_bytes(&self.head)
     }
 
     /// The series that pass every matcher and may have samples in `range`. `meter` is charged with what the
     /// selection holds.
+    /// Whether [`PartitionStore::late_bytes`] is more than twice the late budget: marks do not keep up, and writes
+    /// should wait. Takes no lock; what came for old windows since the last look for marks is not in it yet.
+    pub fn is_over_late_budget(&self) -> bool {
+        self.marks.is_over_twice(&self.head, &self.config)
+    }
+
     ///
     /// # Errors
     /// [`StoreError::TooManySeries`] over the limit, [`StoreError::Stopped`] when `meter` objects; else if a block

@@ -25,6 +25,7 @@ use quorate_model::{
 use roaring::RoaringBitmap;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// What the writer knows of one window.
@@ -308,11 +309,14 @@ struct Pass<'a> {
     /// The window of the sample before: neighbours mostly share it.
     window: quorate_model::TimeRange,
 }
+    /// What the late bytes have grown by.
+    late_bytes: u64,
 
 impl<'a> Pass<'a> {
     fn new(head: &'a Head, writer: &'a mut Writer) -> Self {
         let window = quorate_model::TimeRange::new(0, -1);
-        Self { head, writer, counters: Counters::default(), examples: Vec::new(), stripe: None, window }
+        let (counters, examples) = (Counters::default(), Vec::new());
+        Self { head, writer, counters, examples, late_bytes: 0, stripe: None, window }
     }
 
     fn run(
@@ -327,6 +331,7 @@ impl<'a> Pass<'a> {
     }
 
     fn floats(&mut self, batch: &SubBatch, rows: &[u32]) -> Result<(), ChunkError> {
+        self.head.late_bytes.fetch_add(self.late_bytes, Ordering::Relaxed);
         let mut starts = batch.starts.iter().peekable();
         for (i, row) in rows.iter().enumerate() {
             let (ts_ms, bits) = (batch.ts_ms[i], batch.values[i].to_bits());
@@ -388,7 +393,10 @@ impl<'a> Pass<'a> {
         if matches!(verdict, Verdict::Stored | Verdict::Late) {
             self.writer.windows.entry(window_start).or_default().has_data = true;
         }
+        let before = stripe.late_bytes();
         Ok(verdict)
+        // Less where a side buffer was encoded: the sums wrap and come out right.
+        self.late_bytes = self.late_bytes.wrapping_add(stripe.late_bytes().wrapping_sub(before));
     }
 
     fn note(&mut self, row: u32, hash: u64, ts_ms: i64, bits: u64, value: f64, verdict: Verdict) {

@@ -11,7 +11,9 @@ use super::{Head, SealedGeneration};
 use crate::error::ApplyError;
 use quorate_chunk::ChunkError;
 use quorate_model::{FlushMark, Position, RecordBody, RecordHeader, TenantId, TimeRange};
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 impl Head {
     pub(super) fn apply_control(
@@ -28,12 +30,12 @@ impl Head {
         writer.builder_epoch = header.epoch;
         match body {
             RecordBody::FlushMark(marks) => {
-                for FlushMark { window_start_ms, generation } in marks {
-                    let next = writer.windows.get(window_start_ms).map(|w| w.next_generation);
-                    if next == Some(*generation) {
-                        self.seal(writer, *window_start_ms).map_err(|e| corrupt(position, &e))?;
-                    }
-                }
+                let is_next = |mark: &&FlushMark| {
+                    let state = writer.windows.get(&mark.window_start_ms);
+                    state.is_some_and(|window| window.next_generation == mark.generation)
+                };
+                let windows = marks.iter().filter(is_next).map(|mark| mark.window_start_ms).collect();
+                self.seal(writer, windows).map_err(|e| corrupt(position, &e))?;
             }
             RecordBody::Delete { tenant, matchers, range } => {
                 let matchers = Tombstone::matchers(matchers).map_err(|e| corrupt(position, &e))?;
@@ -68,31 +70,37 @@ impl Head {
     fn cut_touched(&self, writer: &mut Writer, range: TimeRange) -> Result<Vec<(i64, u32)>, ChunkError> {
         let length = self.length();
         let touched = writer.windows.keys().copied().filter(|w| length.range_of(*w).overlaps(&range));
-        let touched: Vec<i64> = touched.collect();
-        for window_start in &touched {
-            self.seal(writer, *window_start)?;
-        }
+        let touched: BTreeSet<i64> = touched.collect();
+        self.seal(writer, touched.clone())?;
         let next = |w: i64| writer.windows.get(&w).map_or(0, |state| state.next_generation);
         Ok(touched.into_iter().map(|w| (w, next(w))).filter(|(_, next)| *next > 0).collect())
     }
 
-    /// Cuts the next generation of a window, if it has unflushed data.
-    fn seal(&self, writer: &mut Writer, window_start: i64) -> Result<(), ChunkError> {
-        let Some(state) = writer.windows.get_mut(&window_start).filter(|w| w.has_data) else {
-            return Ok(());
-        };
-        let generation = state.next_generation;
-        state.next_generation += 1;
-        state.has_data = false;
-        let is_listed = self.views.pin().lists(window_start, generation);
-        let sealed = Arc::new(SealedGeneration::new(window_start, generation));
-        if !is_listed {
-            self.views.seal(&sealed);
+    /// Cuts the next generation of those of the windows that have unflushed data.
+    fn seal(&self, writer: &mut Writer, mut windows: BTreeSet<i64>) -> Result<(), ChunkError> {
+        windows.retain(|start| writer.windows.get(start).is_some_and(|window| window.has_data));
+        let view = self.views.pin();
+        let mut generations = Vec::with_capacity(windows.len());
+        for window_start in &windows {
+            let state = writer.windows.entry(*window_start).or_default();
+            let sealed = Arc::new(SealedGeneration::new(*window_start, state.next_generation));
+            if !view.lists(*window_start, state.next_generation) {
+                self.views.seal(&sealed);
+            }
+            state.next_generation += 1;
+            state.has_data = false;
+            generations.push(sealed);
         }
+        if generations.is_empty() {
+            return Ok(());
+        }
+        let windows: Vec<i64> = windows.into_iter().collect();
         for (number, stripe) in self.stripes().iter().enumerate() {
             let mut stripe = stripe.write();
-            let part = stripe.seal(window_start)?;
-            sealed.fill(number, part);
+            let before = stripe.late_bytes();
+            let parts = stripe.seal(&windows)?;
+            self.late_bytes.fetch_sub(before - stripe.late_bytes(), Ordering::Relaxed);
+            generations.iter().zip(parts).for_each(|(sealed, part)| sealed.fill(number, part));
         }
         Ok(())
     }

@@ -3,10 +3,9 @@
 //! Knows that freeing is a decision of this replica alone: no verdict depends on it. Does not know when it is
 //! worth it.
 
-use super::apply::WindowState;
 use super::{Head, row_at};
 use roaring::RoaringBitmap;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 impl Head {
     /// Frees the rows without unflushed samples whose newest one is before `before_ms`. Gives their number.
@@ -46,18 +45,25 @@ impl Head {
         freed.len()
     }
 
-    /// Memory of the unflushed windows that `counts` accepts, without open chunks.
-    pub(crate) fn window_bytes(&self, counts: &dyn Fn(i64, WindowState) -> bool) -> u64 {
-        let writer = self.writer.lock();
-        let counted =
-            writer.windows.iter().filter(|(start, state)| state.has_data && counts(**start, **state));
-        let counted: BTreeSet<i64> = counted.map(|(start, _)| *start).collect();
-        drop(writer);
-        let bytes = self.stripes.iter().map(|stripe| {
-            let stripe = stripe.read();
-            let windows = stripe.windows().iter().filter(|w| counted.contains(&w.start_ms()));
-            windows.map(|w| w.memory_bytes() as u64).sum::<u64>()
-        });
-        bytes.sum()
+    /// Sizes of the unflushed windows by start, without open chunks.
+    pub(crate) fn window_sizes(&self) -> BTreeMap<i64, WindowSize> {
+        let mut sizes: BTreeMap<i64, WindowSize> = BTreeMap::new();
+        for stripe in &self.stripes {
+            for window in stripe.read().windows() {
+                let size = sizes.entry(window.start_ms()).or_default();
+                size.memory_bytes += window.memory_bytes() as u64;
+                size.late_bytes += window.late_bytes() as u64;
+            }
+        }
+        sizes
     }
+}
+
+/// Memory of one window, without open chunks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct WindowSize {
+    /// All of it.
+    pub(crate) memory_bytes: u64,
+    /// What counts as late by what apply knows.
+    pub(crate) late_bytes: u64,
 }

@@ -86,3 +86,19 @@ fn a_series_costs_at_most_500_bytes_over_an_hour() {
     println!("bytes a series: labels, postings, samples, sessions: {mean:?}, at most {most} in all");
     assert!(mean.iter().sum::<usize>() <= 500 && most <= 650, "{mean:?}, at most {most}");
 }
+
+#[test]
+fn a_sender_a_minute_behind_its_twin_costs_a_series_little() {
+    let head = Head::new(WindowLength::default(), Arc::new(Views::new(Vec::new())));
+    for step in 0..PER_HOUR {
+        head.apply(Position(2 * u64::from(step) + 1), &scrape(step), &|_, _| Ok(Default::default())).unwrap();
+        let mut behind = scrape(step);
+        if let quorate_model::RecordBody::Data(batches) = &mut behind.body {
+            batches[0].ts_ms.iter_mut().for_each(|ts_ms| *ts_ms -= 60_000 - 7);
+        }
+        head.apply(Position(2 * u64::from(step) + 2), &behind, &|_, _| Ok(Default::default())).unwrap();
+    }
+    let [_, _, samples, _] = measure(&head);
+    println!("bytes of samples a series: {samples}, of which late {}", head.late_bytes() / u64::from(SERIES));
+    assert!(samples <= 3_000, "{samples}");
+}

@@ -42,6 +42,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) use apply::{WindowState, Writer};
 pub use deletes::{Hidden, Tombstone};
+pub(crate) use idle::WindowSize;
 pub(crate) use sealed::SealedGeneration;
 pub(crate) use series::{SeriesIndex, series_hash};
 pub(crate) use sessions::ROW_LIMIT;
@@ -114,6 +115,7 @@ pub(crate) struct Head {
     writer: Mutex<Writer>,
     applied: AtomicU64,
     hidden: ArcSwap<Hidden>,
+    late_bytes: AtomicU64,
     views: Arc<Views>,
 }
 
@@ -128,6 +130,7 @@ impl Head {
             applied: AtomicU64::new(0),
             hidden: ArcSwap::default(),
             views,
+            late_bytes: AtomicU64::new(0),
         }
     }
 
@@ -142,6 +145,21 @@ impl Head {
 
     pub(crate) fn length(&self) -> WindowLength {
         self.length
+    /// Memory of the windows that were cut before, and of floats in the side buffers of the others.
+    pub(crate) fn late_bytes(&self) -> u64 {
+        self.late_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Counts the late bytes of a head that was loaded; `is_late` tells which windows were cut before.
+    pub(crate) fn restore_late(&self, is_late: impl Fn(i64) -> bool) {
+        let restore = |stripe: &RwLock<Stripe>| {
+            let mut stripe = stripe.write();
+            stripe.restore_late(&is_late);
+            stripe.late_bytes()
+        };
+        self.late_bytes.store(self.stripes.iter().map(restore).sum(), Ordering::Relaxed);
+    }
+
     }
 
     pub(crate) fn index(&self) -> &RwLock<SeriesIndex> {

@@ -1,6 +1,6 @@
 //! The head against a naive model: a map from series and time to value.
 
-use super::testing::{TENANT, delete, floats, mark, series};
+use super::testing::{TENANT, delete, floats, marks, series};
 use super::{Counters, Head, WindowLength};
 use crate::selection::{PartitionSelection, Wanted};
 use crate::view::Views;
@@ -114,7 +114,7 @@ impl Naive {
 #[derive(Debug, Clone)]
 enum Step {
     Write(Vec<(u32, i64, f64)>),
-    Mark(i64, u32),
+    Mark(Vec<(i64, u32)>),
     Delete(u32, i64, i64),
 }
 
@@ -128,7 +128,7 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     prop_oneof![
         8 => prop::collection::vec((0u32..4, ts, value), 1..40).prop_map(Step::Write),
-        3 => (-2i64..3, 0u32..3).prop_map(|(w, g)| Step::Mark(w * HOUR, g)),
+        3 => prop::collection::vec((-2i64..3, 0u32..3).prop_map(|(w, g)| (w * HOUR, g)), 1..4).prop_map(Step::Mark),
         1 => (0u32..4, -6i64..12, 0i64..6).prop_map(|(i, from, len)| {
             Step::Delete(i, from * HOUR / 4, from * HOUR / 4 + len * HOUR / 4)
         }),
@@ -146,11 +146,13 @@ proptest! {
                     samples.iter().for_each(|(i, ts, value)| naive.write(*i, *ts, *value));
                     counters.add(&fixture.apply(&floats(&samples)));
                 }
-                Step::Mark(window, generation) => {
-                    if naive.next.get(&window).copied().unwrap_or(0) == generation {
-                        naive.seal(window);
+                Step::Mark(marks) => {
+                    for (window, generation) in &marks {
+                        if naive.next.get(window).copied().unwrap_or(0) == *generation {
+                            naive.seal(*window);
+                        }
                     }
-                    fixture.apply(&mark(window, generation));
+                    fixture.apply(&self::marks(&marks));
                 }
                 Step::Delete(i, from, to) => {
                     naive.delete(i, TimeRange::new(from, to));

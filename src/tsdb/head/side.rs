@@ -42,7 +42,7 @@ pub(crate) struct SideSample {
 
 /// What a sample in a buffer is taken to cost besides a histogram's own memory, in bytes: a share of the room that
 /// the buffer keeps for more.
-const SAMPLE_BYTES: usize = 48;
+pub(crate) const SAMPLE_BYTES: usize = 48;
 
 impl SideSample {
     /// Memory of the sample in a buffer, in bytes.
@@ -127,22 +127,6 @@ impl SideBuffer {
             Self::Few(samples) => Some((samples.first()?.0, samples.last()?.0)),
             Self::Many(samples) => Some((*samples.first_key_value()?.0, *samples.last_key_value()?.0)),
         }
-    }
-
-    /// Takes all histograms out, in time order; floats stay.
-    pub(crate) fn take_histograms(&mut self) -> SeriesBuffer {
-        let mut taken = SeriesBuffer::default();
-        let all = match std::mem::take(self) {
-            Self::Few(samples) => samples,
-            Self::Many(samples) => samples.into_iter().collect(),
-        };
-        for (ts, sample) in all {
-            match sample.value {
-                Value::Float(_) => self.insert(ts, sample),
-                Value::Histogram(_) => push(&mut taken, ts, &sample),
-            }
-        }
-        taken
     }
 }
 

@@ -48,6 +48,8 @@ pub(crate) enum Verdict {
 pub(crate) struct Stripe {
     pages: Vec<Option<Vec<Row>>>,
     windows: Vec<WindowStripe>,
+    /// What the windows count as late.
+    late_bytes: u64,
     starts: HashMap<u32, Vec<(u8, i64)>>,
     /// Newest histogram of each row that had one since the start; only for telling idle rows.
     histogram_ts: HashMap<u32, i64>,
@@ -122,19 +124,41 @@ impl Stripe {
                     let newest = self.histogram_ts.entry(row).or_insert(ts_ms);
                     *newest = ts_ms.max(*newest);
                 }
-                self.window_mut(window_start).push_side(row, ts_ms, sample)?;
+                let window = self.window_mut(window_start);
+                let before = window.late_bytes() as u64;
+                window.set_late(is_sealed);
+                window.push_side(row, ts_ms, sample)?;
+                let after = window.late_bytes() as u64;
+                self.late_bytes = self.late_bytes + after - before;
             }
         }
         Ok(if is_sealed { Verdict::Late } else { Verdict::Stored })
     }
 
-    /// Cuts the open chunks of the window and takes out everything unflushed of it.
-    pub(crate) fn seal(&mut self, window_start: i64) -> Result<WindowStripe, ChunkError> {
-        for row in self.rows_open_in(window_start) {
+    /// Cuts the open chunks of these windows and takes out everything unflushed of them. `window_starts` is
+    /// increasing, and so is the result. Looks at every row once, however many windows there are.
+    pub(crate) fn seal(&mut self, window_starts: &[i64]) -> Result<Vec<WindowStripe>, ChunkError> {
+        for row in self.rows_open_in(window_starts) {
             self.cut(row)?;
         }
-        let at = self.windows.iter().position(|w| w.start_ms() == window_start);
-        Ok(at.map_or_else(|| WindowStripe::new(window_start), |at| self.windows.remove(at)))
+        let mut take = |window_start: i64| {
+            let at = self.windows.iter().position(|w| w.start_ms() == window_start);
+            at.map_or_else(|| WindowStripe::new(window_start), |at| self.windows.remove(at))
+        };
+        let taken: Vec<_> = window_starts.iter().map(|start| take(*start)).collect();
+        self.late_bytes -= taken.iter().map(|window| window.late_bytes() as u64).sum::<u64>();
+        Ok(taken)
+    }
+
+    /// Memory that counts against the late budget, in bytes.
+    pub(crate) fn late_bytes(&self) -> u64 {
+        self.late_bytes
+    }
+
+    /// Notes which windows were cut before, and counts anew.
+    pub(crate) fn restore_late(&mut self, is_late: impl Fn(i64) -> bool) {
+        self.windows.iter_mut().for_each(|window| window.set_late(is_late(window.start_ms())));
+        self.late_bytes = self.windows.iter().map(|window| window.late_bytes() as u64).sum();
     }
 
     /// Adds copies of the row's unflushed samples in `range` to `out`.
@@ -287,12 +311,12 @@ impl Stripe {
         window.map_or(Ok(None), |w| w.find(row, ts_ms))
     }
 
-    fn rows_open_in(&self, window_start: i64) -> Vec<u32> {
-        let range = self.length.range_of(window_start);
+    fn rows_open_in(&self, window_starts: &[i64]) -> Vec<u32> {
+        let is_in = |ts_ms: i64| window_starts.binary_search(&self.length.start_of(ts_ms)).is_ok();
         let mut rows = Vec::new();
         for (number, page) in self.pages.iter().enumerate() {
             for (at, row) in page.iter().flatten().enumerate() {
-                if row.open.count > 0 && range.contains(row.open.last_ts) {
+                if row.open.count > 0 && is_in(row.open.last_ts) {
                     rows.push((number * ROWS_PER_PAGE + at) as u32);
                 }
             }

@@ -43,7 +43,16 @@ pub(crate) fn data(batches: Vec<SubBatch>) -> LogRecord {
 }
 
 pub(crate) fn mark(window_start_ms: i64, generation: u32) -> LogRecord {
-    let marks = vec![FlushMark { window_start_ms, generation }];
+    marks(&[(window_start_ms, generation)])
+}
+
+/// A mark for each window and generation.
+pub(crate) fn marks(marks: &[(i64, u32)]) -> LogRecord {
+    let mark = |(window_start_ms, generation): &(i64, u32)| FlushMark {
+        window_start_ms: *window_start_ms,
+        generation: *generation,
+    };
+    let marks = marks.iter().map(mark).collect();
     LogRecord { header: header(), body: RecordBody::FlushMark(marks) }
 }
 

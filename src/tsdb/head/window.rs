@@ -4,10 +4,11 @@
 //! Path: `head::stripe` -> **here**; once its generation is sealed it is shared unchanged with readers and the
 //! flush.
 //! W1: a time stands once among all samples of a row in one window, both lanes together. The stripe checks it
-//! before it adds.
+//! before it adds. W2: a side buffer is encoded before it holds more than a few samples, or a share of those in the
+//! chunks that it overlaps; so what comes out of order costs a row little more than what comes in order.
 
 use super::offset::Offset;
-use super::open_chunk::OpenChunk;
+use super::open_chunk::{MAX_SAMPLES, OpenChunk};
 use super::side::{self, SideBuffer, SideSample, Value, push};
 use super::symbols::reserve;
 use super::{ROWS_PER_PAGE, UNSEALED};
@@ -15,8 +16,14 @@ use quorate_chunk::{Chunk, ChunkError, ChunkRef, Lane};
 use quorate_model::{SeriesBuffer, TimeRange};
 use std::collections::HashMap;
 
-/// Histograms are encoded when this many lie in a side buffer.
+/// A side buffer is encoded when it holds a multiple of this many samples, counted when a float joins it. A share of
+/// the chunk's entry makes fewer dear, 48 bytes a sample more.
+const FLOAT_RUN: usize = 16;
+/// The same, counted when a histogram joins it.
 const HISTOGRAM_RUN: usize = 32;
+/// A side buffer that lies between samples in chunks waits for this share of their number: what comes in any order
+/// then makes few chunks that overlap, each of which a look-up decodes.
+const OVERLAP_SHARE: usize = 8;
 const SHARED_TIMES: usize = 16;
 
 /// One cut chunk. Offsets point into the window's bytes.
@@ -46,8 +53,13 @@ pub(crate) struct WindowStripe {
     entries: Vec<Entry>,
     bytes: Vec<u8>,
     side: HashMap<u32, SideBuffer>,
-    /// What the side buffers cost.
+    /// What the side buffers cost, and the part of it that is for floats.
     side_bytes: usize,
+    float_bytes: usize,
+    /// The window was cut before: everything here is late.
+    is_late: bool,
+    /// Pages of `newest` that are there.
+    pages: usize,
     /// The last distinct columns of times: neighbours scraped together share theirs.
     shared_times: Vec<(Offset, u32)>,
     next_shared: usize,
@@ -63,6 +75,9 @@ impl WindowStripe {
             bytes: Vec::new(),
             side: HashMap::new(),
             side_bytes: 0,
+            float_bytes: 0,
+            is_late: false,
+            pages: 0,
             shared_times: Vec::new(),
             next_shared: 0,
         }
@@ -101,27 +116,48 @@ impl WindowStripe {
         if self.newest.len() <= page {
             self.newest.resize_with(page + 1, || None);
         }
-        let page = self.newest[page].get_or_insert_with(|| Box::new([0; ROWS_PER_PAGE]));
+        let page = self.newest[page].get_or_insert_with(|| {
+            self.pages += 1;
+            Box::new([0; ROWS_PER_PAGE])
+        });
         page[row as usize % ROWS_PER_PAGE] = self.entries.len() as u32;
     }
 
-    /// Adds a sample to the row's side buffer; runs of histograms are encoded.
+    /// Adds a sample to the row's side buffer, which is encoded once it is long enough (W2).
     pub(crate) fn push_side(&mut self, row: u32, ts_ms: i64, sample: SideSample) -> Result<(), ChunkError> {
-        let is_histogram = matches!(sample.value, Value::Histogram(_));
+        let is_float = matches!(sample.value, Value::Float(_));
         let side = self.side.entry(row).or_default();
-        self.side_bytes += sample.memory_bytes();
+        let bytes = sample.memory_bytes();
+        self.side_bytes += bytes;
+        self.float_bytes += if is_float { bytes } else { 0 };
         side.insert(ts_ms, sample);
-        if is_histogram && side.len() >= HISTOGRAM_RUN {
-            let run = side.take_histograms();
-            if side.len() == 0 {
-                self.side.remove(&row);
-            }
-            self.side_bytes -= run.histograms.iter().map(|h| side::histogram_bytes(h)).sum::<usize>();
-            let mut chunks = Vec::new();
-            quorate_chunk::cut_buffer(&run, HISTOGRAM_RUN, &mut chunks)?;
-            chunks.iter().for_each(|chunk| self.push_chunk(row, chunk));
+        let len = side.len();
+        if !len.is_multiple_of(if is_float { FLOAT_RUN } else { HISTOGRAM_RUN }) {
+            return Ok(());
         }
+        let between =
+            side.bounds().map_or(0, |(first, last)| self.samples_in(row, TimeRange::new(first, last)));
+        if len >= between / OVERLAP_SHARE { self.encode_side(row) } else { Ok(()) }
+    }
+
+    fn encode_side(&mut self, row: u32) -> Result<(), ChunkError> {
+        let mut run = SeriesBuffer::default();
+        let side = self.side.remove(&row).unwrap_or_default();
+        side.for_each(|ts, sample| push(&mut run, ts, sample));
+        let floats = run.values.len() * side::SAMPLE_BYTES;
+        let histograms: usize = run.histograms.iter().map(|h| side::histogram_bytes(h)).sum();
+        self.side_bytes -= floats + histograms;
+        self.float_bytes -= floats;
+        let mut chunks = Vec::new();
+        quorate_chunk::cut_buffer(&run, usize::from(MAX_SAMPLES), &mut chunks)?;
+        chunks.iter().for_each(|chunk| self.push_chunk(row, chunk));
         Ok(())
+    }
+
+    /// Samples of the row in the chunks that overlap `range`.
+    fn samples_in(&self, row: u32, range: TimeRange) -> usize {
+        let overlapping = self.entries_of(row).filter(|e| range.overlaps(&self.range_of(e)));
+        overlapping.map(|e| usize::from(e.count)).sum()
     }
 
     /// The row's sample at `ts_ms`, if there is one.
@@ -190,15 +226,27 @@ impl WindowStripe {
         self.entries.len()
     }
 
-    /// Memory held, in bytes.
+    /// Notes whether the window was cut before.
+    pub(crate) fn set_late(&mut self, is_late: bool) {
+        self.is_late = is_late;
+    }
+
+    /// Memory that counts against the late budget: of a window that was cut before all, else that of floats in side
+    /// buffers. Histograms lie there also when they come in order.
+    pub(crate) fn late_bytes(&self) -> usize {
+        if self.is_late { self.memory_bytes() } else { self.float_bytes }
+    }
+
+    /// Memory held, in bytes. Cheap: counted as it grows.
     pub(crate) fn memory_bytes(&self) -> usize {
-        let pages = self.newest.iter().flatten().count() * ROWS_PER_PAGE * 4;
+        let pages = self.pages * ROWS_PER_PAGE * 4;
         let entries = self.entries.capacity() * size_of::<Entry>();
         pages + entries + self.bytes.capacity() + self.side_bytes + self.side.capacity() * 40
     }
 
     /// Appends the row's samples as chunks, if they were cut in order: no side buffer, no lane mixed with the
-    /// other, each chunk behind the one before. Else false, and `out` is unspecified.
+    /// other, each chunk behind the one before and none as short as a run of a side buffer. Else false, and `out` is
+    /// unspecified.
     pub(crate) fn copy_in_order(&self, row: u32, out: &mut Vec<Chunk>) -> bool {
         if self.side.contains_key(&row) {
             return false;
@@ -207,6 +255,9 @@ impl WindowStripe {
             let range = self.range_of(entry);
             let after = out.last().map(|c| (c.lane, c.min_ts_ms));
             if after.is_some_and(|(lane, min_ts_ms)| lane != entry.lane || range.end_ms >= min_ts_ms) {
+                return false;
+            }
+            if !out.is_empty() && entry.lane == Lane::Float && usize::from(entry.count) <= FLOAT_RUN {
                 return false;
             }
             let chunk = self.chunk(entry);
@@ -408,5 +459,72 @@ impl SeriesCopy {
         self.chunks.clear();
         self.runs.clear();
         self.open.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn float(bits: u64) -> SideSample {
+        SideSample { start_ms: 0, value: Value::Float(bits) }
+    }
+
+    fn times(window: &WindowStripe, row: u32) -> Vec<i64> {
+        let mut copy = SeriesCopy::default();
+        window.copy(row, TimeRange::ALL, 0, &mut copy);
+        let mut out = SeriesBuffer::default();
+        for (_, _, piece) in copy.pieces() {
+            match piece {
+                Piece::Chunk(chunk) => chunk.read(TimeRange::ALL, &mut out).unwrap(),
+                Piece::Run(run) => out.ts_ms.extend(&run.ts_ms),
+                Piece::Open(_) => unreachable!("nothing was appended"),
+            }
+        }
+        out.ts_ms.sort_unstable();
+        out.ts_ms
+    }
+
+    /// Pushes these times and checks that all are found; gives the window and the most chunks that enclose one time.
+    #[track_caller]
+    fn check_side(order: impl Iterator<Item = i64>) -> (WindowStripe, usize) {
+        let mut window = WindowStripe::new(0);
+        let mut all = BTreeMap::new();
+        for (at, ts) in (0..).zip(order) {
+            assert!(window.find(7, ts).unwrap().is_none());
+            window.push_side(7, ts, float(at)).unwrap();
+            all.insert(ts, at);
+        }
+        for (ts, bits) in &all {
+            assert!(window.find(7, *ts).unwrap().unwrap().same_bits(&Value::Float(*bits)), "at {ts}");
+        }
+        assert_eq!(times(&window, 7), all.keys().copied().collect::<Vec<_>>());
+        let raw = window.side.values().map(|side| side.len() * side::SAMPLE_BYTES).sum();
+        assert_eq!((window.float_bytes, window.side_bytes), (raw, raw));
+        let enclosing = |ts: i64| window.entries_of(7).filter(|e| window.range_of(e).contains(ts)).count();
+        let most = all.keys().map(|ts| enclosing(*ts)).max().unwrap();
+        (window, most)
+    }
+
+    #[test]
+    fn samples_behind_others_are_encoded_after_a_few() {
+        let (window, most) = check_side((0..240).map(|step| step * 15_000));
+        assert_eq!((window.side_bytes, window.chunk_count(), most), (0, 15, 1));
+        assert!(window.memory_bytes() < 240 * 40, "{}", window.memory_bytes());
+        assert!(!window.copy_in_order(7, &mut Vec::new()), "a block gets longer chunks");
+    }
+
+    #[test]
+    fn any_order_makes_few_chunks_that_overlap_and_little_that_is_not_encoded() {
+        let (window, most) = check_side((0..20_011).map(|step| step * 7_919 % 20_011));
+        assert!(most < 80, "{most} chunks enclose one time");
+        assert!(window.side_bytes <= (20_011 / OVERLAP_SHARE + FLOAT_RUN) * side::SAMPLE_BYTES);
+    }
+
+    #[test]
+    fn backwards_is_as_cheap_as_forwards() {
+        let (window, most) = check_side((0..2_400).rev());
+        assert_eq!((window.side_bytes, window.chunk_count(), most), (0, 150, 1));
     }
 }
