@@ -53,7 +53,7 @@ pub(crate) fn cut(head: &Head, views: &Views) -> Result<Cut, StoreError> {
     }
     let sealed = views.pin().sealed();
     let index = head.index().read();
-    let meta = ImageMeta::of(&writer, &head.hidden(), index.next_row(), head.length().ms());
+    let meta = ImageMeta::of(head, &writer, index.next_row());
     let mut sections = vec![(META, meta.encode())];
     for (number, stripe) in head.stripes().iter().enumerate() {
         let mut bytes = Vec::new();
@@ -184,7 +184,7 @@ impl<'a> Loader<'a> {
     fn finish(self, meta: ImageMeta) {
         let writer = &mut *self.head.writer().lock();
         self.head.index().write().skip_to(meta.next_row.max(self.next));
-        self.head.set_hidden(meta.restore(writer));
+        meta.restore(self.head, writer);
         self.head.restore_late(|start| writer.windows.get(&start).is_some_and(|w| w.next_generation > 0));
     }
 }

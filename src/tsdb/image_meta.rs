@@ -2,7 +2,7 @@
 //!
 //! Knows the writer's state but for sessions, whose refs are in the series log. Format: `docs/formats/image.md`.
 
-use crate::head::{Counters, Hidden, Tombstone, WindowState, Writer};
+use crate::head::{Counters, Head, Hidden, Metadata, Tombstone, WindowState, Writer};
 use quorate_chunk::varint;
 use quorate_model::{MatchOp, Matcher, MetadataEntry, MetricType, Position, TenantId, TimeRange};
 use std::collections::BTreeMap;
@@ -19,16 +19,16 @@ pub(crate) struct ImageMeta {
     newest: BTreeMap<u32, u32>,
     windows: BTreeMap<i64, WindowState>,
     counters: BTreeMap<TenantId, Counters>,
-    metadata: BTreeMap<TenantId, BTreeMap<String, MetadataEntry>>,
+    metadata: Metadata,
     hidden: Hidden,
 }
 
 impl ImageMeta {
-    /// The state of a writer.
-    pub(crate) fn of(writer: &Writer, hidden: &Hidden, next_row: u32, window_ms: i64) -> Self {
+    /// The state of a head, whose writer the caller holds.
+    pub(crate) fn of(head: &Head, writer: &Writer, next_row: u32) -> Self {
         Self {
             position: writer.position,
-            window_ms,
+            window_ms: head.length().ms(),
             next_row,
             log_incarnation: writer.log_incarnation,
             builder_epoch: writer.builder_epoch,
@@ -36,13 +36,13 @@ impl ImageMeta {
             newest: writer.sessions.newest().clone(),
             windows: writer.windows.clone(),
             counters: writer.counters.clone(),
-            metadata: writer.metadata.clone(),
-            hidden: hidden.clone(),
+            metadata: head.metadata().read().clone(),
+            hidden: (*head.hidden()).clone(),
         }
     }
 
-    /// Sets the writer's state; gives what is hidden.
-    pub(crate) fn restore(self, writer: &mut Writer) -> Hidden {
+    /// Sets the state of a head and its writer.
+    pub(crate) fn restore(self, head: &Head, writer: &mut Writer) {
         writer.position = self.position;
         writer.log_incarnation = self.log_incarnation;
         writer.builder_epoch = self.builder_epoch;
@@ -50,8 +50,8 @@ impl ImageMeta {
         writer.sessions.restore_newest(self.newest);
         writer.windows = self.windows;
         writer.counters = self.counters;
-        writer.metadata = self.metadata;
-        self.hidden
+        *head.metadata().write() = self.metadata;
+        head.set_hidden(self.hidden);
     }
 
     /// The stored form.

@@ -125,8 +125,8 @@ impl PartitionStore {
         family: Option<&str>,
         meter: &dyn ReadMeter,
     ) -> Result<Vec<MetadataEntry>, StoreError> {
-        let writer = self.head.writer().lock();
-        let Some(families) = writer.metadata.get(&tenant) else { return Ok(Vec::new()) };
+        let metadata = self.head.metadata().read();
+        let Some(families) = metadata.get(&tenant) else { return Ok(Vec::new()) };
         let mut found = Vec::new();
         let wanted = match family {
             Some(family) => families.range::<str, _>((Bound::Included(family), Bound::Included(family))),

@@ -91,13 +91,13 @@ impl PartitionStore {
 
     /// Number of the tenant's metric families with metadata.
     pub fn metadata_families(&self, tenant: TenantId) -> usize {
-        self.head.writer().lock().metadata.get(&tenant).map_or(0, |families| families.len())
+        self.head.metadata().read().get(&tenant).map_or(0, |families| families.len())
     }
 
     /// Whether a metric family of the tenant has metadata.
     pub fn has_family(&self, tenant: TenantId, family: &str) -> bool {
-        let writer = self.head.writer().lock();
-        writer.metadata.get(&tenant).is_some_and(|families| families.contains_key(family))
+        let metadata = self.head.metadata().read();
+        metadata.get(&tenant).is_some_and(|families| families.contains_key(family))
     }
 
     /// Tenants with series in the head or in blocks.
@@ -193,4 +193,35 @@ impl PartitionStore {
 fn keep_top<T: Ord>(counts: &mut Vec<(T, u64)>, top: usize) {
     counts.sort_unstable_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
     counts.truncate(top);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::head::testing::{TENANT, data};
+    use crate::{Disk, StoreConfig, Unmetered};
+    use quorate_kv::MemKv;
+    use quorate_model::{MetadataEntry, MetricType, PartitionId, Position, SubBatch};
+    use std::sync::Arc;
+
+    #[test]
+    fn metadata_is_read_while_a_record_is_applied() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::open(Arc::new(MemKv::default()), 1, 1 << 20).unwrap();
+        let open =
+            || PartitionStore::open(&disk, dir.path(), PartitionId(0), StoreConfig::default()).unwrap();
+        let metric_type = MetricType::Gauge;
+        let family =
+            MetadataEntry { family: "up".into(), metric_type, help: String::new(), unit: String::new() };
+        let batch = SubBatch { tenant: TENANT, metadata: vec![family.clone()], ..SubBatch::default() };
+        let store = open();
+        store.apply(Position(1), &data(vec![batch])).unwrap();
+        store.cut_image().unwrap();
+        drop(store);
+        let store = open();
+        let _applying = store.head.writer().lock();
+        assert!(store.has_family(TENANT, "up") && !store.has_family(TENANT, "down"));
+        assert_eq!((store.metadata_families(TENANT), store.metadata_families(TenantId(9))), (1, 0));
+        assert_eq!(store.metadata(TENANT, None, &Unmetered).unwrap(), [family]);
+    }
 }

@@ -44,7 +44,6 @@ pub(crate) struct Writer {
     pub(crate) sessions: Sessions,
     pub(crate) windows: BTreeMap<i64, WindowState>,
     pub(crate) counters: BTreeMap<TenantId, Counters>,
-    pub(crate) metadata: BTreeMap<TenantId, BTreeMap<String, MetadataEntry>>,
     pub(crate) log_incarnation: u32,
     pub(crate) builder_epoch: u32,
     pub(crate) state_hash: StateHash,
@@ -55,6 +54,10 @@ pub(crate) struct Writer {
     stopped: Option<ApplyError>,
     rows: Vec<u32>,
 }
+
+/// Metadata of each tenant's metric families, the last in log order. Only the writer changes it; it has a lock of its
+/// own so that gateways need not wait for apply.
+pub(crate) type Metadata = BTreeMap<TenantId, BTreeMap<String, MetadataEntry>>;
 
 /// Finds what freed rows stood for, by the series log and the definitions that are not in it yet.
 pub(crate) type Resolve<'a> =
@@ -284,7 +287,8 @@ impl Head {
         let (counters, examples) = Pass::new(self, writer).run(batch, float_rows, histogram_rows)?;
         writer.counters.entry(batch.tenant).or_default().add(&counters);
         if !batch.metadata.is_empty() {
-            let families = writer.metadata.entry(batch.tenant).or_default();
+            let mut metadata = self.metadata().write();
+            let families = metadata.entry(batch.tenant).or_default();
             families.extend(batch.metadata.iter().map(|m| (m.family.clone(), m.clone())));
         }
         let index = self.index().read();
@@ -305,12 +309,12 @@ struct Pass<'a> {
     writer: &'a mut Writer,
     counters: Counters,
     examples: Examples,
+    /// What the late bytes have grown by.
+    late_bytes: u64,
     stripe: Option<(usize, RwLockWriteGuard<'a, Stripe>)>,
     /// The window of the sample before: neighbours mostly share it.
     window: quorate_model::TimeRange,
 }
-    /// What the late bytes have grown by.
-    late_bytes: u64,
 
 impl<'a> Pass<'a> {
     fn new(head: &'a Head, writer: &'a mut Writer) -> Self {
@@ -327,11 +331,11 @@ impl<'a> Pass<'a> {
     ) -> Result<(Counters, Examples), ChunkError> {
         self.floats(batch, float_rows)?;
         self.histograms(&batch.histograms, histogram_rows)?;
+        self.head.late_bytes.fetch_add(self.late_bytes, Ordering::Relaxed);
         Ok((self.counters, self.examples))
     }
 
     fn floats(&mut self, batch: &SubBatch, rows: &[u32]) -> Result<(), ChunkError> {
-        self.head.late_bytes.fetch_add(self.late_bytes, Ordering::Relaxed);
         let mut starts = batch.starts.iter().peekable();
         for (i, row) in rows.iter().enumerate() {
             let (ts_ms, bits) = (batch.ts_ms[i], batch.values[i].to_bits());
@@ -389,14 +393,14 @@ impl<'a> Pass<'a> {
         let window_start = self.window.start_ms;
         let is_sealed = self.writer.windows.get(&window_start).is_some_and(|w| w.next_generation > 0);
         let stripe = &mut self.stripe.as_mut().expect("the caller entered it").1;
+        let before = stripe.late_bytes();
         let verdict = stripe.insert(within, window_start, is_sealed, ts_ms, sample)?;
+        // Less where a side buffer was encoded: the sums wrap and come out right.
+        self.late_bytes = self.late_bytes.wrapping_add(stripe.late_bytes().wrapping_sub(before));
         if matches!(verdict, Verdict::Stored | Verdict::Late) {
             self.writer.windows.entry(window_start).or_default().has_data = true;
         }
-        let before = stripe.late_bytes();
         Ok(verdict)
-        // Less where a side buffer was encoded: the sums wrap and come out right.
-        self.late_bytes = self.late_bytes.wrapping_add(stripe.late_bytes().wrapping_sub(before));
     }
 
     fn note(&mut self, row: u32, hash: u64, ts_ms: i64, bits: u64, value: f64, verdict: Verdict) {

@@ -6,7 +6,7 @@
 //! Rules: C1 to C6, C12 and C13 of `docs/rules.md`. H1: apply is a pure function of state and record (no clock,
 //! limit or random number; nothing depends on the order of a hash map). H2: one thread applies; readers take a
 //! stripe's lock only to copy the bytes of one series. H3: lock order is writer, index, stripe; at most one stripe
-//! at a time.
+//! at a time. Nothing is locked while metadata is, which may be behind the writer.
 
 mod apply;
 mod bits;
@@ -40,7 +40,7 @@ use quorate_model::{Position, TimeRange};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub(crate) use apply::{WindowState, Writer};
+pub(crate) use apply::{Metadata, WindowState, Writer};
 pub use deletes::{Hidden, Tombstone};
 pub(crate) use idle::WindowSize;
 pub(crate) use sealed::SealedGeneration;
@@ -113,9 +113,10 @@ pub(crate) struct Head {
     stripes: Box<[RwLock<Stripe>]>,
     index: RwLock<SeriesIndex>,
     writer: Mutex<Writer>,
+    metadata: RwLock<Metadata>,
     applied: AtomicU64,
-    hidden: ArcSwap<Hidden>,
     late_bytes: AtomicU64,
+    hidden: ArcSwap<Hidden>,
     views: Arc<Views>,
 }
 
@@ -127,10 +128,11 @@ impl Head {
             stripes: (0..STRIPES).map(|_| RwLock::new(Stripe::new(length))).collect(),
             index: RwLock::default(),
             writer: Mutex::default(),
+            metadata: RwLock::default(),
             applied: AtomicU64::new(0),
+            late_bytes: AtomicU64::new(0),
             hidden: ArcSwap::default(),
             views,
-            late_bytes: AtomicU64::new(0),
         }
     }
 
@@ -143,8 +145,6 @@ impl Head {
         self.applied.store(position.0, Ordering::Release);
     }
 
-    pub(crate) fn length(&self) -> WindowLength {
-        self.length
     /// Memory of the windows that were cut before, and of floats in the side buffers of the others.
     pub(crate) fn late_bytes(&self) -> u64 {
         self.late_bytes.load(Ordering::Relaxed)
@@ -160,6 +160,8 @@ impl Head {
         self.late_bytes.store(self.stripes.iter().map(restore).sum(), Ordering::Relaxed);
     }
 
+    pub(crate) fn length(&self) -> WindowLength {
+        self.length
     }
 
     pub(crate) fn index(&self) -> &RwLock<SeriesIndex> {
@@ -172,6 +174,10 @@ impl Head {
 
     pub(crate) fn writer(&self) -> &Mutex<Writer> {
         &self.writer
+    }
+
+    pub(crate) fn metadata(&self) -> &RwLock<Metadata> {
+        &self.metadata
     }
 
     /// What is hidden as of now.
