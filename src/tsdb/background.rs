@@ -128,10 +128,9 @@ impl Background {
     /// Cuts an image and makes it durable. Gives its position.
     pub(crate) fn cut_image(&self) -> Result<Position, StoreError> {
         let mut numbers = self.images.lock();
-        let mut cut = image::cut(&self.head, &self.views)?;
+        let mut cut = image::cut(&self.head, &self.views, |frames, entries| self.series.take(frames, entries))?;
         failpoint::hit("image.after_cut");
         numbers.last += 1;
-        self.series.take(std::mem::take(&mut cut.frames), cut.entries);
         let written = self.write_image(numbers.last, &mut cut);
         if written.is_err() {
             self.series.give_back(&self.head);

@@ -27,9 +27,6 @@ const SEALED: u32 = 0x200;
 pub(crate) struct Cut {
     pub(crate) position: Position,
     pub(crate) sections: Vec<Section>,
-    /// Definitions since the last image, and how many entries they are.
-    pub(crate) frames: Vec<u8>,
-    pub(crate) entries: u64,
     pub(crate) live_rows: RoaringBitmap,
     sealed: Vec<Arc<SealedGeneration>>,
 }
@@ -44,8 +41,9 @@ impl Cut {
     }
 }
 
-/// Cuts the state between two records. Apply waits while the open parts are copied.
-pub(crate) fn cut(head: &Head, views: &Views) -> Result<Cut, StoreError> {
+/// Cuts the state between two records. Apply waits while the open parts are copied, and until `take` has the
+/// definitions since the last image, as frames, and their number: a record behind may ask for them (R2).
+pub(crate) fn cut(head: &Head, views: &Views, take: impl FnOnce(Vec<u8>, u64)) -> Result<Cut, StoreError> {
     let mut writer = head.writer().lock();
     if writer.in_record {
         let detail = "a record was applied in part; the state is of no position".to_owned();
@@ -62,10 +60,11 @@ pub(crate) fn cut(head: &Head, views: &Views) -> Result<Cut, StoreError> {
     }
     let live_rows = index.tenants().map(|(_, tenant)| tenant.all()).fold(RoaringBitmap::new(), |a, b| a | b);
     let (frames, entries) = writer.pending.take();
+    take(frames, entries);
     let position = writer.position;
     drop(index);
     drop(writer);
-    Ok(Cut { position, sections, frames, entries, live_rows, sealed })
+    Ok(Cut { position, sections, live_rows, sealed })
 }
 
 /// Fills an empty head from the sections of an image and the entries of its series log. Sealed generations

@@ -34,13 +34,14 @@ fn filled() -> (Arc<Head>, Arc<Views>) {
 
 /// Every section that is not empty, and the definitions, as text.
 fn text_of(head: &Head, views: &Views) -> String {
-    let mut cut = cut(head, views).unwrap();
+    let mut frames = Vec::new();
+    let mut cut = cut(head, views, |taken, _| frames = taken).unwrap();
     let mut text = String::new();
     for (id, raw) in cut.finish().unwrap().iter().filter(|(_, raw)| raw.iter().any(|b| *b != 0)) {
         let hex: String = raw.iter().map(|b| format!("{b:02x}")).collect();
         writeln!(text, "{id:x} {hex}").unwrap();
     }
-    read_frames(&cut.frames, "test", &mut |entry| writeln!(text, "{entry:?}").unwrap()).unwrap();
+    read_frames(&frames, "test", &mut |entry| writeln!(text, "{entry:?}").unwrap()).unwrap();
     text
 }
 
@@ -54,12 +55,12 @@ fn the_stored_form_does_not_change() {
 #[test]
 fn a_loaded_image_cuts_the_same_image_and_reads_the_same() {
     let (head, views) = filled();
-    let mut first = cut(&head, &views).unwrap();
-    let frames = std::mem::take(&mut first.frames);
+    let mut frames = Vec::new();
+    let mut first = cut(&head, &views, |taken, _| frames = taken).unwrap();
     let (loaded, loaded_views) = empty();
     let sections = first.finish().unwrap();
     load(&loaded, &loaded_views, sections, |visit| read_frames(&frames, "test", visit)).unwrap();
-    let again = cut(&loaded, &loaded_views).unwrap().finish().unwrap().to_vec();
+    let again = cut(&loaded, &loaded_views, |_, _| ()).unwrap().finish().unwrap().to_vec();
     assert_eq!(again, sections);
     let read = |head: &Arc<Head>, views: &Views| {
         let selection = PartitionSelection::new(head, views, &Wanted::all(TENANT, TimeRange::ALL));
@@ -82,12 +83,22 @@ fn a_state_with_a_part_of_a_record_is_never_cut() {
         batches[0].refs[1] = quorate_model::SeriesRef(9);
     }
     assert!(head.apply(Position(9), &record, &|_, _| Ok(Default::default())).is_err());
-    assert!(cut(&head, &views).is_err());
+    assert!(cut(&head, &views, |_, _| ()).is_err());
     // As a panic leaves it: nothing noted an error.
     let (head, views) = filled();
     head.writer().lock().in_record = true;
     assert!(
         head.apply(Position(9), &floats(&[(0, HOUR + 60_000, 1.0)]), &|_, _| Ok(Default::default())).is_err()
     );
-    assert!(cut(&head, &views).is_err());
+    assert!(cut(&head, &views, |_, _| ()).is_err());
+}
+
+#[test]
+fn definitions_are_handed_over_before_the_next_record() {
+    let (head, views) = filled();
+    cut(&head, &views, |frames, entries| {
+        assert!(!frames.is_empty() && entries > 0);
+        assert!(head.writer().try_lock().is_none(), "a record could ask for what is nowhere");
+    })
+    .unwrap();
 }
