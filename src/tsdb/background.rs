@@ -61,18 +61,11 @@ pub(crate) struct Background {
     series: Arc<SeriesFile>,
     durable: AtomicU64,
     flushing: Mutex<()>,
-    images: Mutex<ImageNumbers>,
+    /// Number of the durable image, 0 for none.
+    image: Mutex<u64>,
     /// Held by merges and retention: both replace blocks.
     replacing: Mutex<()>,
     stopping: AtomicBool,
-}
-
-#[derive(Debug)]
-struct ImageNumbers {
-    /// The durable image, 0 for none.
-    current: u64,
-    /// The last number that was tried: names are not used twice.
-    last: u64,
 }
 
 impl Background {
@@ -94,7 +87,7 @@ impl Background {
             series,
             durable,
             flushing: Mutex::default(),
-            images: Mutex::new(ImageNumbers { current: image.image, last: image.image }),
+            image: Mutex::new(image.image),
             replacing: Mutex::default(),
             stopping: AtomicBool::new(false),
         }
@@ -125,18 +118,21 @@ impl Background {
         Ok(report)
     }
 
-    /// Cuts an image and makes it durable. Gives its position.
+    /// Cuts an image and makes it durable. Gives its position. One that fails leaves no file, for the next may fail
+    /// as well, and its number is free: nothing names it.
     pub(crate) fn cut_image(&self) -> Result<Position, StoreError> {
-        let mut numbers = self.images.lock();
-        let mut cut = image::cut(&self.head, &self.views, |frames, entries| self.series.take(frames, entries))?;
+        let mut current = self.image.lock();
+        let number = *current + 1;
+        let mut cut =
+            image::cut(&self.head, &self.views, |frames, entries| self.series.take(frames, entries))?;
         failpoint::hit("image.after_cut");
-        numbers.last += 1;
-        let written = self.write_image(numbers.last, &mut cut);
+        let written = self.write_image(number, &mut cut);
         if written.is_err() {
             self.series.give_back(&self.head);
+            image_file::remove_rest(&image_path(&self.dir, number));
         }
         let pointer = written?;
-        let old = std::mem::replace(&mut numbers.current, pointer.image);
+        let old = std::mem::replace(&mut *current, pointer.image);
         self.series.published(&pointer);
         self.durable.store(cut.position.0, Ordering::Release);
         remove_if_there(&image_path(&self.dir, old))?;

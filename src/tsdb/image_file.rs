@@ -2,7 +2,7 @@
 //!
 //! Knows sections and bytes. Does not know what they hold: see `image`. Format: `docs/formats/image.md`.
 
-use crate::durable::sync_file;
+use crate::durable::{remove_if_there, sync_file};
 use crate::error::StoreError;
 use quorate_model::failpoint;
 use quorate_model::{PartitionId, Position};
@@ -38,6 +38,13 @@ pub(crate) fn write(
         Ok(())
     };
     write().map_err(|e| StoreError::file(path, e))
+}
+
+/// Removes what an image that failed has left. If that fails too it stays until the next image or start.
+pub(crate) fn remove_rest(path: &Path) {
+    if let Err(error) = remove_if_there(path) {
+        tracing::warn!(path = %path.display(), %error, "the rest of an image that failed stays");
+    }
 }
 
 fn encode(partition: PartitionId, position: Position, sections: &[Section]) -> (Vec<u8>, Vec<Vec<u8>>) {

@@ -7,6 +7,7 @@ use crate::cat::ImagePointer;
 use crate::durable::{remove_if_there, sync_dir};
 use crate::error::StoreError;
 use crate::head::Head;
+use crate::image_file;
 use crate::series_log::{self, FrameRows, HEADER_LEN, PendingSeries, SeriesEntry};
 use parking_lot::Mutex;
 use quorate_model::{Labels, SeriesRef, SessionId, Slot, TenantId};
@@ -97,7 +98,7 @@ impl SeriesFile {
         (state.number, state.len) = (pointer.series_log, pointer.series_log_len);
     }
 
-    /// The image failed: what was taken goes back to the head.
+    /// The image failed: what was taken goes back to the head, and a file that was begun goes.
     pub(crate) fn give_back(&self, head: &Head) {
         let mut writer = head.writer().lock();
         let (frames, entries) = std::mem::take(&mut self.state.lock().in_flight);
@@ -112,6 +113,10 @@ impl SeriesFile {
         }
         Ok(())
     }
+        state.rewritten = None;
+        let begun = Self::path(&self.dir, state.number + 1);
+        drop((state, writer));
+        image_file::remove_rest(&begun);
 
     /// What these rows stood for: for series that were freed and come back. Reads all of the log the first time, then
     /// the frames that name the rows.
