@@ -39,7 +39,7 @@ pub struct Limits {
     pub max_native_histogram_buckets: usize,
     /// How long samples are kept; `0` means as long as the node's `retention` says.
     pub compactor_blocks_retention_period: HumanDuration,
-    /// Series that one selector of a query may select.
+    /// Series that the selectors of a query may select together.
     pub max_fetched_series_per_query: u64,
     /// Samples that one query may hold at once; `0` means as many as the node's `query.max_samples` says.
     pub max_samples_per_query: u64,

@@ -1,4 +1,4 @@
-//! Error codes become HTTP and gRPC statuses here and nowhere else.
+//! Error codes become HTTP statuses here and nowhere else.
 //!
 //! Knows `model::ErrorCode`, the code table of the HTTP API and Prometheus' error types.
 
@@ -47,17 +47,32 @@ pub fn error_type(code: ErrorCode) -> &'static str {
     }
 }
 
-/// Seconds after which a refused request may be sent again, for the codes where that can help.
-pub fn retry_after_seconds(code: ErrorCode, attempt: u32) -> Option<u64> {
+/// Seconds after which a refused request may be sent again, for the codes where that can help. `any` is any number.
+pub fn retry_after_seconds(code: ErrorCode, attempt: u32, any: u64) -> Option<u64> {
     match code {
-        ErrorCode::RateLimited | ErrorCode::Unavailable | ErrorCode::TimedOut => Some(1 << attempt.min(5)),
+        ErrorCode::RateLimited | ErrorCode::Unavailable | ErrorCode::TimedOut => {
+            Some(spread(1 << attempt.min(5), any))
+        }
         _ => None,
     }
+}
+
+/// At least `seconds`, and up to half as many more by `any` number, rounded up: what was refused at once does not
+/// come back at once.
+pub fn spread(seconds: u64, any: u64) -> u64 {
+    let seconds = seconds.max(1);
+    seconds + any % (seconds.div_ceil(2) + 1)
+}
+
+/// Another number at each call.
+pub fn any_number() -> u64 {
+    rand::random()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     #[test]
     fn codes_have_the_statuses_of_the_code_table() {
@@ -85,9 +100,18 @@ mod tests {
 
     #[test]
     fn only_refusals_that_pass_ask_to_come_back() {
-        assert_eq!(retry_after_seconds(ErrorCode::RateLimited, 0), Some(1));
-        assert_eq!(retry_after_seconds(ErrorCode::Unavailable, 3), Some(8));
-        assert_eq!(retry_after_seconds(ErrorCode::Unavailable, u32::MAX), Some(32));
-        assert_eq!(retry_after_seconds(ErrorCode::BadInput, 0), None);
+        assert_eq!(retry_after_seconds(ErrorCode::RateLimited, 0, 0), Some(1));
+        assert_eq!(retry_after_seconds(ErrorCode::Unavailable, 3, 0), Some(8));
+        assert_eq!(retry_after_seconds(ErrorCode::Unavailable, u32::MAX, 0), Some(32));
+        assert_eq!(retry_after_seconds(ErrorCode::BadInput, 0, 0), None);
+    }
+
+    #[test]
+    fn waits_are_spread_over_half_as_much_again() {
+        let spreads = |seconds| (0..1_000).map(|any| spread(seconds, any)).collect::<BTreeSet<_>>();
+        assert_eq!(spreads(0), BTreeSet::from([1, 2]));
+        assert_eq!(spreads(1), BTreeSet::from([1, 2]));
+        assert_eq!(spreads(8), (8..=12).collect());
+        assert_eq!(spreads(100), (100..=150).collect());
     }
 }

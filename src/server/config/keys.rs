@@ -85,7 +85,8 @@ pub const KEYS: &[Key] = &[
     ),
     text(
         "http.write_memory",
-        "Memory of write requests while they are read; further ones get 503. 0 is 10 % of the cgroup's or machine's.",
+        "Memory of write requests and form bodies while they are read; further ones get 503. 0 is 10 % of the cgroup's or \
+         machine's.",
     ),
     text("http.max_form_body", "Largest form body and largest query text."),
     text("http.max_header", "All headers of a request together."),
@@ -149,7 +150,10 @@ pub const KEYS: &[Key] = &[
         "limits.compactor_blocks_retention_period",
         "How long samples are kept; 0 is as long as retention says.",
     ),
-    plain("limits.max_fetched_series_per_query", "Series that one selector of a query may select; 0 is off."),
+    plain(
+        "limits.max_fetched_series_per_query",
+        "Series that the selectors of a query may select together; 0 is off.",
+    ),
     plain(
         "limits.max_samples_per_query",
         "Samples that one query may hold at once; 0 is as many as query.max_samples says.",

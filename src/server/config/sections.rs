@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub struct HttpConfig {
     /// Largest remote-write body, as sent and as it declares itself after decompression.
     pub max_write_body: HumanSize,
-    /// Memory of write requests while they are read; 0 is 10 % of the cgroup's or machine's.
+    /// Memory of write requests and form bodies while they are read; 0 is 10 % of the cgroup's or machine's.
     pub write_memory: HumanSize,
     /// Largest form body and largest query text.
     pub max_form_body: HumanSize,

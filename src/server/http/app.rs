@@ -4,6 +4,7 @@
 //! needs data is refused as unavailable, and readiness says so.
 
 use super::reply::ApiError;
+use super::write;
 use crate::config::reload::Reloader;
 use crate::config::{Config, Multitenancy};
 use crate::node::figures;
@@ -12,6 +13,7 @@ use crate::telemetry::exposition::Exposition;
 use crate::telemetry::metrics;
 use metrics_exporter_prometheus::PrometheusHandle;
 use quorate_cluster::limits::LimitsProvider;
+use quorate_ingest::InFlight;
 use quorate_model::{Clock, ErrorCode, TenantId};
 use quorate_promql::{Expr, Features};
 use quorate_query::{QueryLimits, QueryService};
@@ -46,6 +48,7 @@ pub struct App {
     limits: Arc<LimitsProvider>,
     features: Features,
     recorder: PrometheusHandle,
+    in_flight: Arc<InFlight>,
     services: OnceLock<Arc<Services>>,
     ready: watch::Sender<bool>,
     /// A place for each text that is parsed outside of a query.
@@ -57,6 +60,7 @@ impl App {
     pub fn new(parts: AppParts) -> Arc<Self> {
         let AppParts { reloader, limits, features, recorder, clock } = parts;
         let started_ms = clock.now_ms();
+        let in_flight = write::in_flight(&reloader.config());
         Arc::new(Self {
             reloader,
             clock,
@@ -64,6 +68,7 @@ impl App {
             limits,
             features,
             recorder,
+            in_flight,
             services: OnceLock::new(),
             ready: watch::Sender::new(false),
             parsers: Semaphore::new(PARSERS),
@@ -105,6 +110,11 @@ impl App {
     /// PromQL features that are on.
     pub fn features(&self) -> Features {
         self.features
+    }
+
+    /// The bound on what requests take while they are read.
+    pub fn in_flight(&self) -> &Arc<InFlight> {
+        &self.in_flight
     }
 
     /// The node's services.

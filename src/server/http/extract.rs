@@ -1,7 +1,9 @@
 //! What handlers take from a request: its tenant, its parameters, its body.
 //!
 //! Knows headers and bodies. B1: a body is read up to its bound and one byte more, then refused; it is
-//! never cut and used. B2: a body that takes too long is refused.
+//! never cut and used. B2: a body that takes too long is refused. B3: the bytes of a body, and the parameters
+//! that are read from it, are taken of the node's memory for requests before they are kept, and given back when
+//! the request ends.
 
 use super::App;
 use super::params::Params;
@@ -43,13 +45,17 @@ impl FromRequest<Arc<App>> for Form {
         let config = app.config();
         let max = config.http.max_form_body.as_usize();
         let query = parts.uri.query().unwrap_or_default();
-        let body = match is_form(&parts) {
-            true => read_body(&parts.headers, body, max, config.http.body_timeout.into())
-                .await
-                .map_err(BodyError::into_response)?,
-            false => Bytes::new(),
-        };
-        Params::decode(&body, query).map(Self).map_err(IntoResponse::into_response)
+        if !is_form(&parts) {
+            return Params::decode(&[], query).map(Self).map_err(IntoResponse::into_response);
+        }
+        let mut held = app.in_flight().enter();
+        let reading = read_body(&parts.headers, body, max, config.http.body_timeout.into(), &mut held);
+        let body = reading.await.map_err(BodyError::into_response)?;
+        let decoded = Params::decoded_bytes(&body, query);
+        held.grow(decoded).map_err(|full| BodyError::NoRoom(full).into_response())?;
+        let params = Params::decode(&body, query).map_err(IntoResponse::into_response)?;
+        held.shrink_to(decoded);
+        Ok(Self(params.holding(held)))
     }
 }
 
@@ -80,7 +86,11 @@ impl BodyError {
             Self::TooLarge(max) => {
                 (StatusCode::PAYLOAD_TOO_LARGE, format!("the body is over the limit of {max} bytes"))
             }
-            Self::NoRoom(error) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+            Self::NoRoom(NoRoom { used, limit }) => {
+                let message =
+                    format!("requests that are read take {used} of the node's {limit} bytes for them");
+                (StatusCode::SERVICE_UNAVAILABLE, message)
+            }
             Self::TooSlow => (StatusCode::REQUEST_TIMEOUT, "the body took too long to arrive".to_owned()),
             Self::Broken(reason) => {
                 (StatusCode::BAD_REQUEST, format!("the body could not be read: {reason}"))
@@ -103,34 +113,15 @@ impl IntoResponse for BodyError {
     }
 }
 
-/// Reads a whole body of at most `max` bytes within `timeout`.
+/// Reads a whole body of at most `max` bytes within `timeout`, with `held` taking the bytes of the node's memory
+/// before they are kept.
 ///
-/// # Errors
-/// [`BodyError`]; a declared length over the bound is refused before anything is read.
-pub async fn read_body(
-    headers: &HeaderMap,
-    body: Body,
-    max: usize,
-    timeout: Duration,
-) -> Result<Bytes, BodyError> {
-    declared_length(headers, max)?;
-    let collected = tokio::time::timeout(timeout, Limited::new(body, max).collect()).await;
-    match collected {
-        Err(_) => Err(BodyError::TooSlow),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(BodyError::TooLarge(max)),
-        Ok(Err(error)) => Err(BodyError::Broken(error.to_string())),
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-    }
-}
-
-/// As [`read_body`], with `held` taking the bytes of the node's memory before they are kept.
-///
-/// A declared length that finds no room is refused before anything is read, but it is only taken as it arrives:
-/// a client that declares much and sends nothing holds nothing.
+/// A declared length over the bound, or for which there is no room, is refused before anything is read, but it is
+/// only taken as it arrives: a client that declares much and sends nothing holds nothing.
 ///
 /// # Errors
 /// [`BodyError`].
-pub async fn read_held_body(
+pub async fn read_body(
     headers: &HeaderMap,
     body: Body,
     max: usize,
@@ -186,7 +177,7 @@ mod tests {
             }
             let mut held = node.enter();
             let body = Body::from(vec![b'x'; length]);
-            let read = read_held_body(&headers, body, 2_000, Duration::from_secs(60), &mut held).await;
+            let read = read_body(&headers, body, 2_000, Duration::from_secs(60), &mut held).await;
             (read.map(|bytes| bytes.len()), held.bytes())
         };
         let full = |used| Err(BodyError::NoRoom(NoRoom { used, limit: 1_000 }));

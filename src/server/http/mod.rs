@@ -25,9 +25,9 @@ mod tests;
 
 pub use app::{App, AppParts};
 
+use axum::Router;
 use axum::middleware;
 use axum::routing::{get, post};
-use axum::{Extension, Router};
 use reply::ApiError;
 use std::sync::Arc;
 use tower_http::compression::CompressionLayer;
@@ -45,7 +45,6 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/metrics", get(info::metrics))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
-        .layer(Extension(write::in_flight(&app.config())))
         .layer(CompressionLayer::new())
         .layer(middleware::from_fn(observe::guard))
         .layer(middleware::from_fn(observe::observe))
@@ -61,13 +60,13 @@ fn api_routes() -> Router<Arc<App>> {
         .route("/parse_query", get(query::tree).post(query::tree))
         .route("/series", get(catalog::series).post(catalog::series))
         .route("/labels", get(catalog::label_names).post(catalog::label_names))
-        .route("/label/{name}/values", get(catalog::label_values))
-        .route("/metadata", get(catalog::metadata))
-        .route("/status/buildinfo", get(info::buildinfo))
-        .route("/status/runtimeinfo", get(info::runtimeinfo))
-        .route("/status/flags", get(info::flags))
-        .route("/status/config", get(info::config))
-        .route("/status/tsdb", get(info::tsdb))
+        .route("/label/{name}/values", get(catalog::label_values).post(catalog::label_values))
+        .route("/metadata", get(catalog::metadata).post(catalog::metadata))
+        .route("/status/buildinfo", get(info::buildinfo).post(info::buildinfo))
+        .route("/status/runtimeinfo", get(info::runtimeinfo).post(info::runtimeinfo))
+        .route("/status/flags", get(info::flags).post(info::flags))
+        .route("/status/config", get(info::config).post(info::config))
+        .route("/status/tsdb", get(info::tsdb).post(info::tsdb))
         .route("/rules", get(info::rules))
         .route("/alerts", get(info::alerts))
         .route("/alertmanagers", get(info::alertmanagers))

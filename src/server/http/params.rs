@@ -5,6 +5,7 @@
 
 use super::reply::ApiError;
 use super::time::{parse_duration_ns, parse_time, quoted};
+use quorate_ingest::Held;
 use std::time::Duration;
 
 /// Most parameters of one request.
@@ -12,9 +13,16 @@ const MAX_PARAMETERS: usize = 10_000;
 /// Most `match[]` parameters of one request.
 const MAX_MATCHERS: usize = 1_000;
 
+/// What a parameter takes beside its text.
+const PARAMETER_BYTES: usize = size_of::<(String, String)>();
+
 /// The decoded parameters in order.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Params(Vec<(String, String)>);
+#[derive(Debug, Default)]
+pub struct Params {
+    pairs: Vec<(String, String)>,
+    /// The memory that they are charged with, given back with them.
+    _held: Option<Held>,
+}
 
 impl Params {
     /// Decodes a form body, then the query string.
@@ -34,12 +42,24 @@ impl Params {
             let (name, value) = (halves.next().unwrap_or_default(), halves.next().unwrap_or_default());
             pairs.push((decode_component(name)?, decode_component(value)?));
         }
-        Ok(Self(pairs))
+        Ok(Self { pairs, _held: None })
+    }
+
+    /// Bytes that decoding takes, at most: no escape is shorter than what it stands for.
+    pub fn decoded_bytes(body: &[u8], query: &str) -> usize {
+        let separators = body.iter().chain(query.as_bytes()).filter(|b| **b == b'&').count();
+        body.len() + query.len() + (separators + 2).min(MAX_PARAMETERS) * PARAMETER_BYTES
+    }
+
+    /// Keeps `held` for as long as the parameters are kept.
+    #[must_use]
+    pub fn holding(self, held: Held) -> Self {
+        Self { _held: Some(held), ..self }
     }
 
     /// The first value of `name`, empty ones included.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+        self.pairs.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
     /// The first value of `name` unless it is empty, which Prometheus takes for absent.
@@ -53,7 +73,7 @@ impl Params {
     /// 400 if there are too many.
     pub fn matchers(&self) -> Result<Vec<&str>, ApiError> {
         let found: Vec<&str> =
-            self.0.iter().filter(|(n, _)| n == "match[]").map(|(_, value)| value.as_str()).collect();
+            self.pairs.iter().filter(|(n, _)| n == "match[]").map(|(_, value)| value.as_str()).collect();
         if found.len() > MAX_MATCHERS {
             return Err(ApiError::bad(format!("more than {MAX_MATCHERS} match[] parameters")));
         }

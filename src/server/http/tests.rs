@@ -1,9 +1,11 @@
 //! Routes of a node whose services do not run yet, and the listener with bad clients.
 
+use super::extract::Form;
 use super::{App, AppParts, listener, router};
 use crate::config::load::{Setting, Source};
 use crate::config::reload::Reloader;
 use axum::body::Body;
+use axum::extract::FromRequest;
 use axum::http::{HeaderMap, Request};
 use http_body_util::BodyExt;
 use quorate_cluster::limits::LimitsProvider;
@@ -140,11 +142,70 @@ fn ambiguous_requests_are_refused() {
 fn bodies_over_their_bound_are_refused() {
     let small = [("http.max_write_body", "1KiB"), ("http.max_form_body", "1KiB")];
     let body = "x".repeat(1025);
-    check(&small, &format!("POST /api/v1/write\n\n{body}"), 413, "1024 bytes");
     let form = "POST /api/v1/query\nContent-Type: application/x-www-form-urlencoded\n\nquery=";
     check(&small, &format!("{form}{body}"), 413, "1024 bytes");
     check(&small, &format!("GET /api/v1/query?query={body}"), 413, "1024 bytes");
-    check(&[], "POST /api/v1/write\nContent-Encoding: gzip", 415, "gzip");
+}
+
+#[tokio::test]
+async fn counts_are_told_of_a_write_in_a_wrong_encoding() {
+    let version = |proto: &str| format!("Content-Type: application/x-protobuf;proto={proto}");
+    let ask = async |kind: &str| {
+        let request = format!("POST /api/v1/write\n{kind}\nContent-Encoding: gzip");
+        let (status, headers, body) = ask(&app(&[]), &request).await;
+        assert_eq!(status, 415, "{body}");
+        headers
+            .get("x-prometheus-remote-write-samples-written")
+            .map(|value| value.to_str().unwrap().to_owned())
+    };
+    assert_eq!(ask(&version("io.prometheus.write.v2.Request")).await.as_deref(), Some("0"));
+    assert_eq!(ask(&version("prometheus.WriteRequest")).await, None);
+    assert_eq!(ask(&version("io.prometheus.write.v3.Request")).await, None);
+}
+
+/// A form of this query, as lines of a request.
+fn form(query: &str) -> String {
+    format!("POST /api/v1/format_query\nContent-Type: application/x-www-form-urlencoded\n\nquery={query}")
+}
+
+#[tokio::test]
+async fn a_form_waits_outside_while_other_requests_take_the_memory() {
+    let app = app(&[("http.write_memory", "64KiB")]);
+    let mut other = app.in_flight().enter();
+    other.grow(64 << 10).unwrap();
+    let (status, headers, body) = ask(&app, &form("up")).await;
+    assert_eq!(status, 503, "{body}");
+    assert!(headers.contains_key("retry-after"), "{headers:?}");
+    assert_eq!(ask(&app, "GET /api/v1/format_query?query=up").await.0, 200, "it has no body");
+    drop(other);
+    assert_eq!(ask(&app, &form("up")).await.0, 200);
+    assert_eq!(app.in_flight().used(), 0);
+}
+
+#[tokio::test]
+async fn a_form_is_charged_decoded_until_its_request_ends() {
+    let app = app(&[]);
+    let request = Request::builder()
+        .method("POST")
+        .uri("/api/v1/query")
+        .header("Content-Type", "application/x-www-form-urlencoded")
+        .body(Body::from(format!("query={}", "x".repeat(1_000))))
+        .unwrap();
+    let Form(params) = Form::from_request(request, &app).await.unwrap();
+    let used = app.in_flight().used();
+    assert!((1_000..1_200).contains(&used), "{used}");
+    drop(params);
+    assert_eq!(app.in_flight().used(), 0);
+}
+
+#[test]
+fn what_is_read_takes_post_too() {
+    for path in ["buildinfo", "runtimeinfo", "flags", "config"] {
+        check(&[], &format!("POST /api/v1/status/{path}"), 200, "success");
+    }
+    for path in ["label/job/values", "metadata", "status/tsdb"] {
+        check(&[], &format!("POST /api/v1/{path}"), 503, "starting");
+    }
 }
 
 #[tokio::test]
@@ -239,8 +300,16 @@ async fn a_length_beside_a_transfer_coding_smuggles_nothing() {
 #[tokio::test]
 async fn a_body_that_does_not_arrive_is_given_up() {
     let slow = [("http.body_timeout", "50ms")];
-    let request = b"POST /api/v1/write HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nab";
-    assert_eq!(first_line(&slow, request).await, "HTTP/1.1 408 Request Timeout");
-    let chunked = b"POST /api/v1/write HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n";
-    assert_eq!(first_line(&slow, chunked).await, "HTTP/1.1 408 Request Timeout");
+    let head =
+        "POST /api/v1/query HTTP/1.1\r\nhost: a\r\ncontent-type: application/x-www-form-urlencoded\r\n";
+    for rest in ["content-length: 5\r\n\r\nab", "transfer-encoding: chunked\r\n\r\n2\r\nab\r\n"] {
+        let answer = first_line(&slow, format!("{head}{rest}").as_bytes()).await;
+        assert_eq!(answer, "HTTP/1.1 408 Request Timeout");
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_replays_refuses_a_write_before_its_body() {
+    let request = b"POST /api/v1/write HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n";
+    assert_eq!(first_line(&[], request).await, "HTTP/1.1 503 Service Unavailable");
 }

@@ -4,15 +4,15 @@
 //! Source: Prometheus remote write specifications 1.0 and 2.0; docs/operations.md has the code table.
 
 use super::App;
-use super::extract::{BodyError, Tenant, read_held_body};
+use super::extract::{BodyError, Tenant, read_body};
 use crate::config::Config;
 use crate::node::services::Services;
 use crate::status;
 use axum::body::Body;
-use axum::extract::{Extension, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use quorate_ingest::{Held, InFlight, Protocol, WriteError, WriteOutcome, WriteRequest, Written};
+use quorate_ingest::{InFlight, Protocol, WriteError, WriteOutcome, WriteRequest, Written};
 use quorate_model::{ErrorCode, TenantId};
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ const LEAST_MEMORY: u64 = 256 << 20;
 /// Parts of the node's memory budget, 70 % of the machine's, of which write requests get one.
 const MEMORY_PARTS: u64 = 7;
 
-/// The bound on what write requests take while they are read.
+/// The bound on what write requests and form bodies take while they are read.
 pub fn in_flight(config: &Config) -> Arc<InFlight> {
     let bytes = match config.http.write_memory.bytes() {
         0 => quorate_query::budget::default_node_budget().map_or(LEAST_MEMORY, |node| node / MEMORY_PARTS),
@@ -53,7 +53,7 @@ impl Refusal {
     }
 
     fn coded(code: ErrorCode, message: impl Into<String>, attempt: u32) -> Self {
-        let retry_after = status::retry_after_seconds(code, attempt);
+        let retry_after = status::retry_after_seconds(code, attempt, status::any_number());
         Self { retry_after, ..Self::plain(status::http_status(code), message) }
     }
 }
@@ -61,7 +61,6 @@ impl Refusal {
 /// Takes a remote-write request of either version.
 pub async fn remote_write(
     State(app): State<Arc<App>>,
-    Extension(memory): Extension<Arc<InFlight>>,
     tenant: Result<Tenant, super::reply::ApiError>,
     request: Request,
 ) -> Response {
@@ -70,9 +69,10 @@ pub async fn remote_write(
         Ok(protocol) => protocol,
         Err(refusal) => return answer(None, Err(refusal)),
     };
-    let outcome = match tenant {
-        Ok(Tenant(tenant)) => take(&app, tenant, protocol, &parts.headers, body, memory.enter()).await,
-        Err(error) => Err(Refusal::coded(error.code, error.message, 0)),
+    let outcome = match (check_encoding(&parts.headers), tenant) {
+        (Err(refusal), _) => Err(refusal),
+        (Ok(()), Err(error)) => Err(Refusal::coded(error.code, error.message, 0)),
+        (Ok(()), Ok(Tenant(tenant))) => take(&app, tenant, protocol, &parts.headers, body).await,
     };
     answer(Some(protocol), outcome)
 }
@@ -83,20 +83,21 @@ async fn take(
     protocol: Protocol,
     headers: &HeaderMap,
     body: Body,
-    mut held: Held,
 ) -> Result<Written, Refusal> {
     let attempt = headers.get(RETRY_ATTEMPT).and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0);
+    // Before the body is read: a node that replays has nothing to do with it.
+    let services = app.services().map_err(|e| Refusal::coded(e.code, e.message, attempt))?;
     let config = app.config();
     let max = config.http.max_write_body.as_usize();
-    let reading = read_held_body(headers, body, max, config.http.body_timeout.into(), &mut held).await;
+    let mut held = app.in_flight().enter();
+    let reading = read_body(headers, body, max, config.http.body_timeout.into(), &mut held).await;
     let body = reading.map_err(|error| match error {
-        BodyError::NoRoom(error) => Refusal::coded(ErrorCode::Unavailable, error.to_string(), attempt),
+        BodyError::NoRoom(_) => Refusal::coded(ErrorCode::Unavailable, error.describe().1, attempt),
         error => {
             let (status, message) = error.describe();
             Refusal::plain(status, message)
         }
     })?;
-    let services = app.services().map_err(|e| Refusal::coded(e.code, e.message, attempt))?;
     let tenant = services.meta.tenant(&tenant_name).unwrap_or(UNNUMBERED);
     let mut request = WriteRequest { tenant, tenant_name, protocol, body };
     if tenant == UNNUMBERED {
@@ -124,8 +125,10 @@ fn failed(services: &Arc<Services>, error: &WriteError, attempt: u32) -> Refusal
         _ => {}
     }
     let mut refusal = Refusal::coded(error.code(), error.to_string(), attempt);
-    let least = error.retry_after().map(|wait| wait.as_secs() + u64::from(wait.subsec_nanos() > 0));
-    refusal.retry_after = refusal.retry_after.max(least);
+    if let Some(wait) = error.retry_after() {
+        let least = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        refusal.retry_after = refusal.retry_after.max(Some(status::spread(least, status::any_number())));
+    }
     refusal.written = error.written();
     refusal
 }
@@ -172,18 +175,7 @@ fn answer(protocol: Option<Protocol>, outcome: Result<Written, Refusal>) -> Resp
 
 /// Which message the headers announce. Without a type it is 1.0, as early senders do.
 fn protocol(headers: &HeaderMap) -> Result<Protocol, Refusal> {
-    let unsupported = |message: String| Refusal::plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, message);
-    let text = |name: HeaderName| match headers.get(&name).map(HeaderValue::to_str) {
-        None => Ok(""),
-        Some(Ok(text)) => Ok(text),
-        Some(Err(_)) => Err(unsupported(format!("the header {name} is not text"))),
-    };
-    let (kind, encoding) = (text(header::CONTENT_TYPE)?, text(header::CONTENT_ENCODING)?);
-    if !encoding.is_empty() && !encoding.eq_ignore_ascii_case("snappy") {
-        return Err(unsupported(format!(
-            "{encoding:?} encoding (compression) is not accepted, only snappy is"
-        )));
-    }
+    let kind = text(headers, &header::CONTENT_TYPE)?;
     let mut parts = kind.split(';').map(str::trim);
     let media = parts.next().unwrap_or_default();
     if !media.is_empty() && !media.eq_ignore_ascii_case("application/x-protobuf") {
@@ -199,6 +191,25 @@ fn protocol(headers: &HeaderMap) -> Result<Protocol, Refusal> {
     }
 }
 
+/// Whether the body is compressed as both versions want it. Without a word about it, it is.
+fn check_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
+    let encoding = text(headers, &header::CONTENT_ENCODING)?;
+    if encoding.is_empty() || encoding.eq_ignore_ascii_case("snappy") {
+        return Ok(());
+    }
+    Err(unsupported(format!("{encoding:?} encoding (compression) is not accepted, only snappy is")))
+}
+
+/// The value of a header, empty if it is absent.
+fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<&'h str, Refusal> {
+    let value = headers.get(name).map_or(Ok(""), HeaderValue::to_str);
+    value.map_err(|_not_text| unsupported(format!("the header {name} is not text")))
+}
+
+fn unsupported(message: String) -> Refusal {
+    Refusal::plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, message)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,7 +222,7 @@ mod tests {
                 headers.insert(name, HeaderValue::from_str(value).unwrap());
             }
         }
-        let got = protocol(&headers);
+        let got = protocol(&headers).and_then(|protocol| check_encoding(&headers).map(|()| protocol));
         assert_eq!(got.as_ref().ok().copied(), expected, "{kind:?} {encoding:?}");
         if let Err(refusal) = got {
             assert_eq!(refusal.status, 415);
@@ -243,7 +254,8 @@ mod tests {
         let refusal = Refusal { written, ..Refusal::coded(ErrorCode::RateLimited, "slow down", 2) };
         let response = answer(Some(Protocol::RemoteWrite2), Err(refusal));
         assert_eq!(response.status(), 429);
-        assert_eq!(response.headers()["retry-after"], "4");
+        let seconds: u64 = response.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+        assert!((4..=6).contains(&seconds), "{seconds}");
         assert_eq!(response.headers()[SAMPLES_WRITTEN], "7");
         assert_eq!(response.headers()[EXEMPLARS_WRITTEN], "0");
         let response = answer(Some(Protocol::RemoteWrite2), Ok(written));
