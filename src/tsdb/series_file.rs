@@ -17,7 +17,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// A file is written anew when it has this many entries more than twice those that are still needed.
+/// A file is written anew when it has this many entries more than twice those that are still needed. To count those
+/// all of it is read, so it is not asked again before the file has grown as much beyond the last answer.
 const SLACK_ENTRIES: u64 = 100_000;
 
 #[derive(Debug, Default)]
@@ -25,6 +26,10 @@ struct State {
     number: u64,
     len: u64,
     entries: u64,
+    /// Entries that were needed when they were counted last.
+    needed: u64,
+    /// Entries of the file that was written anew for an image that is not published yet.
+    rewritten: Option<u64>,
     /// Frames and entries taken from the head for an image that is not published yet.
     in_flight: (Vec<u8>, u64),
 }
@@ -73,36 +78,45 @@ impl SeriesFile {
 
     /// Writes what was taken, by appending or into a new file. Gives the file's number and valid length.
     pub(crate) fn write(&self, live: &RoaringBitmap) -> Result<(u64, u64), StoreError> {
-        let (number, len, old, (frames, entries)) = {
+        let (number, len, all, needed, frames) = {
             let state = self.state.lock();
-            (state.number, state.len, state.entries, state.in_flight.clone())
+            let (frames, entries) = state.in_flight.clone();
+            (state.number, state.len, state.entries + entries, state.needed, frames)
         };
         if number == 0 {
             return Ok((1, series_log::create(&Self::path(&self.dir, 1), &frames)?));
         }
-        if old + entries <= 2 * live.len() + SLACK_ENTRIES {
-            return Ok((number, series_log::append(&Self::path(&self.dir, number), len, &frames)?));
+        let is_worth_it = |needed: u64| all > 2 * needed + SLACK_ENTRIES;
+        if is_worth_it(live.len().max(needed)) {
+            let (kept, needed) = self.compact(number, len, &frames, live)?;
+            self.state.lock().needed = needed;
+            if is_worth_it(needed) {
+                let len = series_log::create(&Self::path(&self.dir, number + 1), &kept)?;
+                self.state.lock().rewritten = Some(needed);
+                return Ok((number + 1, len));
+            }
         }
-        let (kept, count) = self.compact(number, len, &frames, live)?;
-        if old + entries <= 2 * count + SLACK_ENTRIES {
-            return Ok((number, series_log::append(&Self::path(&self.dir, number), len, &frames)?));
-        }
-        Ok((number + 1, series_log::create(&Self::path(&self.dir, number + 1), &kept)?))
+        Ok((number, series_log::append(&Self::path(&self.dir, number), len, &frames)?))
     }
 
     /// The written frames are part of the valid file now.
     pub(crate) fn published(&self, pointer: &ImagePointer) {
         let mut state = self.state.lock();
         let (_, entries) = std::mem::take(&mut state.in_flight);
-        state.entries = if pointer.series_log == state.number { state.entries + entries } else { 0 };
+        state.entries = state.rewritten.take().unwrap_or(state.entries + entries);
         (state.number, state.len) = (pointer.series_log, pointer.series_log_len);
     }
 
     /// The image failed: what was taken goes back to the head, and a file that was begun goes.
     pub(crate) fn give_back(&self, head: &Head) {
         let mut writer = head.writer().lock();
-        let (frames, entries) = std::mem::take(&mut self.state.lock().in_flight);
+        let mut state = self.state.lock();
+        let (frames, entries) = std::mem::take(&mut state.in_flight);
         writer.pending.put_back(frames, entries);
+        state.rewritten = None;
+        let begun = Self::path(&self.dir, state.number + 1);
+        drop((state, writer));
+        image_file::remove_rest(&begun);
     }
 
     /// Removes every series log but `number`.
@@ -113,10 +127,6 @@ impl SeriesFile {
         }
         Ok(())
     }
-        state.rewritten = None;
-        let begun = Self::path(&self.dir, state.number + 1);
-        drop((state, writer));
-        image_file::remove_rest(&begun);
 
     /// What these rows stood for: for series that were freed and come back. Reads all of the log the first time, then
     /// the frames that name the rows.
@@ -198,5 +208,78 @@ impl SeriesFile {
             refs.into_iter().for_each(|(reference, row)| kept.reference(session, reference, row));
         }
         Ok(kept.take())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_model::Position;
+
+    fn labels(row: u32) -> Labels {
+        Labels::from_pairs([("pod", format!("pod-{row}").as_str())])
+    }
+
+    /// A file, and the rows that it was given.
+    struct Fixture {
+        dir: tempfile::TempDir,
+        series: SeriesFile,
+        next: u32,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let series = SeriesFile::new(dir.path(), None, 0);
+            Self { dir, series, next: 0 }
+        }
+
+        /// An image with this many more rows, each with a ref of a session of its own. Gives the file's number.
+        fn image(&mut self, rows: u32, live: std::ops::Range<u32>, forget: Option<u32>) -> u64 {
+            let mut pending = PendingSeries::default();
+            for row in self.next..self.next + rows {
+                pending.row(row, TenantId(1), Slot(0), &labels(row));
+                pending.reference(SessionId { node: 1, incarnation: 1 }, SeriesRef(row), row);
+            }
+            self.next += rows;
+            if let Some(incarnation) = forget {
+                pending.forget_session(SessionId { node: 1, incarnation });
+            }
+            let (frames, entries) = pending.take();
+            self.series.take(frames, entries);
+            let (series_log, series_log_len) = self.series.write(&live.collect()).unwrap();
+            let pointer = ImagePointer { position: Position(1), image: 1, series_log, series_log_len };
+            self.series.published(&pointer);
+            self.series.remove_others(self.dir.path(), series_log).unwrap();
+            series_log
+        }
+
+        fn needed(&self) -> u64 {
+            self.series.state.lock().needed
+        }
+    }
+
+    #[test]
+    fn a_log_that_is_needed_is_not_read_again_before_it_has_doubled() {
+        let mut fixture = Fixture::new();
+        let mut counted = Vec::new();
+        for _ in 0..60 {
+            assert_eq!(fixture.image(10_000, 0..10, None), 1, "every row is named by a ref");
+            counted.push(fixture.needed());
+        }
+        counted.dedup();
+        assert_eq!(counted, [0, 120_000, 360_000, 840_000]);
+    }
+
+    #[test]
+    fn a_log_is_written_anew_when_most_of_it_is_not_needed() {
+        let mut fixture = Fixture::new();
+        fixture.image(60_000, 0..10, None);
+        assert_eq!(fixture.image(1, 0..10, Some(1)), 2);
+        assert_eq!((fixture.needed(), fixture.series.state.lock().entries), (10, 10));
+        assert_eq!(fixture.image(1, 0..10, None), 2);
+        let rows: RoaringBitmap = (0..60_002).collect();
+        let found = fixture.series.meanings(&PendingSeries::default(), &rows).unwrap();
+        assert_eq!(found.len(), 11);
     }
 }
