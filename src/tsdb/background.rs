@@ -153,11 +153,13 @@ impl Background {
         Ok(pointer)
     }
 
-    /// Merges what the policy picks, one block after the other. Gives the number of merges.
+    /// Merges what the policy picks, one block after the other; before each, what retention drops goes. Gives the
+    /// number of merges.
     pub(crate) fn merge(&self, now_ms: i64, close_delay_ms: i64) -> Result<u64, StoreError> {
         let _replacing = self.replacing.lock();
         let mut merges = 0;
         while !self.stopping.load(Ordering::Relaxed) {
+            self.drop_expired()?;
             let view = self.views.pin();
             let metas: Vec<&BlockMeta> = view.blocks().iter().map(|b| b.meta()).collect();
             let waiting: Vec<i64> = view.sealed().iter().map(|s| s.window_start_ms()).collect();
@@ -179,9 +181,15 @@ impl Background {
         Ok(merges)
     }
 
-    /// Drops blocks all of whose tenants' floors lie behind them. Gives their number.
+    /// Drops blocks all of whose tenants' floors lie behind them. Gives their number: none while a merge runs, which
+    /// does it itself.
     pub(crate) fn retain(&self) -> Result<u64, StoreError> {
-        let _replacing = self.replacing.lock();
+        let Some(_replacing) = self.replacing.try_lock() else { return Ok(0) };
+        self.drop_expired()
+    }
+
+    /// The caller holds `replacing`.
+    fn drop_expired(&self) -> Result<u64, StoreError> {
         let hidden = self.head.hidden();
         let view = self.views.pin();
         let expired =
@@ -272,4 +280,107 @@ impl MergeHooks for Hooks<'_> {
 /// Path of an image file.
 pub(crate) fn image_path(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("image-{number:010}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::head::testing::{floats, mark};
+    use crate::{PartitionStore, StoreConfig};
+    use quorate_kv::{Ingest, KeyRange, Kv, KvRead, MemKv, Visitor};
+
+    /// A store that is full for as long as it is told.
+    #[derive(Default)]
+    struct FullKv {
+        inner: MemKv,
+        is_full: AtomicBool,
+    }
+
+    impl KvRead for FullKv {
+        fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+            self.inner.get(cf, key)
+        }
+
+        fn scan(&self, cf: Cf, range: &KeyRange, visit: &mut Visitor<'_>) -> Result<(), KvError> {
+            self.inner.scan(cf, range, visit)
+        }
+    }
+
+    impl Kv for FullKv {
+        fn write(&self, batch: &WriteBatch, durability: Durability) -> Result<(), KvError> {
+            if self.is_full.load(Ordering::Relaxed) {
+                return Err(KvError::Full { detail: "the test says so".into() });
+            }
+            self.inner.write(batch, durability)
+        }
+
+        fn ingest(&self, cf: Cf) -> Result<Box<dyn Ingest + '_>, KvError> {
+            self.inner.ingest(cf)
+        }
+
+        fn drop_range(&self, cf: Cf, range: &KeyRange) -> Result<(), KvError> {
+            self.inner.drop_range(cf, range)
+        }
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(dir).unwrap();
+        let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn an_image_that_fails_leaves_no_file_and_takes_no_number() {
+        let (kv, dir) = (Arc::new(FullKv::default()), tempfile::tempdir().unwrap());
+        let open = || {
+            let disk = Disk::open(Arc::clone(&kv) as Arc<dyn Kv>, 1, 1 << 20).unwrap();
+            PartitionStore::open(&disk, dir.path(), PartitionId(0), StoreConfig::default()).unwrap()
+        };
+        let store = open();
+        let mut position = 0;
+        let mut apply = |record| {
+            position += 1;
+            store.apply(Position(position), &record).unwrap();
+        };
+        for (round, files) in
+            [["image-0000000001", "series-0000000001"], ["image-0000000002", "series-0000000001"]]
+                .into_iter()
+                .enumerate()
+        {
+            let before = names(dir.path());
+            apply(floats(&[(round as u32, 5, 1.0)]));
+            kv.is_full.store(true, Ordering::Relaxed);
+            for _ in 0..3 {
+                assert!(store.cut_image().is_err());
+                assert_eq!(names(dir.path()), before);
+            }
+            kv.is_full.store(false, Ordering::Relaxed);
+            store.cut_image().unwrap();
+            assert_eq!(names(dir.path()), files);
+        }
+        drop(store);
+        assert_eq!(open().applied(), Position(2));
+    }
+
+    #[test]
+    fn retention_does_not_wait_for_a_merge_and_the_merge_does_its_work() {
+        let (kv, dir) = (Arc::new(MemKv::default()), tempfile::tempdir().unwrap());
+        let disk = Disk::open(kv as Arc<dyn Kv>, 1, 1 << 20).unwrap();
+        let store = PartitionStore::open(&disk, dir.path(), PartitionId(0), StoreConfig::default()).unwrap();
+        let floor = quorate_model::RecordBody::RetentionMark {
+            tenant: crate::head::testing::TENANT,
+            floor_ms: 3_600_000,
+        };
+        let floor = quorate_model::LogRecord { header: crate::head::testing::header(), body: floor };
+        for (position, record) in (1..).zip([floats(&[(0, 5, 1.0)]), mark(0, 0), floor]) {
+            store.apply(Position(position), &record).unwrap();
+        }
+        assert_eq!(store.flush().unwrap().blocks, 1);
+        let merging = store.background.replacing.lock();
+        assert_eq!(store.retain().unwrap(), 0);
+        drop(merging);
+        store.merge(0).unwrap();
+        assert_eq!(store.stats().blocks, 0);
+    }
 }

@@ -37,7 +37,7 @@ pub struct PartitionStore {
     pub(crate) head: Arc<Head>,
     pub(crate) views: Arc<Views>,
     series: Arc<SeriesFile>,
-    background: Background,
+    pub(crate) background: Background,
     marks: Marks,
     pace: Pace,
 }
@@ -189,7 +189,8 @@ impl PartitionStore {
         self.background.cut_image()
     }
 
-    /// Merges blocks: the days that are over, and windows with many generations. Gives the number of merges.
+    /// Merges blocks: the days that are over, and windows with many generations. May run beside the other background
+    /// work. Gives the number of merges.
     ///
     /// # Errors
     /// [`StoreError`]; the inputs of an unfinished merge stay.
@@ -197,7 +198,8 @@ impl PartitionStore {
         self.background.merge(now_ms, self.config.close_delay_ms)
     }
 
-    /// Drops the blocks that lie below the floors of all their tenants. Gives their number.
+    /// Drops the blocks that lie below the floors of all their tenants. Gives their number. Does not wait for a merge,
+    /// which drops them too.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -222,14 +224,14 @@ impl PartitionStore {
         self.marks.late_bytes(&self.head)
     }
 
-    /// The series that pass every matcher and may have samples in `range`. `meter` is charged with what the
-    /// selection holds.
     /// Whether [`PartitionStore::late_bytes`] is more than twice the late budget: marks do not keep up, and writes
     /// should wait. Takes no lock; what came for old windows since the last look for marks is not in it yet.
     pub fn is_over_late_budget(&self) -> bool {
         self.marks.is_over_twice(&self.head, &self.config)
     }
 
+    /// The series that pass every matcher and may have samples in `range`. `meter` is charged with what the
+    /// selection holds.
     ///
     /// # Errors
     /// [`StoreError::TooManySeries`] over the limit, [`StoreError::Stopped`] when `meter` objects; else if a block
