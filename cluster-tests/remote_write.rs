@@ -3,7 +3,7 @@
 //! Written from the two specifications and not from Quorate's decoder, so that the two check each other.
 //! Source: Prometheus remote write 1.0 and 2.0, messages `WriteRequest` and `io.prometheus.write.v2.Request`.
 
-use quorate_model::Labels;
+use quorate_model::{BucketCounts, Histogram, Labels, Span};
 use std::collections::HashMap;
 
 /// The two versions of the protocol.
@@ -49,6 +49,25 @@ impl RequestBuilder {
 
     /// Adds a series with its samples: (time in milliseconds, value).
     pub fn add(&mut self, labels: &Labels, samples: &[(i64, f64)]) {
+        self.begin(labels);
+        for (ts_ms, value) in samples {
+            put_sample(&mut self.one, *ts_ms, *value);
+        }
+        self.end(samples.len());
+    }
+
+    /// Adds a series with one native histogram.
+    ///
+    /// # Panics
+    /// When it is not an integer histogram of an exponential schema: no ledger sends others.
+    pub fn add_histogram(&mut self, labels: &Labels, ts_ms: i64, histogram: &Histogram) {
+        self.begin(labels);
+        let field = if self.protocol == Protocol::V1 { 4 } else { 3 };
+        put_bytes(&mut self.one, field, &histogram_message(ts_ms, histogram));
+        self.end(1);
+    }
+
+    fn begin(&mut self, labels: &Labels) {
         self.one.clear();
         match self.protocol {
             Protocol::V1 => {
@@ -69,12 +88,12 @@ impl RequestBuilder {
                 put_bytes(&mut self.one, 1, &refs);
             }
         }
-        for (ts_ms, value) in samples {
-            put_sample(&mut self.one, *ts_ms, *value);
-        }
+    }
+
+    fn end(&mut self, samples: usize) {
         let field = if self.protocol == Protocol::V1 { 1 } else { 5 };
         put_bytes(&mut self.series, field, &self.one);
-        self.samples += samples.len();
+        self.samples += samples;
     }
 
     /// Samples added since the last `finish`.
@@ -146,6 +165,57 @@ fn put_sample(out: &mut Vec<u8>, ts_ms: i64, value: f64) {
     out[start + 1] = (out.len() - start - 2) as u8;
 }
 
+/// Both versions give histograms the same form.
+fn histogram_message(ts_ms: i64, histogram: &Histogram) -> Vec<u8> {
+    let BucketCounts::Integer { count, zero_count, positive, negative } = &histogram.counts else {
+        panic!("not an integer histogram: {histogram:?}");
+    };
+    assert!(histogram.custom_values.is_empty(), "custom buckets: {histogram:?}");
+    let mut out = Vec::new();
+    put_uint(&mut out, 1, *count);
+    put_double(&mut out, 3, histogram.sum);
+    put_uint(&mut out, 4, zigzag(i64::from(histogram.schema)));
+    put_double(&mut out, 5, histogram.zero_threshold);
+    put_uint(&mut out, 6, *zero_count);
+    put_buckets(&mut out, 8, &histogram.negative_spans, negative);
+    put_buckets(&mut out, 11, &histogram.positive_spans, positive);
+    put_uint(&mut out, 15, ts_ms as u64);
+    out
+}
+
+/// Spans in `field`, deltas in the field after it.
+fn put_buckets(out: &mut Vec<u8>, field: u64, spans: &[Span], deltas: &[i64]) {
+    for span in spans {
+        let mut one = Vec::new();
+        put_uint(&mut one, 1, zigzag(i64::from(span.offset)));
+        put_uint(&mut one, 2, u64::from(span.length));
+        put_bytes(out, field, &one);
+    }
+    let mut packed = Vec::new();
+    deltas.iter().for_each(|delta| put_varint(&mut packed, zigzag(*delta)));
+    if !packed.is_empty() {
+        put_bytes(out, field + 1, &packed);
+    }
+}
+
+fn zigzag(number: i64) -> u64 {
+    (number << 1 ^ number >> 63) as u64
+}
+
+fn put_uint(out: &mut Vec<u8>, field: u64, number: u64) {
+    if number != 0 {
+        put_tag(out, field, 0);
+        put_varint(out, number);
+    }
+}
+
+fn put_double(out: &mut Vec<u8>, field: u64, number: f64) {
+    if number.to_bits() != 0 {
+        put_tag(out, field, 1);
+        out.extend_from_slice(&number.to_le_bytes());
+    }
+}
+
 fn put_tag(out: &mut Vec<u8>, field: u64, wire_type: u64) {
     put_varint(out, field << 3 | wire_type);
 }
@@ -173,6 +243,7 @@ fn string_length(text: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quorate_model::CounterResetHint;
 
     fn body(protocol: Protocol) -> Vec<u8> {
         let mut request = RequestBuilder::new(protocol);
@@ -197,5 +268,33 @@ mod tests {
         expected.extend_from_slice(b"\x2a\x14\x0a\x04\x01\x02\x03\x02");
         expected.extend_from_slice(b"\x12\x0c\x09\0\0\0\0\0\0\xf8\x3f\x10\xe8\x07");
         assert_eq!(body(Protocol::V2), expected);
+    }
+
+    #[test]
+    fn a_histogram_stands_in_the_field_of_its_version() {
+        let histogram = Histogram {
+            reset_hint: CounterResetHint::Unknown,
+            schema: -1,
+            zero_threshold: 0.5,
+            sum: 1.5,
+            positive_spans: vec![Span { offset: -2, length: 2 }],
+            negative_spans: Vec::new(),
+            custom_values: Vec::new(),
+            counts: BucketCounts::Integer {
+                count: 300,
+                zero_count: 1,
+                positive: vec![150, -1],
+                negative: Vec::new(),
+            },
+        };
+        let message = b"\x08\xac\x02\x19\0\0\0\0\0\0\xf8\x3f\x20\x01\x29\0\0\0\0\0\0\xe0\x3f\x30\x01\
+            \x5a\x04\x08\x03\x10\x02\x62\x03\xac\x02\x01\x78\xe8\x07";
+        for (protocol, field) in [(Protocol::V1, b"\x22"), (Protocol::V2, b"\x1a")] {
+            let mut request = RequestBuilder::new(protocol);
+            request.add_histogram(&Labels::from_pairs([("__name__", "up")]), 1_000, &histogram);
+            let body = snap::raw::Decoder::new().decompress_vec(&request.finish()).unwrap();
+            let expected = [&field[..], &[message.len() as u8], message].concat();
+            assert!(body.ends_with(&expected), "{protocol:?}: {body:x?}");
+        }
     }
 }

@@ -1,10 +1,11 @@
 //! Reads a ledger's samples back over HTTP and compares them with what the writers know.
 
-use super::{Ledger, METRIC, Outcome};
-use crate::harness::http::Client;
+use super::{ENDING, Ledger, METRIC, Outcome, Sample, Stream};
+use crate::harness::http::{Answer, Client};
 use crate::harness::now_ms;
+use quorate_model::{BucketCounts, Histogram};
 use serde::Deserialize;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 /// Batches read by one query, so that answers stay small.
@@ -94,6 +95,7 @@ pub fn check(client: &Client, ledgers: &[Ledger], sent: &[Ledger]) -> Findings {
         let mut first = -margin;
         while first < sent.outcomes.len() as i64 + margin {
             check_batches(client, ledger, sent, first..first + margin, &mut findings);
+            check_ends(client, ledger, first.max(0)..(first + margin).max(0), &mut findings);
             first += margin;
         }
         compare_counts(sent.stream.writer, counted, findings.read - read_before, &mut findings);
@@ -165,6 +167,59 @@ struct Row<'a> {
     metric: HashMap<String, String>,
     #[serde(borrow, default)]
     values: Vec<(f64, &'a str)>,
+    #[serde(borrow, default)]
+    histograms: Vec<(f64, ReadHistogram<'a>)>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct ReadHistogram<'a> {
+    count: &'a str,
+    sum: &'a str,
+    #[serde(borrow, default)]
+    buckets: Vec<(u64, &'a str, &'a str, &'a str)>,
+}
+
+/// A sample as an answer has it.
+#[derive(Debug, Clone)]
+enum Read<'a> {
+    Float(&'a str),
+    Histogram(ReadHistogram<'a>),
+}
+
+impl Read<'_> {
+    /// Whether this is `sent`. A stale marker is in no answer, so nothing is it.
+    fn is(&self, sent: &Sample) -> bool {
+        match (self, sent) {
+            (Self::Float(text), Sample::Float(value)) => text.parse() == Ok(*value),
+            (Self::Histogram(read), Sample::Histogram(sent)) => read.is(sent),
+            _ => false,
+        }
+    }
+}
+
+impl ReadHistogram<'_> {
+    /// Of the kind that a ledger sends: no negative buckets, schema 0.
+    fn is(&self, sent: &Histogram) -> bool {
+        let BucketCounts::Integer { count, zero_count, positive, .. } = &sent.counts else { return false };
+        let zero = (3, -sent.zero_threshold, sent.zero_threshold, *zero_count as f64);
+        let (mut expected, mut deltas) = (vec![zero], positive.iter());
+        let (mut index, mut in_bucket) = (0, 0);
+        for span in &sent.positive_spans {
+            index += span.offset;
+            for delta in deltas.by_ref().take(span.length as usize) {
+                in_bucket += delta;
+                expected.push((0, 2f64.powi(index - 1), 2f64.powi(index), in_bucket as f64));
+                index += 1;
+            }
+        }
+        let is = |text: &str, value: f64| text.parse() == Ok(value);
+        is(self.count, *count as f64)
+            && is(self.sum, sent.sum)
+            && self.buckets.len() == expected.len()
+            && self.buckets.iter().zip(expected).all(|(read, sent)| {
+                read.0 == sent.0 && is(read.1, sent.1) && is(read.2, sent.2) && is(read.3, sent.3)
+            })
+    }
 }
 
 #[track_caller]
@@ -180,15 +235,15 @@ fn check_batches(
     // Open on the left: half a step more takes the first batch in and leaves the one before it out.
     let range_ms = (batches.end - 1 - batches.start) * stream.step_ms + stream.step_ms / 2;
     let query = format!("{METRIC}{{writer=\"{}\"}}[{range_ms}ms]", stream.writer);
-    let answer = client.post_form("/api/v1/query", &[("query", &query), ("time", &seconds(last_ms))]);
-    let answer = answer.unwrap_or_else(|e| panic!("{query}: {}", e.0));
-    assert_eq!(answer.status, 200, "{query}: {}", answer.text());
-    let reply: Reply<'_> =
-        serde_json::from_slice(&answer.body).unwrap_or_else(|e| panic!("{query}: {e}: {}", answer.text()));
-    let mut rows: HashMap<usize, Vec<(f64, &str)>> = HashMap::new();
-    for row in reply.data.result {
-        match row.metric.get("series").and_then(|text| text.parse().ok()) {
-            Some(series) => rows.entry(series).or_default().extend(row.values),
+    let answer = ask(client, "/api/v1/query", &[("query", &query), ("time", &seconds(last_ms))]);
+    let mut rows: HashMap<usize, Vec<(f64, Read<'_>)>> = HashMap::new();
+    for row in parse(&answer) {
+        match series_of(&row) {
+            Some(series) => {
+                let floats = row.values.into_iter().map(|(time, text)| (time, Read::Float(text)));
+                let histograms = row.histograms.into_iter().map(|(time, read)| (time, Read::Histogram(read)));
+                rows.entry(series).or_default().extend(floats.chain(histograms));
+            }
             None => findings.add(Finding::Phantom, || format!("series {:?}", row.metric)),
         }
     }
@@ -199,33 +254,88 @@ fn check_batches(
     }
 }
 
+/// A stale marker is in no answer: it is there if its series is not at its time, which without it would show
+/// the sample before. Looks at `batches` of the series that end, one time of the grid for each.
+#[track_caller]
+fn check_ends(client: &Client, ledger: &Ledger, batches: std::ops::Range<i64>, findings: &mut Findings) {
+    let stream = &ledger.stream;
+    let end = (batches.end as usize).min(ledger.outcomes.len());
+    let batches = batches.start as usize..end;
+    if batches.is_empty() {
+        return;
+    }
+    let query = format!("{METRIC}{{writer=\"{}\",kind=\"{ENDING}\"}}", stream.writer);
+    let [first, last] = [batches.start, end - 1].map(|batch| seconds(stream.ts_ms(batch)));
+    let step = seconds(stream.step_ms);
+    let grid = [("query", query.as_str()), ("start", &first), ("end", &last), ("step", &step)];
+    let answer = ask(client, "/api/v1/query_range", &grid);
+    let mut shown = HashSet::new();
+    for row in parse(&answer) {
+        let series = series_of(&row);
+        shown.extend(row.values.iter().map(|(time, _)| (series, (time * 1000.0).round() as i64)));
+    }
+    for series in (0..stream.series).filter(|series| Stream::is_ending(*series)) {
+        for batch in batches.clone().filter(|batch| ledger.outcomes[*batch] == Outcome::Acknowledged) {
+            let is_stale = stream.sample(series, batch).is_stale();
+            let is_shown = shown.contains(&(Some(series), stream.ts_ms(batch)));
+            if is_stale == is_shown {
+                let example = || format!("writer {} ending series {series} batch {batch}", stream.writer);
+                findings.add(Finding::Lost, example);
+            } else if is_stale {
+                findings.right += 1;
+            }
+        }
+    }
+}
+
+#[track_caller]
+fn ask(client: &Client, path: &str, form: &[(&str, &str)]) -> Answer {
+    let answer = client.post_form(path, form).unwrap_or_else(|e| panic!("{form:?}: {}", e.0));
+    assert_eq!(answer.status, 200, "{form:?}: {}", answer.text());
+    answer
+}
+
+#[track_caller]
+fn parse(answer: &Answer) -> Vec<Row<'_>> {
+    let reply: Result<Reply<'_>, _> = serde_json::from_slice(&answer.body);
+    reply.unwrap_or_else(|e| panic!("{e}: {}", answer.text())).data.result
+}
+
+fn series_of(row: &Row<'_>) -> Option<usize> {
+    row.metric.get("series").and_then(|text| text.parse().ok())
+}
+
 fn check_row(
     ledger: &Ledger,
     sent: &Ledger,
     series: usize,
     batches: &std::ops::Range<i64>,
-    row: &[(f64, &str)],
+    row: &[(f64, Read<'_>)],
     findings: &mut Findings,
 ) {
     let stream = &ledger.stream;
     let mut seen = vec![0u32; (batches.end - batches.start) as usize];
     findings.read += row.len() as u64;
-    for (time, text) in row {
+    for (time, read) in row {
         let ts_ms = (time * 1000.0).round() as i64;
         let offset_ms = ts_ms - stream.base_ms;
         let batch = offset_ms.div_euclid(stream.step_ms);
         let is_sent = offset_ms.rem_euclid(stream.step_ms) == 0
             && batches.contains(&batch)
             && (0..sent.outcomes.len() as i64).contains(&batch)
-            && text.parse() == Ok(stream.value(series, batch as usize));
+            && read.is(&stream.sample(series, batch as usize));
         if is_sent {
             seen[(batch - batches.start) as usize] += 1;
         } else {
-            findings.add(Finding::Phantom, || format!("{series}: {text} at {ts_ms} ms"));
+            findings.add(Finding::Phantom, || format!("{series}: {read:?} at {ts_ms} ms"));
         }
     }
     for (seen, batch) in seen.into_iter().zip(batches.clone()) {
-        let outcome = usize::try_from(batch).ok().and_then(|at| ledger.outcomes.get(at));
+        let at = usize::try_from(batch).unwrap_or(usize::MAX);
+        let outcome = ledger.outcomes.get(at);
+        if outcome.is_some() && stream.sample(series, at).is_stale() {
+            continue;
+        }
         let place = || format!("writer {} series {series} batch {batch}", stream.writer);
         match (seen, outcome) {
             (0, Some(Outcome::Acknowledged)) => findings.add(Finding::Lost, place),
@@ -243,28 +353,34 @@ fn seconds(ms: i64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Stream;
     use super::*;
+
+    /// A series that is neither ending nor of histograms.
+    const PLAIN: usize = 2;
 
     fn ledger(outcomes: &[Outcome]) -> Ledger {
         let stream = Stream { writer: 1, series: 1, base_ms: 10_000, step_ms: 1_000 };
         Ledger { stream, outcomes: outcomes.to_vec() }
     }
 
+    fn value(batch: usize) -> f64 {
+        let Sample::Float(value) = ledger(&[]).stream.sample(PLAIN, batch) else { panic!("not plain") };
+        value
+    }
+
     #[track_caller]
     fn check_found(row: &[(f64, f64)], expected: (u64, u64, u64, u64)) {
         let ledger = ledger(&[Outcome::Acknowledged, Outcome::Unknown, Outcome::Acknowledged]);
         let texts: Vec<(f64, String)> = row.iter().map(|(t, v)| (*t, v.to_string())).collect();
-        let row: Vec<(f64, &str)> = texts.iter().map(|(t, v)| (*t, v.as_str())).collect();
+        let row: Vec<(f64, Read<'_>)> = texts.iter().map(|(t, v)| (*t, Read::Float(v.as_str()))).collect();
         let mut findings = Findings::default();
-        check_row(&ledger, &ledger, 0, &(-2..5), &row, &mut findings);
+        check_row(&ledger, &ledger, PLAIN, &(-2..5), &row, &mut findings);
         let Findings { lost, double, phantom, right, .. } = findings;
         assert_eq!((lost, double, phantom, right), expected, "{findings}");
     }
 
     #[test]
     fn each_kind_of_damage_is_told_apart() {
-        let value = |batch| ledger(&[]).stream.value(0, batch);
         let whole = [(10.0, value(0)), (11.0, value(1)), (12.0, value(2))];
         check_found(&whole, (0, 0, 0, 2));
         check_found(&[whole[0], whole[2]], (0, 0, 0, 2));
@@ -273,6 +389,31 @@ mod tests {
         check_found(&[whole[0], (11.0, 7.5), whole[2]], (0, 0, 1, 2));
         check_found(&[whole[0], (11.5, value(1)), whole[2]], (0, 0, 1, 2));
         check_found(&[whole[0], whole[2], (13.0, value(3))], (0, 0, 1, 2));
+    }
+
+    #[test]
+    fn a_histogram_is_compared_whole() {
+        let Sample::Histogram(sent) = ledger(&[]).stream.sample(1, 0) else { panic!("not a histogram") };
+        let sum = sent.sum.to_string();
+        let buckets = vec![
+            (3, "-0.001", "0.001", "1"),
+            (0, "0.25", "0.5", "1"),
+            (0, "0.5", "1", "1"),
+            (0, "2", "4", "1"),
+        ];
+        let read = ReadHistogram { count: "4", sum: &sum, buckets };
+        assert!(read.is(&sent));
+        for at in 0..4 {
+            let mut other = read.clone();
+            other.buckets[at].3 = "2";
+            assert!(!other.is(&sent));
+            let mut other = read.clone();
+            other.buckets.remove(at);
+            assert!(!other.is(&sent));
+        }
+        assert!(!ReadHistogram { count: "5", ..read.clone() }.is(&sent));
+        assert!(!ReadHistogram { sum: "1", ..read.clone() }.is(&sent));
+        assert!(!Read::Histogram(read).is(&Sample::Float(4.0)));
     }
 
     #[test]

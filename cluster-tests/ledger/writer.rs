@@ -1,10 +1,11 @@
 //! The writers of a ledger: threads that send batch after batch, and know the fate of each.
 
-use super::{Ledger, Outcome, Stream};
+use super::rewriter::Rewriter;
+use super::{Ledger, Outcome, Sample, Stream};
 use crate::harness::http::Client;
 use crate::harness::pause;
 use crate::remote_write::{Protocol, RequestBuilder};
-use quorate_model::{Clock, SystemClock};
+use quorate_model::{Clock, Labels, SystemClock};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -29,7 +30,7 @@ impl Gate {
         *lock(&self.open) = false;
     }
 
-    fn wait(&self, stop: &AtomicBool) {
+    pub(super) fn wait(&self, stop: &AtomicBool) {
         let mut open = lock(&self.open);
         while !*open && !stop.load(Ordering::Relaxed) {
             let waited = self.changed.wait_timeout(open, Duration::from_millis(50));
@@ -46,17 +47,22 @@ pub struct Team {
     threads: Vec<JoinHandle<()>>,
 }
 
+/// What the senders of a team share.
 #[derive(Debug)]
-struct Shared {
-    stop: AtomicBool,
+pub(super) struct Shared {
+    pub(super) stop: AtomicBool,
+    pub(super) ledgers: Vec<Mutex<Ledger>>,
+    pub(super) conflicts: AtomicU64,
+    pub(super) late: AtomicU64,
+    /// Answers that no request may get.
+    pub(super) wrong_answers: Mutex<Vec<String>>,
     acknowledged: AtomicU64,
-    ledgers: Vec<Mutex<Ledger>>,
-    refusals: Mutex<Vec<String>>,
 }
 
 impl Team {
     /// Starts one writer for each stream: odd ones speak remote write 2.0, the others 1.0. Together they
-    /// send at most `samples_per_second`. The gate is closed at first.
+    /// send at most `samples_per_second`. Beside them one sender tries to change what they have settled. The gate
+    /// is closed at first.
     pub fn start(client: &Client, streams: Vec<Stream>, samples_per_second: u64) -> Self {
         let gate = Arc::new(Gate::default());
         let series: usize = streams.iter().map(|s| s.series).sum();
@@ -64,15 +70,19 @@ impl Team {
         let ledgers = streams.into_iter().map(|stream| Ledger { stream, outcomes: Vec::new() });
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
-            acknowledged: AtomicU64::new(0),
             ledgers: ledgers.map(Mutex::new).collect(),
-            refusals: Mutex::new(Vec::new()),
+            conflicts: AtomicU64::new(0),
+            late: AtomicU64::new(0),
+            wrong_answers: Mutex::new(Vec::new()),
+            acknowledged: AtomicU64::new(0),
         });
         let threads = (0..shared.ledgers.len()).map(|at| {
             let (gate, shared, client) = (Arc::clone(&gate), Arc::clone(&shared), client.clone());
             std::thread::spawn(move || Writer::new(at, &shared, client).run(&gate, &shared, interval))
         });
-        let threads = threads.collect();
+        let mut threads: Vec<JoinHandle<()>> = threads.collect();
+        let (rewriter, gate_of, shared_of) = (Rewriter::new(client.clone()), gate.clone(), shared.clone());
+        threads.push(std::thread::spawn(move || rewriter.run(&gate_of, &shared_of)));
         Self { gate, shared, threads }
     }
 
@@ -86,32 +96,39 @@ impl Team {
         self.shared.acknowledged.load(Ordering::Acquire)
     }
 
+    /// Requests that tried to change settled samples: how many were refused, and how many were taken as late ones
+    /// that no query may ever show.
+    pub fn rewrites(&self) -> (u64, u64) {
+        (self.shared.conflicts.load(Ordering::Relaxed), self.shared.late.load(Ordering::Relaxed))
+    }
+
     /// What all writers know now. A batch in flight counts as unknown.
     pub fn ledgers(&self) -> Vec<Ledger> {
         self.shared.ledgers.iter().map(|ledger| lock(ledger).clone()).collect()
     }
 
-    /// Fails when the server refused a batch that is right, which it never may.
+    /// Fails when the server refused a batch that is right, or took one that changes what is settled, which it
+    /// never may.
     ///
     /// # Panics
-    /// With the first refusals.
+    /// With the first of these answers.
     #[track_caller]
-    pub fn assert_nothing_refused(&self) {
-        let refusals = lock(&self.shared.refusals);
-        assert!(refusals.is_empty(), "{} right requests were refused: {:?}", refusals.len(), &refusals[..1]);
+    pub fn assert_answers_right(&self) {
+        let wrong = lock(&self.shared.wrong_answers);
+        assert!(wrong.is_empty(), "{} answers are wrong: {:?}", wrong.len(), &wrong[..1]);
     }
 
     /// Stops the writers and returns what they know in the end.
     ///
     /// # Panics
-    /// When a writer panicked or a right request was refused.
+    /// When a writer panicked or an answer was wrong.
     #[track_caller]
     pub fn finish(mut self) -> Vec<Ledger> {
         self.halt();
         for thread in std::mem::take(&mut self.threads) {
             thread.join().expect("a writer does not panic");
         }
-        self.assert_nothing_refused();
+        self.assert_answers_right();
         self.ledgers()
     }
 
@@ -132,7 +149,7 @@ struct Writer {
     stream: Stream,
     client: Client,
     protocol: Protocol,
-    labels: Vec<quorate_model::Labels>,
+    labels: Vec<Labels>,
     request: RequestBuilder,
 }
 
@@ -166,7 +183,8 @@ impl Writer {
 
     fn body(&mut self, batch: usize) -> Vec<u8> {
         for (series, labels) in self.labels.iter().enumerate() {
-            self.request.add(labels, &[(self.stream.ts_ms(batch), self.stream.value(series, batch))]);
+            let sample = self.stream.sample(series, batch);
+            add_sample(&mut self.request, labels, self.stream.ts_ms(batch), &sample);
         }
         self.request.finish()
     }
@@ -183,7 +201,7 @@ impl Writer {
             Ok(answer) if answer.status < 500 => {
                 let text =
                     format!("batch {batch} of writer {}: {} {}", self.at, answer.status, answer.text());
-                lock(&shared.refusals).push(text);
+                lock(&shared.wrong_answers).push(text);
                 true
             }
             Ok(_) | Err(_) => {
@@ -194,8 +212,16 @@ impl Writer {
     }
 }
 
+/// Adds one series with one sample to a request.
+pub(super) fn add_sample(request: &mut RequestBuilder, labels: &Labels, ts_ms: i64, sample: &Sample) {
+    match sample {
+        Sample::Float(value) => request.add(labels, &[(ts_ms, *value)]),
+        Sample::Histogram(histogram) => request.add_histogram(labels, ts_ms, histogram),
+    }
+}
+
 /// Waits until `due` and moves it on; a writer that fell behind does not catch up in a burst.
-fn wait_until(due: &mut Instant, interval: Duration) {
+pub(super) fn wait_until(due: &mut Instant, interval: Duration) {
     let now = SystemClock.instant();
     if let Some(early) = due.checked_duration_since(now) {
         pause(early);
@@ -203,6 +229,6 @@ fn wait_until(due: &mut Instant, interval: Duration) {
     *due = (*due).max(now) + interval;
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -57,7 +57,7 @@ fn kill_one_folder(folder: usize, tally: &mut Tally) -> Findings {
         let end = plan(folder, kill);
         open += live_and_die(&mut server, &team, end);
         tally.add(end);
-        team.assert_nothing_refused();
+        team.assert_answers_right();
         if kill == KILLS_PER_FOLDER / 2 {
             server.launch(None);
             server.wait_ready();
@@ -74,8 +74,13 @@ fn kill_one_folder(folder: usize, tally: &mut Tally) -> Findings {
     server.launch(None);
     server.wait_ready();
     let kept = check_all(&server, &team, &format!("folder {folder}, after a clean restart"));
+    let (conflicts, late) = team.rewrites();
     team.finish();
-    let line = format!("folder {folder}: {KILLS_PER_FOLDER} kills at {rate:.0} samples/s: {kept}");
+    let line = format!(
+        "folder {folder}: {KILLS_PER_FOLDER} kills at {rate:.0} samples/s, {conflicts} changes refused, {late} \
+         too late to be seen: {kept}"
+    );
+    assert!(conflicts > 0 && late > 0, "changes are to meet open windows and closed ones: {line}");
     assert!(rate >= LEAST_RATE, "too little load to prove anything: {line}");
     report(&line);
     kept
