@@ -20,7 +20,7 @@ const PLANTED_IMAGES: usize = 10;
 #[test]
 fn the_disk_keeps_what_was_synced_and_forgets_the_rest() {
     if let Some(reason) = missing() {
-        return skip("the_disk_keeps_what_was_synced_and_forgets_the_rest", &reason);
+        return leave_out("the_disk_keeps_what_was_synced_and_forgets_the_rest", &reason);
     }
     let disk = PowerDisk::create(64);
     let copies = tempfile::Builder::new().prefix("quorate-image-").tempdir().expect("a temporary folder");
@@ -39,7 +39,7 @@ fn the_disk_keeps_what_was_synced_and_forgets_the_rest() {
 #[test]
 fn crash_images_hold_every_acknowledged_sample() {
     if let Some(reason) = missing() {
-        return skip("crash_images_hold_every_acknowledged_sample", &reason);
+        return leave_out("crash_images_hold_every_acknowledged_sample", &reason);
     }
     let (mut images, mut right) = (0, 0);
     take_images(None, IMAGES, |at, findings| {
@@ -58,12 +58,10 @@ fn crash_images_hold_every_acknowledged_sample() {
 fn a_build_that_acknowledges_before_fdatasync_is_caught() {
     let name = "a_build_that_acknowledges_before_fdatasync_is_caught";
     if let Some(reason) = missing() {
-        return skip(name, &reason);
+        return leave_out(name, &reason);
     }
     let Some(planted) = std::env::var_os("QUORATE_PLANTED_BIN") else {
-        let reason = "QUORATE_PLANTED_BIN names no build with planted-ack-before-sync";
-        assert!(!is_campaign(), "a campaign proves nothing without its teeth: {reason}");
-        return skip(name, reason);
+        return leave_out(name, "QUORATE_PLANTED_BIN names no build with planted-ack-before-sync");
     };
     let mut caught = None;
     take_images(Some(planted.into()), PLANTED_IMAGES, |at, findings| {
@@ -72,6 +70,13 @@ fn a_build_that_acknowledges_before_fdatasync_is_caught() {
     });
     let (image, lost) = caught.expect("the planted bug must lose an acknowledged sample in some image");
     report(&format!("total: the planted bug was caught in crash image {image}, which lost {lost} samples"));
+}
+
+/// Skips a test where its tools are missing; a campaign without it would prove nothing, so there it fails.
+#[track_caller]
+fn leave_out(name: &str, reason: &str) {
+    assert!(!is_campaign(), "a campaign cannot do without {name}: {reason}");
+    skip(name, reason);
 }
 
 /// Runs a server under load on a disk that can lose its power, and judges one image after the other until
