@@ -5,7 +5,7 @@
 //! next turn; it never stops the node.
 
 use crate::http::App;
-use crate::telemetry::exposition::read_page;
+use crate::telemetry::exposition::{Family, read_families, read_page};
 use bytes::Bytes;
 use metrics::counter;
 use quorate_ingest::{Held, Protocol, WriteRequest};
@@ -23,19 +23,28 @@ const TENANT_LABELS: [&str; 2] = ["tenant", "user"];
 pub async fn run(app: Arc<App>, tenant: Arc<str>, instance: String, interval: Duration) {
     let mut turns = tokio::time::interval(interval);
     turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut told = Vec::new();
     loop {
         turns.tick().await;
-        if let Err(error) = write_once(&app, &tenant, &instance).await {
+        if let Err(error) = write_once(&app, &tenant, &instance, &mut told).await {
             counter!("quorate_self_monitor_failures_total").increment(1);
             tracing::warn!(%error, "the node's own metrics were not written");
         }
     }
 }
 
-async fn write_once(app: &Arc<App>, tenant: &Arc<str>, instance: &str) -> Result<(), String> {
+/// Writes the samples of now, and type and help of the families if they are others than those `told` before.
+async fn write_once(
+    app: &Arc<App>,
+    tenant: &Arc<str>,
+    instance: &str,
+    told: &mut Vec<Family>,
+) -> Result<(), String> {
     let services = app.services().map_err(|error| error.message)?;
     let page = app.metrics_page().await.map_err(|error| error.message)?;
-    let body = encode(&page, instance, app.clock.now_ms())?;
+    let families = read_families(&page);
+    let news = if families == *told { &[] } else { families.as_slice() };
+    let body = encode(&page, news, instance, app.clock.now_ms())?;
     let number = services.meta.intern_tenant(tenant, app.config().max_tenants).await;
     let number = number.map_err(|error| error.to_string())?;
     let request =
@@ -44,13 +53,17 @@ async fn write_once(app: &Arc<App>, tenant: &Arc<str>, instance: &str) -> Result
     let outcome = services.distributor.write(request, Held::unbounded()).await;
     let outcome = outcome.map_err(|error| error.to_string())?;
     match outcome.refusals.first() {
-        None => Ok(()),
+        None => {
+            *told = families;
+            Ok(())
+        }
         Some(refusal) => Err(refusal.message.clone()),
     }
 }
 
-/// A page of metrics as a compressed remote-write 1.0 body, with `up`, `job` and `instance`.
-fn encode(page: &str, instance: &str, now_ms: i64) -> Result<Bytes, String> {
+/// A page of metrics as a compressed remote-write 1.0 body, with `up`, `job` and `instance`, and the metadata of
+/// `families`.
+fn encode(page: &str, families: &[Family], instance: &str, now_ms: i64) -> Result<Bytes, String> {
     let mut message = Vec::with_capacity(page.len() * 2);
     let mut scratch = (Vec::new(), Vec::new());
     let mut push = |labels: quorate_model::Labels, value| {
@@ -67,6 +80,7 @@ fn encode(page: &str, instance: &str, now_ms: i64) -> Result<Bytes, String> {
     if refused > 0 {
         return Err(format!("{refused} lines of the metrics page are not well formed"));
     }
+    families.iter().for_each(|family| push_metadata(&mut message, family));
     snap::raw::Encoder::new().compress_vec(&message).map(Bytes::from).map_err(|error| error.to_string())
 }
 
@@ -94,6 +108,21 @@ fn push_series(
     push_field(out, 0x0a, series);
 }
 
+/// Appends field 3 of `prometheus.WriteRequest`: the metadata of a family.
+fn push_metadata(out: &mut Vec<u8>, family: &Family) {
+    let kind = match family.kind.as_str() {
+        "counter" => 1,
+        "gauge" => 2,
+        "histogram" => 3,
+        "summary" => 5,
+        _ => 0,
+    };
+    let mut metadata = vec![0x08, kind];
+    push_field(&mut metadata, 0x12, family.name.as_bytes());
+    push_field(&mut metadata, 0x22, family.help.as_bytes());
+    push_field(out, 0x1a, &metadata);
+}
+
 fn push_field(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
     out.push(tag);
     push_varint(out, bytes.len() as u64);
@@ -114,8 +143,8 @@ mod tests {
 
     #[test]
     fn a_page_becomes_a_remote_write_body_without_other_tenants() {
-        let body =
-            encode("# HELP a A.\na{b=\"c\"} 1.5\na{tenant=\"x\"} 1\na{user=\"x\"} 1\n", "h:1", 300).unwrap();
+        let page = "# HELP a A.\n# TYPE a gauge\na{b=\"c\"} 1.5\na{tenant=\"x\"} 1\na{user=\"x\"} 1\n";
+        let body = encode(page, &read_families(page), "h:1", 300).unwrap();
         let message = snap::raw::Decoder::new().decompress_vec(&body).unwrap();
         let mut expected = Vec::new();
         let label = |name: &str, value: &str| {
@@ -138,11 +167,12 @@ mod tests {
             series.extend([0x10, 0xac, 0x02]);
             push_field(&mut expected, 0x0a, &series);
         }
+        expected.extend([0x1a, 9, 0x08, 2, 0x12, 1, b'a', 0x22, 2, b'A', b'.']);
         assert_eq!(message, expected);
     }
 
     #[test]
     fn a_damaged_page_is_an_error() {
-        assert!(encode("a{b= 1\n", "h:1", 0).is_err());
+        assert!(encode("a{b= 1\n", &[], "h:1", 0).is_err());
     }
 }

@@ -5,6 +5,7 @@
 
 use crate::http::float::push_float;
 use quorate_model::Labels;
+use std::collections::BTreeMap;
 
 /// Writes families of samples.
 #[derive(Debug, Default)]
@@ -84,6 +85,51 @@ pub fn read_page(page: &str, mut take: impl FnMut(Labels, f64)) -> usize {
     refused
 }
 
+/// What a page says about a family of metrics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Family {
+    /// Its name.
+    pub name: String,
+    /// `counter`, `gauge`, `histogram` or `summary`; empty if the page does not say.
+    pub kind: String,
+    /// What it is.
+    pub help: String,
+}
+
+/// Reads the families of a page, by name.
+pub fn read_families(page: &str) -> Vec<Family> {
+    let mut families: BTreeMap<&str, (&str, String)> = BTreeMap::new();
+    for line in page.lines() {
+        if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+            families.entry(name).or_default().0 = kind.trim();
+        } else if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|rest| rest.split_once(' '))
+        {
+            families.entry(name).or_default().1 = unescape(help);
+        }
+    }
+    let family = |(name, (kind, help)): (&str, (&str, String))| Family {
+        name: name.to_owned(),
+        kind: kind.to_owned(),
+        help,
+    };
+    families.into_iter().map(family).collect()
+}
+
+fn unescape(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => match chars.next() {
+                Some('n') => plain.push('\n'),
+                other => plain.extend(other),
+            },
+            c => plain.push(c),
+        }
+    }
+    plain
+}
+
 fn read_line(line: &str) -> Option<(Labels, f64)> {
     let name_end = line.find(['{', ' '])?;
     let mut pairs = vec![(quorate_model::METRIC_NAME, line[..name_end].to_owned())];
@@ -126,6 +172,21 @@ fn read_value(text: &str) -> Option<(String, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn families_are_read_with_type_and_help() {
+        let mut page =
+            Exposition::after("# HELP b_total Two \\\\ and\\nmore.\n# TYPE b_total counter\n".to_owned());
+        page.gauge("a", "Help of a.", 1.0);
+        let family = |name: &str, kind: &str, help: &str| Family {
+            name: name.to_owned(),
+            kind: kind.to_owned(),
+            help: help.to_owned(),
+        };
+        let expected =
+            [family("a", "gauge", "Help of a."), family("b_total", "counter", "Two \\ and\nmore.")];
+        assert_eq!(read_families(&page.finish()), expected);
+    }
 
     #[test]
     fn a_written_page_is_read_back() {
