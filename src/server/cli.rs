@@ -6,6 +6,8 @@
 use crate::config::keys::{self, KEYS, Kind};
 use crate::config::load::{Setting, Source};
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use quorate_model::failpoint;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -81,9 +83,37 @@ fn with_settings(command: Command) -> Command {
     })
 }
 
+/// Variables with our prefix that no key has: those that this binary reads beside its keys, and those of the build
+/// and its tests, which a node started by them inherits.
+const OTHER_VARIABLES: [&str; 9] = [
+    CONFIG_VARIABLE,
+    failpoint::VARIABLE,
+    "QUORATE_BIN",
+    "QUORATE_CACHE",
+    "QUORATE_CAMPAIGN",
+    "QUORATE_NEWEST_PROMETHEUS",
+    "QUORATE_PLANTED_BIN",
+    "QUORATE_REVISION",
+    "QUORATE_SKIP_LOG",
+];
+const CONFIG_VARIABLE: &str = "QUORATE_CONFIG";
+
+/// The variables among `names` that look like ours and mean nothing, in order.
+///
+/// They cannot be refused: beside a Kubernetes service named quorate each pod has QUORATE_SERVICE_HOST and others.
+pub fn unknown_variables(names: impl IntoIterator<Item = OsString>) -> Vec<String> {
+    let known: BTreeSet<String> =
+        KEYS.iter().map(keys::Key::variable).chain(OTHER_VARIABLES.map(str::to_owned)).collect();
+    let ours = names.into_iter().map(|name| name.to_string_lossy().into_owned());
+    let mut unknown: Vec<String> =
+        ours.filter(|name| name.starts_with("QUORATE_") && !known.contains(name)).collect();
+    unknown.sort();
+    unknown
+}
+
 fn source(matches: &ArgMatches, variable: impl Fn(&str) -> Option<String>) -> Source {
     let from_flag = matches.get_one::<String>("config").cloned();
-    let file = from_flag.or_else(|| variable("QUORATE_CONFIG")).map(PathBuf::from);
+    let file = from_flag.or_else(|| variable(CONFIG_VARIABLE)).map(PathBuf::from);
     let variables = KEYS.iter().filter_map(|key| {
         let name = key.variable();
         variable(&name).map(|value| Setting { key: key.path.to_owned(), value, origin: name })
@@ -147,6 +177,21 @@ mod tests {
         let flags = flags_in_force(&config);
         assert_eq!(flags.len(), KEYS.len());
         assert!(flags.contains(&("query.timeout".to_owned(), "2m".to_owned())), "{flags:?}");
+    }
+
+    #[test]
+    fn variables_that_mean_nothing_are_named() {
+        let names = [
+            "QUORATE_RETENTOIN",
+            "QUORATE_RETENTION",
+            "QUORATE_CONFIG",
+            "QUORATE_FAILPOINT",
+            "QUORATE_QUERY_MAX_SAMPLES",
+            "QUORATE_HTTP_PORT",
+            "RETENTOIN",
+        ];
+        let unknown = unknown_variables(names.map(OsString::from));
+        assert_eq!(unknown, ["QUORATE_HTTP_PORT", "QUORATE_RETENTOIN"]);
     }
 
     #[test]

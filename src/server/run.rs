@@ -68,6 +68,9 @@ fn start(source: Source) -> Result<(), Failure> {
     if let Some(name) = fail_point {
         tracing::warn!(name, "a fail point is armed: the process will abort there");
     }
+    for variable in cli::unknown_variables(std::env::vars_os().map(|(name, _)| name)) {
+        tracing::warn!(variable, "no setting has this variable; it is ignored");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(text)?;
     let done = runtime.block_on(serve(source, config, clock));
     // Queries that are still running see their cancel flag; nothing of theirs has to be waited for.
