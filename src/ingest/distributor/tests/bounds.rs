@@ -42,7 +42,7 @@ async fn the_series_limit_holds_under_concurrent_requests() {
     for write in writes {
         refused += write.await.unwrap().unwrap().refused();
     }
-    assert_eq!((rig.stored().len(), refused), (10, 30), "BW46");
+    assert_eq!((rig.stored().len(), refused), (10, 30));
 }
 
 #[tokio::test]
