@@ -5,10 +5,13 @@ use quorate_model::{Position, SeriesBuffer, TimeRange};
 use quorate_tsdb::{PartitionStore, SelectLimits, Unmetered};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
-const SERIES: u32 = 40;
-const ROUNDS: i64 = 300;
+const SERIES: u32 = 20;
+const ROUNDS: i64 = 1_000;
+/// Distance between two samples of a series: six in a window, each cut into a generation of its own.
+const STEP_MS: i64 = HOUR / 6;
 
-/// Checks that a query sees each sample up to `applied` once, and none that was not written.
+/// Checks that a query sees each sample up to `applied` once, and none that was not written. `applied` is the round
+/// before the one that is being applied.
 fn check_query(store: &PartitionStore, applied: &AtomicI64) {
     let at_least = applied.load(Ordering::SeqCst);
     let selection = store.select(TENANT, &[], TimeRange::ALL, SelectLimits::NONE, &Unmetered).unwrap();
@@ -16,54 +19,66 @@ fn check_query(store: &PartitionStore, applied: &AtomicI64) {
     let mut out = SeriesBuffer::default();
     for index in 0..selection.len() {
         selection.read(index, &mut out).unwrap();
-        assert!(out.ts_ms.len() as i64 > at_least, "{} of {} samples", out.ts_ms.len(), at_least + 1);
-        assert!(out.ts_ms.iter().enumerate().all(|(n, ts)| *ts == n as i64 * 600_000));
+        // Unsealed samples are copied when they are read.
+        let (seen, at_most) = (out.ts_ms.len() as i64, applied.load(Ordering::SeqCst) + 2);
+        assert!(seen > at_least && seen <= at_most, "{seen} of {} to {at_most} samples", at_least + 1);
+        assert!(out.ts_ms.iter().enumerate().all(|(n, ts)| *ts == n as i64 * STEP_MS));
     }
 }
 
+/// In each round a sample comes to each series and a generation is cut, and the next round waits for a query that
+/// began after both; blocks are published and merged, images cut and rows freed all the while.
 #[test]
-fn query_during_publish_sees_every_sample_once() {
+fn query_during_publish_1000x() {
     let node = Node::new();
     let store = node.store();
-    let (applied, done) = (AtomicI64::new(-1), AtomicBool::new(false));
+    let (applied, queries, done) = (AtomicI64::new(-1), AtomicI64::new(0), AtomicBool::new(false));
     std::thread::scope(|scope| {
-        let readers: Vec<_> = (0..2)
-            .map(|_| {
-                scope.spawn(|| {
-                    let mut queries = 0;
-                    while !done.load(Ordering::SeqCst) || queries == 0 {
-                        check_query(store, &applied);
-                        queries += 1;
-                    }
-                    queries
-                })
-            })
-            .collect();
+        // Ends the other threads when this one fails.
+        let _end = SetWhenDropped(&done);
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let _end = SetWhenDropped(&done);
+                while !done.load(Ordering::SeqCst) {
+                    check_query(store, &applied);
+                    queries.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
         let background = scope.spawn(|| {
+            let _end = SetWhenDropped(&done);
+            let mut published = 0;
             while !done.load(Ordering::SeqCst) {
-                store.flush().unwrap();
+                published += store.flush().unwrap().blocks;
                 store.merge(i64::MAX / 2).unwrap();
                 store.cut_image().unwrap();
                 store.free_idle(i64::MAX);
             }
+            published
         });
-        let mut position = 0;
-        let mut apply = |record| {
-            position += 1;
-            store.apply(Position(position), &record).unwrap();
-        };
         for round in 0..ROUNDS {
-            apply(scrape(0..SERIES, round * 600_000));
+            let position = 2 * round as u64 + 1;
+            store.apply(Position(position), &scrape(0..SERIES, round * STEP_MS)).unwrap();
             applied.store(round, Ordering::SeqCst);
-            if round % 2 == 1 {
-                let window = round / 6;
-                apply(mark(window, (round % 6 / 2) as u32));
+            store.apply(Position(position + 1), &mark(round / 6, (round % 6) as u32)).unwrap();
+            // Of three queries that end from now on, two by one thread, one began after the mark.
+            let until = queries.load(Ordering::SeqCst) + 3;
+            while queries.load(Ordering::SeqCst) < until && !done.load(Ordering::SeqCst) {
+                std::thread::yield_now();
             }
         }
         done.store(true, Ordering::SeqCst);
-        background.join().unwrap();
-        let queries: i32 = readers.into_iter().map(|r| r.join().unwrap()).sum();
-        assert!(queries > 10, "only {queries} queries ran beside");
+        let published = background.join().unwrap();
+        assert!(published > 100, "only {published} blocks were published beside");
     });
+    store.flush().unwrap();
     check_query(store, &applied);
+}
+
+struct SetWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for SetWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }

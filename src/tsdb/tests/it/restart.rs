@@ -1,7 +1,11 @@
 //! Whatever was done before a crash, a replay of the log leads to the same state and the same answers.
 
 use crate::support::*;
-use quorate_model::{LogRecord, Position, RecordBody, SessionId, TimeRange};
+use quorate_model::{
+    BucketCounts, Histogram, HistogramSample, Labels, LogRecord, Position, RecordBody, SeriesRef, SessionId,
+    Span, TimeRange,
+};
+use quorate_tsdb::StoreConfig;
 
 /// A log with everything in it: chunks that fill, windows that change, late and out-of-order samples, conflicts,
 /// histograms, start timestamps, marks that are too late, deletes, retention and sessions.
@@ -72,6 +76,63 @@ fn restart_at_every_record_equals_never_restarted() {
         node.restart();
         assert_eq!(read(node.store(), TimeRange::ALL), expected, "read from disk after a cut at {cut}");
     }
+}
+
+/// What is applied depends on the log alone: no setting around it, even one that changes on the way, refuses or
+/// cuts anything. Samples of any age, long labels, many series and wide histograms are in the log, for the
+/// gateway took them.
+#[test]
+fn limit_change_between_replicas() {
+    let mut log = log();
+    log.push(floats(&[(0, i64::MIN, 1.0), (0, i64::MAX, 2.0), (1, -40 * 24 * HOUR, 3.0)]));
+    log.push(scrape(0..5_000, 9 * HOUR));
+    let long = Labels::from_pairs([("__name__", "x".repeat(5_000)), ("v", "y".repeat(100_000))]);
+    let mut wide = batch(&[(6_000, HOUR, 1.0)]);
+    wide.definitions[0].labels = long;
+    wide.floor_ms = i64::MAX;
+    wide.histograms.push(HistogramSample {
+        reference: SeriesRef(6_000),
+        ts_ms: HOUR + 1,
+        start_ms: 0,
+        histogram: wide_histogram(2_000),
+    });
+    log.push(data(1, wide));
+    let strict =
+        StoreConfig { close_delay_ms: 0, late_budget_bytes: 1, late_delay_ms: 0, ..StoreConfig::default() };
+    let lax = StoreConfig {
+        close_delay_ms: i64::MAX / 4,
+        late_budget_bytes: u64::MAX,
+        late_delay_ms: i64::MAX / 4,
+        ..StoreConfig::default()
+    };
+    let expected = reference(&log);
+    assert!(expected.samples.len() > 5_400);
+    for configs in [[&strict, &lax], [&lax, &strict]] {
+        let mut node = Node::with_config(configs[0].clone());
+        for (at, record) in log.iter().enumerate() {
+            if at == log.len() / 2 {
+                node.store().cut_image().unwrap();
+                node.restart_with(configs[1].clone());
+            }
+            node.store().apply(Position(at as u64 + 1), record).unwrap();
+            // What is due differs, and is not in the log.
+            node.store().marks_due(at as i64 * HOUR);
+            node.store().retention_due(at as i64 * HOUR, |_| HOUR);
+        }
+        assert_eq!(read(node.store(), TimeRange::ALL), expected);
+        node.store().flush().unwrap();
+        assert_eq!(read(node.store(), TimeRange::ALL), expected, "flushed");
+    }
+}
+
+fn wide_histogram(buckets: u32) -> Histogram {
+    let counts = BucketCounts::Integer {
+        count: u64::from(buckets),
+        zero_count: 0,
+        positive: (0..buckets).map(|at| i64::from(at == 0)).collect(),
+        negative: Vec::new(),
+    };
+    Histogram { positive_spans: vec![Span { offset: 0, length: buckets }], counts, ..histogram(0) }
 }
 
 #[test]

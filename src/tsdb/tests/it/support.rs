@@ -77,8 +77,11 @@ impl Node {
     }
 
     pub(crate) fn with_late_budget(late_budget_bytes: u64) -> Self {
+        Self::with_config(StoreConfig { late_budget_bytes, ..StoreConfig::default() })
+    }
+
+    pub(crate) fn with_config(config: StoreConfig) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let config = StoreConfig { late_budget_bytes, ..StoreConfig::default() };
         let mut node = Self { kv: Arc::default(), dir, store: None, config };
         node.restart();
         node
@@ -93,6 +96,12 @@ impl Node {
         self.store = None;
         self.kv.crash();
         self.store = Some(self.open().unwrap());
+    }
+
+    /// The same with other settings.
+    pub(crate) fn restart_with(&mut self, config: StoreConfig) {
+        self.config = config;
+        self.restart();
     }
 
     pub(crate) fn open(&self) -> Result<PartitionStore, StoreError> {
@@ -131,13 +140,17 @@ pub(crate) struct Answers {
 }
 
 pub(crate) fn read(store: &PartitionStore, range: TimeRange) -> Answers {
+    read_of(store, TENANT, range)
+}
+
+pub(crate) fn read_of(store: &PartitionStore, tenant: TenantId, range: TimeRange) -> Answers {
     let mut answers = Answers {
-        metadata: store.metadata(TENANT, None, &Unmetered).unwrap(),
-        counters: Some(store.counters(TENANT)),
+        metadata: store.metadata(tenant, None, &Unmetered).unwrap(),
+        counters: Some(store.counters(tenant)),
         state_hash: store.stats().state_hash,
         ..Answers::default()
     };
-    let selection = store.select(TENANT, &[], range, SelectLimits::NONE, &Unmetered).unwrap();
+    let selection = store.select(tenant, &[], range, SelectLimits::NONE, &Unmetered).unwrap();
     let mut out = SeriesBuffer::default();
     for index in 0..selection.len() {
         assert!(index == 0 || selection.labels(index - 1) < selection.labels(index));
