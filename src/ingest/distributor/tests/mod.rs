@@ -37,13 +37,15 @@ struct Setup {
     limits: Limits,
     partitions: u32,
     is_gated: bool,
+    clock: Arc<dyn Clock>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         let retention = HumanDuration::from_ms(15 * DAY as u64);
         let config = DistributorConfig { retention, ..DistributorConfig::default() };
-        Self { config, limits: Limits::default(), partitions: 2, is_gated: false }
+        let clock = Arc::new(ManualClock::new(NOW));
+        Self { config, limits: Limits::default(), partitions: 2, is_gated: false, clock }
     }
 }
 
@@ -78,7 +80,7 @@ impl Setup {
             placement,
             SessionId { node: 1, incarnation: 1 },
             Arc::new(LimitsProvider::new(self.limits, BTreeMap::new())),
-            Arc::new(ManualClock::new(NOW)),
+            self.clock,
         );
         Rig { distributor, appliers, targets, logs, gates }
     }
@@ -335,6 +337,33 @@ async fn a_conflict_is_refused_after_the_log_and_a_retry_is_not() {
     assert!(outcome.refusals[0].message.contains(r#"up{p="0"}"#), "{}", outcome.refusals[0]);
     assert!(rig.stored().values().all(|bits| *bits == 1f64.to_bits()), "the first value stays");
     rig.stop().await;
+}
+
+/// Of two values of one identity that are on their way together one is refused, and what is stored is the other,
+/// whether they come in one record or in two.
+#[tokio::test]
+async fn two_inflight_conflicts_one_400() {
+    for (records, is_reversed) in [(1, false), (1, true), (2, false), (2, true)] {
+        let rig = Setup { is_gated: true, ..Setup::default() }.start();
+        let sent = [1.0, 2.0].map(|value| [up(&[("id", "x")], &[(NOW, value)])]);
+        let [first, second] = if is_reversed { [1, 0] } else { [0, 1] };
+        let mut one = Box::pin(rig.write_series(&sent[first]));
+        assert!(futures::poll!(one.as_mut()).is_pending());
+        // What is queued before the sender has a turn is sent together.
+        for _ in 0..if records == 2 { 10 } else { 0 } {
+            tokio::task::yield_now().await;
+        }
+        let mut other = Box::pin(rig.write_series(&sent[second]));
+        assert!(futures::poll!(other.as_mut()).is_pending());
+        rig.gates[0].gate.add_permits(2);
+        let outcomes = [one.await.unwrap(), other.await.unwrap()];
+        assert_eq!(outcomes.each_ref().map(|one| (one.samples, one.refused())), [(1, 0), (0, 1)]);
+        assert_eq!(outcomes[1].refusals[0].id, refusal::CONFLICT);
+        let stored: Vec<u64> = rig.stored().into_values().collect();
+        assert_eq!(stored, [sent[first][0].samples[0].1.to_bits()]);
+        assert_eq!(rig.logs[0].entries().len(), records);
+        rig.stop().await;
+    }
 }
 
 #[tokio::test]

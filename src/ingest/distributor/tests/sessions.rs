@@ -76,3 +76,59 @@ async fn a_session_that_is_opened_at_the_end_does_not_open_the_door_again() {
     assert!(matches!(rig.write_series(&[good()]).await, Err(WriteError::Draining)));
     rig.stop().await;
 }
+
+/// Wall time that is set, with monotonic time that follows it or, as in a suspended machine, does not.
+struct WallClock {
+    wall: ManualClock,
+    start: Instant,
+    is_suspended: bool,
+}
+
+impl Clock for WallClock {
+    fn now_ms(&self) -> i64 {
+        self.wall.now_ms()
+    }
+
+    fn instant(&self) -> Instant {
+        let passed = if self.is_suspended { 0 } else { self.wall.now_ms() - NOW };
+        self.start + Duration::from_millis(passed as u64)
+    }
+}
+
+/// A gateway that wakes after eight hours, which is once around its cache's coarse clock, writes the series that it
+/// knew: each sample is under its own labels, whether its cache has forgotten it or not.
+#[tokio::test]
+async fn suspend_8h_then_write() {
+    let series_of = |ids: std::ops::Range<i64>, ts_ms: i64| -> Vec<TestSeries> {
+        ids.map(|id| {
+            up(&[("id", &id.to_string()), ("p", ["0", "1"][id as usize % 2])], &[(ts_ms, id as f64)])
+        })
+        .collect()
+    };
+    for is_suspended in [true, false] {
+        for hours in [1, 7, 8, 9] {
+            for forgets in [false, true] {
+                let clock =
+                    Arc::new(WallClock { wall: ManualClock::new(NOW), start: Instant::now(), is_suspended });
+                let rig = Setup { clock: clock.clone(), ..Setup::default() }.start();
+                assert_eq!(rig.write_series(&series_of(0..100, NOW)).await.unwrap().samples, 100);
+                let later = NOW + hours * 3_600_000;
+                clock.wall.set(later);
+                if forgets {
+                    rig.distributor.forget_idle();
+                }
+                // New series come first: they must not get what the known ones have.
+                assert_eq!(rig.write_series(&series_of(100..200, later)).await.unwrap().samples, 100);
+                assert_eq!(rig.write_series(&series_of(0..100, later)).await.unwrap().samples, 100);
+                rig.distributor.forget_idle();
+                assert_eq!(rig.write_series(&series_of(0..200, later + 1)).await.unwrap().samples, 200);
+                let stored = rig.stored();
+                assert_eq!(stored.len(), 500);
+                for ((_, labels, _), bits) in stored {
+                    assert_eq!(labels.get("id"), Some(f64::from_bits(bits).to_string().as_str()));
+                }
+                rig.stop().await;
+            }
+        }
+    }
+}
