@@ -104,4 +104,12 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn the_stored_counter_does_not_change() {
+        let kv: Arc<dyn Kv> = Arc::new(MemKv::default());
+        Disk::open(Arc::clone(&kv), 0x0102, 1 << 20).unwrap().next_id().unwrap();
+        let counter = kv.get(Cf::Ctl, b"tsdb/block-counter/\x01\x02").unwrap().unwrap();
+        assert_eq!(counter, [0, 0, 0, 0, 0, 0, 0x04, 0x01]);
+    }
 }

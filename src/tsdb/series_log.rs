@@ -347,6 +347,29 @@ mod tests {
         assert_eq!(read_all(&path, longer).unwrap(), [expected.clone(), expected].concat());
     }
 
+    /// The entries of a frame, one a line.
+    const ENTRIES: [&str; 4] =
+        ["010301ffff0312085f5f6e616d655f5f027570036a6f620161", "0207020003", "030702", "04"];
+
+    #[test]
+    fn the_stored_form_does_not_change() {
+        let hex: String = entries().0.raw.iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(hex, ENTRIES.concat());
+    }
+
+    /// A file as it was written first; what zstd makes of the same entries may change.
+    #[test]
+    fn an_old_file_is_read() {
+        let (header, frame, zstd) = ("5153524c01000000", "220000002b000000c13406b6", "28b52ffd2022110100");
+        let hex = [header, frame, zstd, &ENTRIES.concat()].concat();
+        let bytes: Vec<u8> =
+            (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("series");
+        std::fs::write(&path, &bytes).unwrap();
+        assert_eq!(read_all(&path, bytes.len() as u64).unwrap(), entries().1);
+    }
+
     #[test]
     fn damage_and_short_files_are_errors() {
         let dir = tempfile::tempdir().unwrap();
