@@ -2,7 +2,8 @@
 //! trimmed, blocks merged and dropped, idle series forgotten.
 //!
 //! Knows when. Does not know how: that is the store's. Everything here may come too early, too late or not at
-//! all without changing what queries see, only what it costs (C2).
+//! all without changing what queries see, only what it costs (C2). Merges take minutes, so they have a thread of
+//! their own, one at a time for the node; all else is done by the other, one partition after the other.
 //! Path: node start -> **here** -> `PartitionLog` (marks), `tsdb::PartitionStore` (work).
 
 use crate::applier::ApplyState;
@@ -63,7 +64,7 @@ pub trait Maintained: Send + Sync {
     /// # Errors
     /// The image before stays.
     fn cut_image(&self) -> Result<Position, String>;
-    /// Merges blocks.
+    /// Merges blocks. Called beside all others.
     ///
     /// # Errors
     /// The inputs stay.
@@ -90,6 +91,14 @@ pub struct MaintainedPartition {
     pub state: watch::Receiver<ApplyState>,
 }
 
+impl MaintainedPartition {
+    /// How far apply has come, or `None` while there is nothing to maintain: it replays, or has stopped.
+    fn applied(&self) -> Option<Position> {
+        let state = self.state.borrow();
+        (state.is_ready && state.stopped.is_none()).then_some(state.applied)
+    }
+}
+
 impl std::fmt::Debug for MaintainedPartition {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("MaintainedPartition").field("id", &self.id).finish_non_exhaustive()
@@ -102,11 +111,11 @@ pub type Retention = Arc<dyn Fn(TenantId) -> i64 + Send + Sync>;
 /// What is called at every turn besides the partitions' work, such as forgetting idle series of the gateway.
 pub type EveryRetain = Box<dyn Fn() + Send>;
 
-/// The maintenance thread of a node. Dropping it asks the thread to end without waiting.
+/// The maintenance threads of a node. Dropping it asks them to end without waiting.
 #[derive(Debug)]
 pub struct Maintenance {
     stop: Arc<Stop>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 #[derive(Default)]
@@ -123,7 +132,7 @@ impl std::fmt::Debug for Stop {
 }
 
 impl Maintenance {
-    /// Starts the thread. `session` stands in the headers of the records it proposes.
+    /// Starts the threads. `session` stands in the headers of the records it proposes.
     ///
     /// # Errors
     /// If the operating system gives no thread.
@@ -138,17 +147,28 @@ impl Maintenance {
     ) -> std::io::Result<Self> {
         let stores = partitions.iter().map(|partition| Arc::clone(&partition.store)).collect();
         let stop = Arc::new(Stop { stores, ..Stop::default() });
-        let seen = Arc::clone(&stop);
+        let mut merges = Merges::new(&config, &partitions, Arc::clone(&clock));
         let mut run = Run::new(config, partitions, session, retention, every_retain, clock, runtime);
-        let thread =
-            std::thread::Builder::new().name("maintenance".to_owned()).spawn(move || run.or_abort(&seen))?;
-        Ok(Self { stop, thread: Some(thread) })
+        // A thread that is started before the other cannot be ends with `maintenance`.
+        let mut maintenance = Self { stop, threads: Vec::new() };
+        maintenance.spawn("maintenance", move |stop| run.until(stop))?;
+        maintenance.spawn("merges", move |stop| merges.until(stop))?;
+        Ok(maintenance)
     }
 
-    /// Ends the thread after the work it is at, merges before that, and waits for it.
+    /// Starts a thread. Work that stopped without a sound would fill memory and disk for days, so a panic ends the
+    /// process.
+    fn spawn(&mut self, name: &str, work: impl FnOnce(&Stop) + Send + 'static) -> std::io::Result<()> {
+        let stop = Arc::clone(&self.stop);
+        let thread = std::thread::Builder::new().name(name.to_owned());
+        self.threads.push(thread.spawn(move || or_abort(|| work(&stop)))?);
+        Ok(())
+    }
+
+    /// Ends the threads after the work they are at, merges before that, and waits for them.
     pub fn stop(mut self) {
         self.stop.set();
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             thread.join().expect("a panic of the thread ends the process");
         }
     }
@@ -177,16 +197,44 @@ impl Stop {
     }
 }
 
-/// The longest wait after flushes that failed.
-const MAX_FLUSH_WAIT: Duration = Duration::from_secs(60);
+/// Ends the process if `work` panics.
+fn or_abort(work: impl FnOnce()) {
+    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err() {
+        tracing::error!("maintenance panicked; the process ends");
+        std::process::abort();
+    }
+}
+
+/// The longest wait after work that failed.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+
+/// When work that may fail may be tried next: twice as much later each time, for each try writes before it can fail.
+struct Retry {
+    at: Instant,
+    /// How long the next failure is not repeated.
+    wait: Duration,
+}
+
+impl Retry {
+    fn new(now: Instant, tick: Duration) -> Self {
+        Self { at: now, wait: tick }
+    }
+
+    fn note(&mut self, is_ok: bool, now: Instant, tick: Duration) {
+        if is_ok {
+            self.wait = tick;
+        } else {
+            self.at = now + self.wait;
+            self.wait = (self.wait * 2).min(MAX_WAIT);
+        }
+    }
+}
 
 /// When the next turns of one partition are due.
 struct Turns {
-    flush: Instant,
-    /// How long the next failed flush is not repeated: each try writes its block before it can fail.
-    flush_wait: Duration,
+    flush: Retry,
     image: Instant,
-    merge: Instant,
+    image_retry: Retry,
     retain: Instant,
     /// Position of the newest record proposed here: nothing is proposed before it is applied.
     proposed: Position,
@@ -222,10 +270,9 @@ impl Run {
             .zip(partitions)
             .map(|(nth, partition)| {
                 let turns = Turns {
-                    flush: now,
-                    flush_wait: config.tick,
+                    flush: Retry::new(now, config.tick),
                     image: now + config.image_interval * nth / count,
-                    merge: now + config.merge_interval * nth / count,
+                    image_retry: Retry::new(now, config.tick),
                     retain: now + config.retain_interval * nth / count,
                     proposed: Position(0),
                     imaged: Position(0),
@@ -237,16 +284,7 @@ impl Run {
         Self { config, partitions, session, retention, every_retain, clock, runtime, sequence: 0, next_own }
     }
 
-    /// Works until it is told to stop. Work that stopped without a sound would fill memory and disk for days, so
-    /// a panic ends the process.
-    fn or_abort(&mut self, stop: &Stop) {
-        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.until(stop)));
-        if ended.is_err() {
-            tracing::error!("maintenance panicked; the process ends");
-            std::process::abort();
-        }
-    }
-
+    /// Works until it is told to stop.
     fn until(&mut self, stop: &Stop) {
         while !stop.wait(self.config.tick) {
             for index in 0..self.partitions.len() {
@@ -265,44 +303,30 @@ impl Run {
         let (now, now_ms) = (self.clock.instant(), self.clock.now_ms());
         let (partition, turns) = &self.partitions[index];
         let partition = partition.clone();
-        let state = partition.state.borrow().clone();
-        if !state.is_ready || state.stopped.is_some() {
-            return;
-        }
-        let (image, merge, retain) = (now >= turns.image, now >= turns.merge, now >= turns.retain);
-        let flush = now >= turns.flush;
-        if state.applied >= turns.proposed {
+        let Some(applied) = partition.applied() else { return };
+        let (image, retain) = (now >= turns.image, now >= turns.retain);
+        let (flush, may_image) = (now >= turns.flush.at, now >= turns.image_retry.at);
+        if applied >= turns.proposed {
             self.propose(index, &partition, now_ms, retain);
         }
         if flush {
             self.flush(index, &partition, now);
-        }
-        if merge {
-            self.partitions[index].1.merge = now + self.config.merge_interval;
-            report(&partition, "merge", partition.store.merge(now_ms));
         }
         if retain {
             self.partitions[index].1.retain = now + self.config.retain_interval;
             let before_ms = now_ms.saturating_sub(self.config.idle_ms);
             report(&partition, "retain", partition.store.retain(before_ms));
         }
-        let wanted = partition.log.wants_trim() && state.applied > self.partitions[index].1.imaged;
-        if image || wanted {
+        let wanted = partition.log.wants_trim() && applied > self.partitions[index].1.imaged;
+        if may_image && (image || wanted) {
             self.partitions[index].1.image = now + self.config.image_interval;
-            self.cut_image(index, &partition);
+            self.cut_image(index, &partition, now);
         }
     }
 
-    /// Flushes; after a failure the next try waits, twice as long each time.
     fn flush(&mut self, index: usize, partition: &MaintainedPartition, now: Instant) {
         let flushed = partition.store.flush();
-        let turns = &mut self.partitions[index].1;
-        if flushed.is_ok() {
-            turns.flush_wait = self.config.tick;
-        } else {
-            turns.flush = now + turns.flush_wait;
-            turns.flush_wait = (turns.flush_wait * 2).min(MAX_FLUSH_WAIT);
-        }
+        self.partitions[index].1.flush.note(flushed.is_ok(), now, self.config.tick);
         report(partition, "flush", flushed);
     }
 
@@ -340,12 +364,49 @@ impl Run {
     }
 
     /// A durable image, then the trim that it allows.
-    fn cut_image(&mut self, index: usize, partition: &MaintainedPartition) {
+    fn cut_image(&mut self, index: usize, partition: &MaintainedPartition, now: Instant) {
         let trimmed = partition.store.cut_image().and_then(|durable| {
             self.partitions[index].1.imaged = durable;
             self.runtime.block_on(partition.log.trim(durable)).map_err(|error| error.to_string())
         });
+        self.partitions[index].1.image_retry.note(trimmed.is_ok(), now, self.config.tick);
         report(partition, "image", trimmed);
+    }
+}
+
+/// Merges of one partition after the other.
+struct Merges {
+    tick: Duration,
+    interval: Duration,
+    /// Each with the time of its next turn.
+    partitions: Vec<(MaintainedPartition, Instant)>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Merges {
+    fn new(config: &MaintenanceConfig, partitions: &[MaintainedPartition], clock: Arc<dyn Clock>) -> Self {
+        let (now, count) = (clock.instant(), partitions.len().max(1) as u32);
+        let first = |nth: u32| now + config.merge_interval * nth / count;
+        let partitions = (1..).zip(partitions).map(|(nth, p)| (p.clone(), first(nth))).collect();
+        Self { tick: config.tick, interval: config.merge_interval, partitions, clock }
+    }
+
+    /// Merges until it is told to stop.
+    fn until(&mut self, stop: &Stop) {
+        while !stop.wait(self.tick) {
+            self.turn();
+        }
+    }
+
+    /// One look at all partitions.
+    fn turn(&mut self) {
+        for (partition, due) in &mut self.partitions {
+            let now = self.clock.instant();
+            if now >= *due && partition.applied().is_some() {
+                *due = now + self.interval;
+                report(partition, "merge", partition.store.merge(self.clock.now_ms()));
+            }
+        }
     }
 }
 
@@ -375,6 +436,10 @@ mod tests {
         owes: Mutex<bool>,
         fails: Mutex<bool>,
         panics: bool,
+        /// Merges wait until it is to stop.
+        merges_long: bool,
+        is_stopped: Mutex<bool>,
+        stopped: Condvar,
     }
 
     impl Fake {
@@ -399,10 +464,14 @@ mod tests {
         }
         fn cut_image(&self) -> Result<Position, String> {
             self.note("image");
-            Ok(Position(1))
+            if *self.fails.lock() { Err("full".into()) } else { Ok(Position(1)) }
         }
         fn merge(&self, _: i64) -> Result<u64, String> {
             self.note("merge");
+            let mut is_stopped = self.is_stopped.lock();
+            while self.merges_long && !*is_stopped {
+                self.stopped.wait(&mut is_stopped);
+            }
             Err("no".into())
         }
         fn retain(&self, before_ms: i64) -> Result<u64, String> {
@@ -412,6 +481,8 @@ mod tests {
         }
         fn stop(&self) {
             self.note("stop");
+            *self.is_stopped.lock() = true;
+            self.stopped.notify_all();
         }
     }
 
@@ -433,6 +504,11 @@ mod tests {
         Run::new(config, vec![partition], session, Arc::new(|_| 77), Box::new(|| ()), clock, runtime.clone())
     }
 
+    fn merges(run: &Run) -> Merges {
+        let partitions: Vec<_> = run.partitions.iter().map(|(partition, _)| partition.clone()).collect();
+        Merges::new(&run.config, &partitions, Arc::clone(&run.clock))
+    }
+
     fn bodies(log: &MemLog) -> Vec<RecordBody> {
         log.entries().iter().map(|entry| record::decode(&entry.payload).unwrap().body).collect()
     }
@@ -446,7 +522,7 @@ mod tests {
         let mut run = run(&store, &log, &ready, Duration::ZERO, runtime.handle());
         run.append(&run.partitions[0].0.clone(), RecordBody::SessionForget(SessionId::default())).unwrap();
         run.turn(0);
-        assert_eq!(*store.asked.lock(), ["retention_due", "flush", "merge", "retain", "image"]);
+        assert_eq!(*store.asked.lock(), ["retention_due", "flush", "retain", "image"]);
         assert_eq!(
             bodies(&log),
             [
@@ -495,7 +571,9 @@ mod tests {
         let (store, log) = (Arc::new(Fake::default()), MemLog::default());
         let stopped = ApplyState { is_ready: true, stopped: Some("x".into()), ..ApplyState::default() };
         for state in [ApplyState::default(), stopped] {
-            run(&store, &log, &state, Duration::ZERO, runtime.handle()).turn(0);
+            let mut run = run(&store, &log, &state, Duration::ZERO, runtime.handle());
+            run.turn(0);
+            merges(&run).turn();
         }
         assert!(store.asked.lock().is_empty() && log.entries().is_empty());
     }
@@ -539,18 +617,68 @@ mod tests {
         *store.fails.lock() = true;
         let mut waits = Vec::new();
         for _ in 0..8 {
-            run.partitions[0].1.flush = run.clock.instant();
+            run.partitions[0].1.flush.at = run.clock.instant();
             run.turn(0);
             run.turn(0);
-            waits.push(run.partitions[0].1.flush_wait.as_secs());
+            waits.push(run.partitions[0].1.flush.wait.as_secs());
         }
         assert_eq!(waits, [2, 4, 8, 16, 32, 60, 60, 60]);
         assert_eq!(store.asked.lock().len(), 8, "a turn within the wait does not flush");
         *store.fails.lock() = false;
-        run.partitions[0].1.flush = run.clock.instant();
+        run.partitions[0].1.flush.at = run.clock.instant();
         run.turn(0);
         run.turn(0);
-        assert_eq!((store.asked.lock().len(), run.partitions[0].1.flush_wait.as_secs()), (10, 1));
+        assert_eq!((store.asked.lock().len(), run.partitions[0].1.flush.wait.as_secs()), (10, 1));
+    }
+
+    #[test]
+    fn an_image_that_failed_is_not_tried_again_at_every_turn() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let (store, log) = (Arc::new(Fake::default()), MemLog::default());
+        let ready = ApplyState { is_ready: true, applied: Position(1), stopped: None };
+        let mut run = run(&store, &log, &ready, Duration::from_secs(3_600), runtime.handle());
+        run.partitions[0].1.flush.at = run.clock.instant() + Duration::from_secs(3_600);
+        *store.fails.lock() = true;
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            run.partitions[0].1.image_retry.at = run.clock.instant();
+            for _ in 0..3 {
+                log.want_trim();
+                run.turn(0);
+            }
+            waits.push(run.partitions[0].1.image_retry.wait.as_secs());
+        }
+        assert_eq!((waits, store.asked.lock().len()), (vec![2, 4, 8, 16, 32, 60, 60, 60], 8));
+    }
+
+    #[test]
+    fn merges_hold_up_nothing_else_and_end_when_they_are_to_stop() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let (store, log) = (Arc::new(Fake { merges_long: true, ..Fake::default() }), MemLog::default());
+        let ready = ApplyState { is_ready: true, ..ApplyState::default() };
+        let run = run(&store, &log, &ready, Duration::ZERO, runtime.handle());
+        let partition = run.partitions[0].0.clone();
+        let config = MaintenanceConfig { tick: Duration::from_millis(1), ..run.config.clone() };
+        let maintenance = Maintenance::start(
+            config,
+            vec![partition.clone(), partition],
+            SessionId::default(),
+            Arc::new(|_| 0),
+            Box::new(|| ()),
+            Arc::new(ManualClock::new(1_000)),
+            runtime.handle().clone(),
+        )
+        .unwrap();
+        let has = |what| store.asked.lock().contains(&what);
+        while !has("merge") {
+            std::thread::yield_now();
+        }
+        store.asked.lock().clear();
+        while !["flush", "retain", "image"].into_iter().all(has) {
+            std::thread::yield_now();
+        }
+        assert!(!has("merge"), "one merge at a time");
+        maintenance.stop();
     }
 
     #[test]
@@ -559,7 +687,8 @@ mod tests {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let (store, log) = (Arc::new(Fake { panics: true, ..Fake::default() }), MemLog::default());
         let ready = ApplyState { is_ready: true, ..ApplyState::default() };
-        run(&store, &log, &ready, Duration::from_secs(3_600), runtime.handle()).or_abort(&Stop::default());
+        let mut run = run(&store, &log, &ready, Duration::from_secs(3_600), runtime.handle());
+        or_abort(|| run.turn(0));
     }
 
     #[test]
