@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Debug, Clone)]
 enum Step {
     Record(LogRecord),
+    /// Nobody writes for long: a mark for each window that has anything, all of it flushed, all rows freed.
+    Idle,
     Flush,
     Image,
     Merge,
@@ -51,6 +53,13 @@ fn run(node: &mut Node, log: &mut Vec<LogRecord>, step: Step) {
         Step::Record(record) => {
             log.push(record);
             node.replay(log);
+        }
+        Step::Idle => {
+            // Long after, and later each time, so that late samples are due too.
+            let marks = node.store().marks_due((1_000 + 2 * log.len() as i64) * HOUR);
+            log.push(LogRecord { header: header(1), body: RecordBody::FlushMark(marks) });
+            node.replay(log);
+            [Step::Flush, Step::Free].into_iter().for_each(|step| run(node, log, step));
         }
         Step::Flush => assert!(node.store().flush().is_ok()),
         Step::Image => assert!(node.store().cut_image().is_ok()),
@@ -120,11 +129,12 @@ fn act() -> impl Strategy<Value = Act> {
         13 => (1u32..3, deed).prop_map(|(node, deed)| Act::Gateway(node, deed)),
         3 => (-1i64..3, 0u32..3).prop_map(|(w, g)| Act::Store(Step::Record(mark(w, g)))),
         1 => (-4i64..3).prop_map(|h| Act::Store(Step::Record(retention(h * HOUR / 4)))),
+        2 => Just(Act::Store(Step::Idle)),
         2 => Just(Act::Store(Step::Flush)),
         1 => Just(Act::Store(Step::Image)),
         1 => Just(Act::Store(Step::Merge)),
         1 => Just(Act::Store(Step::Retain)),
-        3 => Just(Act::Store(Step::Free)),
+        1 => Just(Act::Store(Step::Free)),
         1 => Just(Act::Store(Step::Restart)),
     ]
 }
