@@ -1,4 +1,4 @@
-//! Limits of tenants, with Mimir's names, so that its override files load.
+//! Limits of tenants, with Mimir's names, so that its override files load as far as their keys are here.
 //!
 //! Knows names, defaults and tenants. Does not enforce anything: `ingest` and `query` do, each request with
 //! the limits it fetched when it began. Source: Grafana Mimir, "About runtime configuration" and its
