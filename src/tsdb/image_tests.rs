@@ -62,6 +62,8 @@ fn a_loaded_image_cuts_the_same_image_and_reads_the_same() {
     load(&loaded, &loaded_views, sections, |visit| read_frames(&frames, "test", visit)).unwrap();
     let again = cut(&loaded, &loaded_views, |_, _| ()).unwrap().finish().unwrap().to_vec();
     assert_eq!(again, sections);
+    assert!(head.late_bytes() > 0);
+    assert_eq!(loaded.late_bytes(), head.late_bytes());
     let read = |head: &Arc<Head>, views: &Views| {
         let selection = PartitionSelection::new(head, views, &Wanted::all(TENANT, TimeRange::ALL));
         let selection = selection.unwrap();
