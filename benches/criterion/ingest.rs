@@ -69,6 +69,10 @@ impl Holdings for Sink {
     fn has_family(&self, _tenant: TenantId, _family: &str) -> bool {
         false
     }
+
+    fn is_full(&self) -> bool {
+        false
+    }
 }
 
 struct Gateway {

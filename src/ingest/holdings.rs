@@ -1,4 +1,4 @@
-//! What a partition holds of a tenant, as far as a gateway's limits ask for it.
+//! What a partition holds, as far as a gateway's limits ask for it.
 //!
 //! A gateway knows only what it was sent since it started; limits on what a tenant has are about more than that.
 
@@ -21,6 +21,9 @@ pub trait Holdings: Send + Sync {
 
     /// Whether a metric family has metadata.
     fn has_family(&self, tenant: TenantId, family: &str) -> bool;
+
+    /// Whether samples that came late take more than it should take further ones for.
+    fn is_full(&self) -> bool;
 }
 
 impl Holdings for PartitionStore {
@@ -42,5 +45,9 @@ impl Holdings for PartitionStore {
 
     fn has_family(&self, tenant: TenantId, family: &str) -> bool {
         Self::has_family(self, tenant, family)
+    }
+
+    fn is_full(&self) -> bool {
+        self.is_over_late_budget()
     }
 }

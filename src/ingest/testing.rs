@@ -33,6 +33,7 @@ pub(crate) struct MapState {
     pub(crate) definitions: usize,
     /// First visible times.
     pub(crate) floors: BTreeMap<TenantId, i64>,
+    pub(crate) is_full: bool,
     families: BTreeSet<(TenantId, String)>,
     refs: HashMap<(SessionId, SeriesRef), (TenantId, Labels)>,
     applied: Position,
@@ -128,6 +129,10 @@ impl Holdings for MapTarget {
 
     fn has_family(&self, tenant: TenantId, family: &str) -> bool {
         self.state.lock().families.contains(&(tenant, family.to_owned()))
+    }
+
+    fn is_full(&self) -> bool {
+        self.state.lock().is_full
     }
 }
 

@@ -99,6 +99,14 @@ pub enum WriteError {
         /// The bound.
         limit: usize,
     },
+    /// A partition holds too many samples that came late and are not written out yet; nothing was written.
+    #[error(
+        "partition {partition} holds more late samples than its budget allows until they are written out"
+    )]
+    TooMuchLate {
+        /// The partition.
+        partition: PartitionId,
+    },
     /// The node is stopping or opening another session; nothing was written.
     #[error("the node takes no writes at the moment")]
     Draining,
@@ -140,9 +148,11 @@ impl WriteError {
             Self::Body(body) => body.code(),
             Self::LabelBytes { .. } | Self::PartTooLarge { .. } => ErrorCode::TooLarge,
             Self::RateLimited { .. } => ErrorCode::RateLimited,
-            Self::Overloaded { .. } | Self::Draining | Self::SessionUsedUp | Self::NotTaken { .. } => {
-                ErrorCode::Unavailable
-            }
+            Self::Overloaded { .. }
+            | Self::TooMuchLate { .. }
+            | Self::Draining
+            | Self::SessionUsedUp
+            | Self::NotTaken { .. } => ErrorCode::Unavailable,
             Self::Unknown { .. } => ErrorCode::Indeterminate,
             Self::Internal { .. } => ErrorCode::Internal,
         }
@@ -154,6 +164,7 @@ impl WriteError {
             Self::RateLimited { retry_after, .. } => Some(*retry_after),
             Self::Body(BodyError::NoRoom(_))
             | Self::Overloaded { .. }
+            | Self::TooMuchLate { .. }
             | Self::Draining
             | Self::SessionUsedUp
             | Self::NotTaken { .. } => Some(Duration::from_secs(1)),

@@ -324,6 +324,9 @@ impl Inner {
             if let Some(cause) = queue.why_stopped() {
                 return Err(WriteError::not_taken(queue.id(), cause));
             }
+            if queue.holdings().is_full() {
+                return Err(WriteError::TooMuchLate { partition: queue.id() });
+            }
             let mut bytes = Vec::with_capacity(64 + 10 * counts.samples as usize);
             if counts.has_floats {
                 encoder.encode(&columns.floats, &mut bytes);

@@ -98,6 +98,20 @@ async fn a_part_that_no_record_holds_is_refused_before_anything_is_queued() {
 }
 
 #[tokio::test]
+async fn a_partition_with_too_many_late_samples_takes_no_more_until_they_are_written_out() {
+    let rig = Setup::default().start();
+    rig.targets[1].state().is_full = true;
+    let sent = [up(&[("p", "0")], &[(NOW, 1.0)]), up(&[("p", "1")], &[(NOW, 1.0)])];
+    let error = rig.write_series(&sent).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::Unavailable);
+    assert!(error.to_string().contains("partition 1") && rig.stored().is_empty(), "{error}");
+    assert_eq!(rig.write_series(&sent[..1]).await.unwrap().samples, 1, "others go on");
+    rig.targets[1].state().is_full = false;
+    assert_eq!(rig.write_series(&sent).await.unwrap().samples, 2);
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn memory_of_a_large_request_is_not_kept() {
     let rig = Setup::default().start();
     let small = || {
