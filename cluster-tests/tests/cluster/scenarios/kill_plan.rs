@@ -72,7 +72,6 @@ pub(super) fn plan(folder: usize, kill: usize) -> End {
         "apply" => 300 + (folder * 31 + kill * 17) % 500,
         "replay" => 1 + round % 5,
         "start" => 1 + round % 4,
-        "segment" => 1 + (folder * 7 + kill) % 5,
         "merge" | RETAIN => 1,
         _ => 1 + round / 2 % 2,
     };

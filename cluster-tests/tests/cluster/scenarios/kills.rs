@@ -68,6 +68,12 @@ fn kill_one_folder(folder: usize, tally: &mut Tally) -> Findings {
     let rate = team.acknowledged() as f64 / open.as_secs_f64();
     server.launch(None);
     server.wait_ready();
+    under_load(&team, || {
+        wait_for("changes in open windows and in closed ones", DEATH_LIMIT, || {
+            let (conflicts, late) = team.rewrites();
+            (conflicts > 0 && late > 0).then_some(())
+        });
+    });
     check_all(&server, &team, &format!("folder {folder}, after all kills"));
     // A clean stop and start may change nothing either.
     assert!(server.terminate().success(), "SIGTERM drains and exits 0");
@@ -80,7 +86,6 @@ fn kill_one_folder(folder: usize, tally: &mut Tally) -> Findings {
         "folder {folder}: {KILLS_PER_FOLDER} kills at {rate:.0} samples/s, {conflicts} changes refused, {late} \
          too late to be seen: {kept}"
     );
-    assert!(conflicts > 0 && late > 0, "changes are to meet open windows and closed ones: {line}");
     assert!(rate >= LEAST_RATE, "too little load to prove anything: {line}");
     report(&line);
     kept
