@@ -18,6 +18,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -25,6 +26,9 @@ use tokio_util::sync::CancellationToken;
 
 /// Why the process ends with code 1, for standard error.
 type Failure = String;
+
+/// How long tasks and threads may take to end once the node has stopped. A query looks at its flag within a second.
+const LAST_WAIT: Duration = Duration::from_secs(5);
 
 /// Runs the process.
 pub fn main() -> ExitCode {
@@ -73,8 +77,9 @@ fn start(source: Source) -> Result<(), Failure> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(text)?;
     let done = runtime.block_on(serve(source, config, clock));
-    // Queries that are still running see their cancel flag; nothing of theirs has to be waited for.
-    runtime.shutdown_background();
+    // Queries that are still running see their cancel flag. Whatever task or query holds the store last closes it,
+    // and that must be over before the process ends: exit handlers take away what RocksDB's threads use.
+    runtime.shutdown_timeout(LAST_WAIT);
     done
 }
 

@@ -7,7 +7,7 @@ use quorate_cluster_tests::harness::server::{Options, Server};
 use quorate_cluster_tests::harness::{now_ms, wait_for};
 use quorate_cluster_tests::remote_write::{Protocol, RequestBuilder};
 use quorate_model::{Clock, Labels, SystemClock};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -86,6 +86,18 @@ fn sigterm_drains_and_ends_with_0_and_the_folder_opens_again() {
     assert!(server.terminate().success());
     server.launch(None);
     server.wait_ready();
+}
+
+/// The store was closed by whatever held it last, at times while the process ended, which aborted it.
+#[test]
+fn a_node_that_has_just_started_ends_with_0_again_and_again() {
+    let mut server = Server::start(options());
+    for turn in 0..20 {
+        let ended = server.terminate();
+        assert!(ended.success(), "turn {turn}: {ended}");
+        server.launch(None);
+        server.wait_ready();
+    }
 }
 
 #[test]
@@ -238,4 +250,21 @@ fn a_tenant_exists_once_something_of_it_is_stored_and_there_is_a_limit() {
     assert_eq!(status, 400);
     assert!(text.contains("limit of 2") && text.contains("max_tenants"), "{text}");
     assert_eq!(write_as("b", &ten_series(0)).0, 204);
+}
+
+#[test]
+fn a_write_that_is_too_large_or_does_not_arrive_is_refused() {
+    let args = ["--self-monitor", "false", "--http.max-write-body", "1KiB", "--http.body-timeout", "100ms"];
+    let server = Server::start(options().args(&args));
+    let answer = write(&server, &[b'x'; 1025]);
+    assert_eq!(answer.status, 413, "{}", answer.text());
+    assert_eq!(answer.header("x-prometheus-remote-write-samples-written"), Some("0"));
+    let address = server.url().replace("http://", "");
+    for framing in ["content-length: 5\r\n\r\nab", "transfer-encoding: chunked\r\n\r\n2\r\nab\r\n"] {
+        let mut client = TcpStream::connect(&address).unwrap();
+        write!(client, "POST /api/v1/write HTTP/1.1\r\nhost: {address}\r\n{framing}").unwrap();
+        let mut line = String::new();
+        BufReader::new(client).read_line(&mut line).unwrap();
+        assert!(line.starts_with("HTTP/1.1 408 "), "{line}");
+    }
 }
