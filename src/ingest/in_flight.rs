@@ -1,4 +1,4 @@
-//! Memory of the write requests that a node reads at the same time.
+//! Memory of the requests with bodies, writes and forms, that a node reads at the same time.
 //!
 //! Knows bytes only. They are taken before they are allocated: a body as it arrives, its decoded form and what
 //! is read from it before they are made. Path: `server::http::write` -> **here** <- `distributor`.
@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The node's bound on write requests that are being read.
+/// The node's bound on requests that are being read.
 #[derive(Debug)]
 pub struct InFlight {
     limit: usize,
@@ -17,7 +17,7 @@ pub struct InFlight {
 
 /// There is no room for more; the request may be sent again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the write requests under way take {used} of the node's {limit} bytes for them")]
+#[error("the requests under way take {used} of the node's {limit} bytes for them")]
 pub struct NoRoom {
     /// Bytes that are taken.
     pub used: usize,

@@ -1,6 +1,7 @@
 //! Sessions: series are defined until that is committed, and anew in the next session.
 
 use super::*;
+use quorate_model::SystemClock;
 
 #[tokio::test]
 async fn definitions_are_repeated_until_one_is_committed() {
@@ -108,8 +109,11 @@ async fn suspend_8h_then_write() {
     for is_suspended in [true, false] {
         for hours in [1, 7, 8, 9] {
             for forgets in [false, true] {
-                let clock =
-                    Arc::new(WallClock { wall: ManualClock::new(NOW), start: Instant::now(), is_suspended });
+                let clock = Arc::new(WallClock {
+                    wall: ManualClock::new(NOW),
+                    start: SystemClock.instant(),
+                    is_suspended,
+                });
                 let rig = Setup { clock: clock.clone(), ..Setup::default() }.start();
                 assert_eq!(rig.write_series(&series_of(0..100, NOW)).await.unwrap().samples, 100);
                 let later = NOW + hours * 3_600_000;
