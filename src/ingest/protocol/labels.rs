@@ -95,7 +95,7 @@ impl LabelPairs {
     /// over single limits: `bounds` only keep out what is over all of them together.
     ///
     /// # Errors
-    /// [`LabelFault`]; what was read until then is in [`LabelPairs::raw`].
+    /// [`LabelFault`]; what was read until then is in `raw`.
     pub fn split(
         &mut self,
         body: &[u8],
