@@ -116,7 +116,7 @@ impl PartitionStore {
 
     /// The retention marks that a leader should propose: a floor for each tenant, at a window border, that lies
     /// above the one in force. `retention_ms` gives a tenant's retention, 0 for ever. A floor does not follow
-    /// `now_ms` further than the data proves; see [`retention`].
+    /// `now_ms` further than the data proves; see the module `retention`.
     pub fn retention_due(&self, now_ms: i64, retention_ms: impl Fn(TenantId) -> i64) -> Vec<(TenantId, i64)> {
         let (hidden, length) = (self.head.hidden(), self.head.length());
         let data = self.data_ranges();

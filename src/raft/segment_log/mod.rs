@@ -188,7 +188,7 @@ impl SegmentLog {
     }
 
     /// Groups whose oldest live entry lies in one of the oldest quarter of the segments, once there are
-    /// [`MIN_PINNED_SEGMENTS`]: below that a trim would cost more than it frees.
+    /// a few segments: below that a trim would cost more than it frees.
     /// The owner of each must trim it now: cut an image, then purge.
     pub fn oldest_pinning_groups(&self) -> Vec<GroupId> {
         let (count, first, _) = self.shared.segments.numbers();
