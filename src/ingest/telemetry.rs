@@ -47,12 +47,13 @@ impl TenantCounters {
         self.discard("rate_limited".to_owned(), (request.ts_ms.len() + request.histograms.len()) as u64);
     }
 
-    /// Counts refused samples by reason: the id without its prefix, in the form of a label value.
+    /// Counts refused samples by reason, under Mimir's names: mostly the id without its prefix, with underscores.
     pub(crate) fn count_refusals(&self, refusals: &Refusals) {
         for (id, count) in refusals.by_id.iter().filter(|(_, count)| *count > 0) {
             let reason = match *id {
                 refusal::SERIES_LIMIT => "per_user_series_limit".to_owned(),
-                refusal::CONFLICT => "new_value_for_timestamp".to_owned(),
+                refusal::CONFLICT => "new-value-for-timestamp".to_owned(),
+                refusal::TOO_OLD => "sample-timestamp-too-old".to_owned(),
                 id => {
                     id.trim_start_matches("err-mimir-").trim_start_matches("err-quorate-").replace('-', "_")
                 }

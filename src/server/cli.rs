@@ -45,7 +45,7 @@ fn command() -> Command {
     let check = with_settings(Command::new("check").about("Reads the configuration and lists every problem"));
     let defaults = Command::new("defaults").about("Prints every key with its default and what it does");
     Command::new("quorate")
-        .about("A distributed, clustered, multi-tenant time-series database for metrics")
+        .about("A multi-tenant time-series database for metrics that speaks Prometheus")
         .version(version_line())
         .subcommand_required(true)
         .arg_required_else_help(true)

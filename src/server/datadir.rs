@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 /// Version of the layout that this build writes and reads.
 pub const FORMAT_VERSION: u32 = 1;
 
+/// What a folder holds once a node has run in it.
+const DATA: [&str; 4] = ["log", "blocks", "partitions", "meta.image"];
+
 /// Why a data dir cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
@@ -46,8 +49,19 @@ pub enum DataDirError {
         /// What is wrong with it.
         reason: String,
     },
+    /// It holds data and no file that says what it is.
+    #[error(
+        "{} holds {found} but no FORMAT file, which is written first: it is damaged; put the file back as it was",
+        dir.display()
+    )]
+    NoFormat {
+        /// The folder.
+        dir: PathBuf,
+        /// What it holds.
+        found: &'static str,
+    },
     /// The file system refused.
-    #[error("{}: {cause}", path.display())]
+    #[error("data_dir: {}: {cause}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -96,6 +110,9 @@ impl DataDir {
         let format = match fs::read_to_string(&file) {
             Ok(text) => read_format(path, &file, &text)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if let Some(found) = DATA.into_iter().find(|name| path.join(name).exists()) {
+                    return Err(DataDirError::NoFormat { dir: path.to_owned(), found });
+                }
                 let new = Format { version: FORMAT_VERSION, node_id, partitions };
                 write_format(path, &file, &new).map_err(|e| at(&file, e))?;
                 new
@@ -105,6 +122,10 @@ impl DataDir {
         if format.node_id != node_id {
             let (dir, found) = (path.to_owned(), format.node_id);
             return Err(DataDirError::OtherNode { dir, found, wanted: node_id });
+        }
+        if format.partitions != partitions {
+            let (kept, asked) = (format.partitions, partitions);
+            tracing::warn!(kept, asked, "the data dir keeps the number of partitions that it was made with");
         }
         Ok(Self { path: path.to_owned(), partitions: format.partitions, _lock: lock })
     }
@@ -149,6 +170,17 @@ fn write_format(dir: &Path, file: &Path, format: &Format) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn data_without_a_format_file_is_not_opened_as_if_it_were_new() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(DataDir::open(dir.path(), 1, 8).unwrap());
+        fs::create_dir(dir.path().join("log")).unwrap();
+        fs::remove_file(dir.path().join("FORMAT")).unwrap();
+        let error = DataDir::open(dir.path(), 1, 4).unwrap_err();
+        assert!(matches!(error, DataDirError::NoFormat { found: "log", .. }), "{error}");
+        assert!(!dir.path().join("FORMAT").exists());
+    }
 
     #[test]
     fn the_format_file_never_changes() {

@@ -164,7 +164,9 @@ async fn until_end(
 ) -> Result<(), Failure> {
     app.set_ready(node.services().clone());
     tracing::info!(%http, %grpc, data_dir = %config.data_dir.display(), "ready");
-    print(&welcome(http, config))?;
+    if let Err(error) = print(&welcome(http, config)) {
+        tracing::warn!(%error, "the greeting could not be written");
+    }
     let own_metrics = async {
         match config.self_monitor {
             true => {

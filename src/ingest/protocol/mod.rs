@@ -29,6 +29,7 @@ pub use snappy::BodyBuffer;
 
 use crate::in_flight::{Held, NoRoom};
 use quorate_model::ErrorCode;
+use std::fmt;
 
 /// The protocol that the headers of a request announced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,6 +38,15 @@ pub enum Protocol {
     RemoteWrite1,
     /// `io.prometheus.write.v2.Request`.
     RemoteWrite2,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::RemoteWrite1 => "remote write 1.0",
+            Self::RemoteWrite2 => "remote write 2.0",
+        })
+    }
 }
 
 /// Why a body is refused as a whole.
@@ -66,7 +76,7 @@ pub enum BodyError {
         what: &'static str,
     },
     /// A well-formed message of the other protocol.
-    #[error("the content type announces {announced:?}, the body is the other version of remote write")]
+    #[error("the content type announces {announced}, the body is the other version of remote write")]
     OtherProtocol {
         /// What the headers said.
         announced: Protocol,

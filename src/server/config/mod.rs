@@ -203,6 +203,8 @@ mod tests {
         check_problem(|c| c.enable_feature = vec!["nonsense".into()], "enable_feature");
         check_problem(|c| c.self_monitor_tenant = "a/b".into(), "self_monitor_tenant");
         check_problem(|c| c.log_level = "quorate=loud".into(), "log_level");
+        check_problem(|c| c.log_level = "loud".into(), "log_level: \"loud\"");
+        check_problem(|c| c.log_level = "info,loud".into(), "log_level: \"loud\"");
         check_problem(|c| c.query.timeout = HumanDuration::from_ms(0), "query.timeout");
         for bytes in [(64 << 10) - 1, (1 << 30) + 1] {
             let size = HumanSize::from_bytes(bytes);

@@ -8,6 +8,7 @@ use super::App;
 use super::extract::{Form, Tenant};
 use super::json::push_object;
 use super::reply::{ApiError, Reply};
+use super::time::{EARLIEST_MS, LATEST_MS};
 use crate::node::figures;
 use crate::telemetry::log::rfc3339;
 use axum::extract::State;
@@ -152,7 +153,7 @@ pub async fn query_exemplars(
     _: Tenant,
     Form(params): Form,
 ) -> Result<Reply, ApiError> {
-    let (start_ms, end_ms) = (params.required_time("start")?, params.required_time("end")?);
+    let (start_ms, end_ms) = (params.time("start", EARLIEST_MS)?, params.time("end", LATEST_MS)?);
     if end_ms < start_ms {
         return Err(ApiError::bad("end timestamp must not be before start timestamp"));
     }

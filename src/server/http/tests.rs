@@ -83,6 +83,7 @@ fn both_prefixes_lead_to_the_same_answers() {
         check(&[], &format!("GET {prefix}/status/config"), 200, "yaml");
         let exemplars = format!("GET {prefix}/query_exemplars?query=up&start=0&end=1");
         check(&[], &exemplars, 200, r#"{"status":"success","data":[]}"#);
+        check(&[], &format!("GET {prefix}/query_exemplars?query=up"), 200, r#""data":[]"#);
     }
 }
 

@@ -7,11 +7,12 @@ use crate::config::LogFormat;
 use quorate_model::Clock;
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
+use std::str::FromStr;
 use std::sync::Arc;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Subscriber};
-use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
@@ -23,6 +24,12 @@ const QUIET: &str = "openraft=error";
 /// # Errors
 /// The reason, if a part of it is not known.
 pub fn parse_level(text: &str) -> Result<EnvFilter, String> {
+    // A single word that is no level would be read as the name of a module, and everything else were silent.
+    let parts = || text.split(',').map(str::trim);
+    let is_level = |word: &&str| LevelFilter::from_str(word).is_ok();
+    if let Some(word) = parts().find(|part| !part.contains(['=', '[']) && !is_level(part)) {
+        return Err(format!("{word:?} is not off, error, warn, info, debug or trace, nor MODULE=LEVEL"));
+    }
     EnvFilter::builder().parse(format!("{QUIET},{text}")).map_err(|error| format!("{text:?}: {error}"))
 }
 
