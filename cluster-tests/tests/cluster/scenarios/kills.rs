@@ -19,6 +19,7 @@ pub(super) const CONFIG: &str = "storage:\n  maintenance_interval: 500ms\n  imag
 const SHORT_RETENTION: &str = "overrides:\n  expiring:\n    compactor_blocks_retention_period: 1d\n";
 const EXPIRING_TENANT: &str = "expiring";
 const DAY_MS: i64 = 86_400_000;
+const HOUR_MS: i64 = 3_600_000;
 /// Kills in each phase at least.
 pub(super) const LEAST_PER_PHASE: usize = 2;
 pub(super) const LEAST_PER_PHASE_OF_CAMPAIGN: usize = 10;
@@ -157,7 +158,8 @@ fn assert_died_at(server: &mut Server, place: &str) {
 }
 
 /// Writes samples ten days back for a tenant of its own, and lets its retention be shorter than that from now on.
-/// Nothing else lies in their hours, so the blocks that they will be in can go.
+/// Nothing else lies in their hours, so the blocks that they will be in can go. In every partition other samples
+/// follow them without a large gap until now, or retention would take the clock to be wrong.
 #[track_caller]
 fn begin_to_expire(server: &Server) {
     let mut request = RequestBuilder::new(Protocol::V1);
@@ -166,6 +168,9 @@ fn begin_to_expire(server: &Server) {
         let series = series.to_string();
         let labels = Labels::from_pairs([("__name__", "expiring_sample"), ("series", series.as_str())]);
         request.add(&labels, &[(ts_ms, 1.0), (ts_ms + 15_000, 2.0)]);
+        let labels = Labels::from_pairs([("__name__", "witness"), ("series", series.as_str())]);
+        let until_now = (1..).map(|turn| ts_ms + turn * 20 * HOUR_MS).take_while(|ts_ms| *ts_ms < now_ms());
+        request.add(&labels, &until_now.map(|ts_ms| (ts_ms, 1.0)).collect::<Vec<_>>());
     }
     let client = expiring(server);
     let body = request.finish();
