@@ -6,7 +6,6 @@
 pub mod cli;
 pub mod config;
 pub mod datadir;
-pub mod grpc;
 pub mod http;
 pub mod node;
 pub mod run;

@@ -10,7 +10,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("chunk", &["model"]),
     ("kv", &["model"]),
     ("promql", &["model", "chunk"]),
-    ("raft", &["model", "kv"]),
+    ("wire", &["model"]),
+    ("raft", &["model", "kv", "wire"]),
     ("tsdb", &["model", "chunk", "kv"]),
     ("commitlog", &["model", "raft"]),
     ("cluster", &["model", "raft"]),
@@ -18,7 +19,19 @@ const EDGES: &[(&str, &[&str])] = &[
     ("query", &["model", "cluster", "commitlog", "chunk", "promql", "tsdb"]),
     (
         "server",
-        &["model", "chunk", "kv", "promql", "raft", "tsdb", "commitlog", "cluster", "ingest", "query"],
+        &[
+            "model",
+            "chunk",
+            "kv",
+            "wire",
+            "promql",
+            "raft",
+            "tsdb",
+            "commitlog",
+            "cluster",
+            "ingest",
+            "query",
+        ],
     ),
 ];
 
@@ -26,7 +39,8 @@ const EDGES: &[(&str, &[&str])] = &[
 const OWNERS: &[(&str, &str)] = &[
     ("rocksdb", "kv"),
     ("openraft", "raft"),
-    ("tonic", "server"),
+    ("tonic", "wire"),
+    ("prost", "wire"),
     ("rdkafka", "commitlog"),
     ("hashring", "cluster"),
     ("pco", "chunk"),

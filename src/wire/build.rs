@@ -1,0 +1,10 @@
+//! Compiles `proto/` with protox, so that no protoc is needed.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let root = "../../proto";
+    println!("cargo:rerun-if-changed={root}");
+    let files = protox::compile([format!("{root}/raft.proto")], [root])?;
+    // Payloads stay parts of the buffer that was received.
+    tonic_prost_build::configure().bytes(".").compile_fds(files)?;
+    Ok(())
+}
