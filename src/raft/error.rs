@@ -1,6 +1,6 @@
 //! Why a group cannot do what was asked.
 
-use quorate_model::{ErrorCode, Position};
+use quorate_model::{ErrorCode, NodeId, Position};
 
 use crate::segment_log::{GroupId, SegmentError};
 
@@ -8,10 +8,12 @@ use crate::segment_log::{GroupId, SegmentError};
 #[derive(Debug, thiserror::Error)]
 pub enum RaftError {
     /// This node does not lead the group; the proposal had no effect.
-    #[error("group {group} is not led by this node")]
+    #[error("group {group} is not led by this node{}", leader.map(|l| format!(", but by {l}")).unwrap_or_default())]
     NotLeader {
         /// The group.
         group: GroupId,
+        /// Who leads it, as far as this node knows.
+        leader: Option<NodeId>,
     },
     /// The proposal may or may not be committed, now or later.
     #[error("no answer from group {group}: {reason}; the entry may still appear")]
@@ -27,8 +29,8 @@ pub enum RaftError {
         /// The group.
         group: GroupId,
     },
-    /// The group has members on other nodes, and there is no transport to them yet.
-    #[error("group {group} has the members {members:?}, but this version runs groups of one voter only")]
+    /// The group has members on other nodes, and this node was started without a way to them.
+    #[error("group {group} has the members {members:?}, but this node was started alone")]
     OtherMembers {
         /// The group.
         group: GroupId,

@@ -4,7 +4,8 @@
 //! Path: `commitlog::raft_log` -> **here** -> `storage` -> `segment_log`.
 //! G1: `propose` resolves only when the entry is committed and visible to every [`GroupReader`].
 //! G2: a dropped future loses nothing: the entry is committed or not as if its owner still waited.
-//! One voter needs no clock: ticks, heartbeats and elections by time are off, an idle group costs nothing.
+//! G3: positions that a reader delivers are committed, on every member in the same order.
+//! One voter needs no clock: there ticks, heartbeats and elections by time are off, an idle group costs nothing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,11 +16,12 @@ use bytes::Bytes;
 use openraft::errors::{ClientWriteError, RaftError as OpenraftError};
 use openraft::impls::EmptyNode;
 use openraft::{Config, Raft, ReadPolicy, SnapshotPolicy};
-use quorate_model::{Position, failpoint};
+use quorate_model::{NodeId, Position, failpoint};
+use quorate_wire::Transport;
 use tokio::sync::{Mutex, Semaphore, watch};
 
 use crate::RaftError;
-use crate::network::NoNetwork;
+use crate::network::Network;
 use crate::segment_log::{EntryKind, GroupId, GroupLog, MAX_PAYLOAD, ReadPlan, SegmentError};
 use crate::state_machine::{StateMachine, TrimTarget};
 use crate::storage::LogStore;
@@ -29,6 +31,25 @@ use crate::types::{Proposal, TypeConfig};
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// Payload that one read returns at most, unless a single entry is larger.
 const READ_BYTES: usize = 4 << 20;
+
+/// How a group runs on this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It has no other member, and never gets one while it runs.
+    Alone,
+    /// One of several members: it may follow, lead or learn.
+    Member,
+}
+
+/// What the groups of a node share.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) node: NodeId,
+    pub(crate) transport: Arc<dyn Transport>,
+    /// Bytes proposed and not yet durable.
+    pub(crate) pending: Arc<Semaphore>,
+    pub(crate) pending_limit: usize,
+}
 
 /// A running group. Clones share it.
 #[derive(Clone)]
@@ -43,30 +64,26 @@ struct Inner {
     committed: watch::Receiver<u64>,
     trim_target: TrimTarget,
     trimming: Mutex<()>,
-    /// Bytes proposed and not yet durable, shared by the groups of the node.
-    pending: Arc<Semaphore>,
-    pending_limit: usize,
+    shared: Shared,
     stopping: AtomicBool,
 }
 
 impl Group {
-    /// Starts the group on its part of the log: begins it with `node` as its only voter, or continues it in a
-    /// new term. Returns once this node leads and everything committed before is visible.
+    /// Starts the group on its part of the log. Alone: begins it with this node as its only voter, or continues it
+    /// in a new term, and returns once this node leads and everything committed before is visible. As a member:
+    /// waits for nobody; a group that was never begun stays without members until [`Group::begin`] or a leader
+    /// elsewhere gives it some.
     ///
     /// # Errors
-    /// [`RaftError::OtherMembers`] when the stored group has members on other nodes.
-    pub(crate) async fn start(
-        node: u64,
-        log: GroupLog,
-        pending: Arc<Semaphore>,
-        pending_limit: usize,
-    ) -> Result<Self, RaftError> {
+    /// [`RaftError::OtherMembers`] when the group is to run alone and the stored one has members on other nodes.
+    pub(crate) async fn start(shared: &Shared, log: GroupLog, role: Role) -> Result<Self, RaftError> {
         let id = log.id();
         let failed = |reason: String| RaftError::Start { group: id, reason };
         let state_machine = StateMachine::open(log.clone()).map_err(|error| failed(error.to_string()))?;
         let (committed, trim_target) = (state_machine.committed(), state_machine.trim_target());
-        let config = Arc::new(config(id).validate().map_err(|error| failed(error.to_string()))?);
-        let raft = Raft::new(node, config, NoNetwork, LogStore::new(log.clone()), state_machine)
+        let config = Arc::new(config(id, role).validate().map_err(|error| failed(error.to_string()))?);
+        let network = Network::new(id, shared.transport.clone());
+        let raft = Raft::new(shared.node.0, config, network, LogStore::new(log.clone()), state_machine)
             .await
             .map_err(|error| failed(error.to_string()))?;
         let group = Self {
@@ -77,12 +94,13 @@ impl Group {
                 committed,
                 trim_target,
                 trimming: Mutex::new(()),
-                pending,
-                pending_limit,
+                shared: shared.clone(),
                 stopping: AtomicBool::new(false),
             }),
         };
-        if let Err(error) = group.lead(node).await {
+        if role == Role::Alone
+            && let Err(error) = group.lead(shared.node.0).await
+        {
             group.shutdown().await;
             return Err(error);
         }
@@ -132,7 +150,8 @@ impl Group {
     /// # Errors
     /// [`RaftError::Unknown`] when the entry may still appear; every other error means it never will.
     pub async fn propose(&self, payload: Bytes) -> Result<Position, RaftError> {
-        let Inner { id, raft, pending, pending_limit, stopping, .. } = &*self.inner;
+        let Inner { id, raft, shared, stopping, .. } = &*self.inner;
+        let Shared { pending, pending_limit, .. } = shared;
         if payload.len() > MAX_PAYLOAD {
             return Err(SegmentError::TooLarge { len: payload.len() }.into());
         }
@@ -145,8 +164,8 @@ impl Group {
         let proposal = Proposal { payload, permit: Some(Arc::new(permit)) };
         match raft.client_write(proposal).await {
             Ok(response) => Ok(Position(response.log_id.index)),
-            Err(OpenraftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
-                Err(RaftError::NotLeader { group: *id })
+            Err(OpenraftError::APIError(ClientWriteError::ForwardToLeader(to))) => {
+                Err(RaftError::NotLeader { group: *id, leader: to.leader_id.map(NodeId) })
             }
             Err(error) => Err(RaftError::Unknown { group: *id, reason: error.to_string() }),
         }
@@ -159,7 +178,7 @@ impl Group {
         let id = *id;
         match raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
             Ok(_) => Ok(Position(log.last_proposal(self.committed().0))),
-            Err(OpenraftError::APIError(_)) => Err(RaftError::NotLeader { group: id }),
+            Err(OpenraftError::APIError(_)) => Err(RaftError::NotLeader { group: id, leader: self.leader() }),
             Err(OpenraftError::Fatal(_)) => Err(RaftError::Stopped { group: id }),
         }
     }
@@ -186,14 +205,15 @@ impl Group {
     }
 
     /// Forgets every proposal up to `up_to`: the owner needs none of them any more. What is not committed
-    /// stays; a smaller position than before changes nothing. A leader's own entries that follow go as well, so
-    /// that an idle group keeps no segment.
+    /// stays, and so does what another member may still need: only a leader knows, others keep all. A smaller
+    /// position than before changes nothing. A leader's own entries that follow go as well, so that an idle group
+    /// keeps no segment.
     pub async fn trim(&self, up_to: Position) -> Result<(), RaftError> {
         let Inner { id, raft, log, trim_target, trimming, .. } = &*self.inner;
         let stopped = || RaftError::Stopped { group: *id };
         let _one = trimming.lock().await;
         let committed = self.committed().0;
-        let up_to = log.last_before_proposal(up_to.0.min(committed), committed);
+        let up_to = log.last_before_proposal(up_to.0.min(committed), committed).min(self.known_to_all());
         if up_to == 0 || log.state().purged.is_some_and(|purged| purged.up_to.index >= up_to) {
             return Ok(());
         }
@@ -210,6 +230,10 @@ impl Group {
         is_purged.await.map_err(|_| stopped())?;
         failpoint::hit("trim.after");
         Ok(())
+    }
+
+    pub(crate) fn raft(&self) -> &Raft<TypeConfig, StateMachine> {
+        &self.inner.raft
     }
 
     /// Stops the group. Proposals on their way end as [`RaftError::Unknown`] or committed.
@@ -299,15 +323,19 @@ async fn load(plan: ReadPlan) -> Result<Vec<crate::segment_log::Entry>, RaftErro
     Ok(loaded.map_err(|_| SegmentError::Closed)??)
 }
 
-fn config(id: GroupId) -> Config {
+fn config(id: GroupId, role: Role) -> Config {
+    let has_peers = role == Role::Member;
     Config {
         cluster_name: format!("group {id}"),
-        enable_tick: false,
-        enable_heartbeat: false,
-        enable_elect: false,
+        enable_tick: has_peers,
+        enable_heartbeat: has_peers,
+        enable_elect: has_peers,
+        enable_pre_vote: Some(has_peers),
         // Every start is a new term: a leader restored into its old term would have to know what it had sent.
         enable_leader_restore: Some(false),
         heartbeat_interval: 100,
+        // Entries that a peer acknowledged tell as much as a heartbeat.
+        heartbeat_min_interval: Some(100),
         election_timeout_min: 500,
         election_timeout_max: 1_000,
         snapshot_policy: SnapshotPolicy::Never,

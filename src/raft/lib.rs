@@ -2,10 +2,13 @@
 //!
 //! The only crate that names openraft; its types end at [`Group`]. Knows groups, votes, entries and their
 //! durability. Does not know partitions, records or samples: payloads are bytes.
-//! Path: `commitlog::raft_log`, `cluster::meta` -> **here** -> files.
+//! Path: `commitlog::raft_log`, `cluster::meta` -> **here** -> files; between nodes by way of `wire`.
 
+mod convert;
 mod error;
 pub mod group;
+mod inbound;
+mod members;
 mod network;
 pub mod node;
 pub mod segment_log;
@@ -14,9 +17,12 @@ mod storage;
 mod types;
 
 #[cfg(test)]
+mod member_tests;
+#[cfg(test)]
 mod tests;
 
 pub use error::RaftError;
 pub use group::{Committed, Group, GroupReader};
+pub use members::Members;
 pub use node::{RaftConfig, RaftNode};
 pub use segment_log::GroupId;

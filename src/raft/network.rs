@@ -1,63 +1,124 @@
-//! The network between the members of a group: there is none yet, and every call says so.
+//! The network between the members of a group: openraft's calls over a transport.
 //!
-//! Groups have one voter. [`crate::group`] refuses a group with other members before openraft could call them;
-//! this is the second line of defence.
+//! Knows one group and one peer each. Does not know addresses or connections: that is `wire`.
+//! Path: openraft -> **here** -> `wire::Transport` -> ... -> [`crate::inbound`] of the peer.
 
 use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
 
+use async_trait::async_trait;
 use openraft::OptionalSend;
-use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::impls::EmptyNode;
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
 };
+use openraft::raft::{TransferLeaderRequest, TransferLeaderResponse};
 use openraft::type_config::alias::SnapshotOf;
+use quorate_model::NodeId;
+use quorate_wire::raft::{answer, request};
+use quorate_wire::{Transport, TransportError};
 
+use crate::convert;
+use crate::segment_log::GroupId;
 use crate::types::{RaftVote, TypeConfig};
 
-/// Makes connections that refuse every call.
-pub(crate) struct NoNetwork;
+/// Least time for entries to arrive and be synced: openraft's own bound is made for messages without entries.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A connection to a member that cannot be reached.
-pub(crate) struct NoConnection {
-    target: u64,
+/// Makes connections for one group.
+pub(crate) struct Network {
+    group: GroupId,
+    transport: Arc<dyn Transport>,
 }
 
-impl NoConnection {
-    fn unreachable(&self) -> Unreachable<TypeConfig> {
-        let target = self.target;
-        Unreachable::from_string(format!("no way to node {target}: this version runs groups of one voter"))
+impl Network {
+    pub(crate) fn new(group: GroupId, transport: Arc<dyn Transport>) -> Self {
+        Self { group, transport }
     }
 }
 
-impl RaftNetworkFactory<TypeConfig> for NoNetwork {
-    type Network = NoConnection;
+/// One group's way to one peer.
+pub(crate) struct Connection {
+    target: NodeId,
+    group: GroupId,
+    transport: Arc<dyn Transport>,
+}
 
-    async fn new_client(&mut self, target: u64, _node: &EmptyNode) -> NoConnection {
-        NoConnection { target }
+type Failure = RPCError<TypeConfig>;
+
+impl Connection {
+    async fn call(&self, message: request::Message, timeout: Duration) -> Result<answer::Message, Failure> {
+        let called = self.transport.call(self.target, self.group.0, message, timeout).await;
+        called.map_err(|error| match error {
+            // openraft waits before it tries again.
+            TransportError::Unreachable { .. } | TransportError::Refused { .. } => {
+                Unreachable::from_string(error).into()
+            }
+            TransportError::NoAnswer { .. } => NetworkError::from_string(error).into(),
+        })
     }
 }
 
-impl RaftNetworkV2<TypeConfig> for NoConnection {
+fn unexpected(answer: &answer::Message) -> Failure {
+    NetworkError::from_string(format!("{answer:?} answers another request")).into()
+}
+
+fn malformed(reason: String) -> Failure {
+    NetworkError::from_string(reason).into()
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Connection;
+
+    async fn new_client(&mut self, target: u64, _node: &EmptyNode) -> Connection {
+        Connection { target: NodeId(target), group: self.group, transport: self.transport.clone() }
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Connection {
     type SnapshotData = ();
 
     async fn append_entries(
         &mut self,
-        _rpc: AppendEntriesRequest<TypeConfig>,
-        _option: RPCOption,
-    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Err(self.unreachable().into())
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, Failure> {
+        let is_heartbeat = rpc.entries.is_empty();
+        let least = if is_heartbeat { Duration::ZERO } else { APPEND_TIMEOUT };
+        let message = request::Message::Append(convert::append(rpc));
+        match self.call(message, option.soft_ttl().max(least)).await? {
+            answer::Message::Append(answer) => convert::read_append_answer(answer).map_err(malformed),
+            other => Err(unexpected(&other)),
+        }
     }
 
     async fn vote(
         &mut self,
-        _rpc: VoteRequest<TypeConfig>,
-        _option: RPCOption,
-    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Err(self.unreachable().into())
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, Failure> {
+        match self.call(request::Message::Vote(convert::ballot(&rpc)), option.soft_ttl()).await? {
+            answer::Message::Vote(answer) => convert::read_ballot_answer(answer).map_err(malformed),
+            other => Err(unexpected(&other)),
+        }
     }
 
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, Failure> {
+        match self.call(request::Message::PreVote(convert::ballot(&rpc)), option.soft_ttl()).await? {
+            answer::Message::PreVote(answer) => convert::read_ballot_answer(answer).map_err(malformed),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// A snapshot is a promise of the owner that it needs nothing before a position, so it is worth nothing to
+    /// another member: [`crate::Group::trim`] keeps what the slowest member lacks.
     async fn full_snapshot(
         &mut self,
         _vote: RaftVote,
@@ -65,6 +126,36 @@ impl RaftNetworkV2<TypeConfig> for NoConnection {
         _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        Err(self.unreachable().into())
+        let (group, target) = (self.group, self.target);
+        let reason = format!("node {target} needs entries of group {group} that were trimmed");
+        Err(StreamingError::Unreachable(Unreachable::from_string(reason)))
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        rpc: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, Failure> {
+        match self.call(request::Message::Transfer(convert::transfer(&rpc)), option.soft_ttl()).await? {
+            answer::Message::Transfer(answer) if answer.refused.is_empty() => Ok(Ok(())),
+            answer::Message::Transfer(answer) => Err(NetworkError::from_string(answer.refused).into()),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+/// The transport of a node without peers.
+pub(crate) struct Alone;
+
+#[async_trait]
+impl Transport for Alone {
+    async fn call(
+        &self,
+        to: NodeId,
+        _group: u64,
+        _request: request::Message,
+        _timeout: Duration,
+    ) -> Result<answer::Message, TransportError> {
+        Err(TransportError::Unreachable { to, reason: "this node was started without peers".to_owned() })
     }
 }

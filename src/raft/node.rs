@@ -4,9 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use parking_lot::RwLock;
 use quorate_model::NodeId;
+use quorate_wire::Transport;
 use tokio::sync::{Mutex, Semaphore};
 
+use crate::group::{Role, Shared};
+use crate::network::Alone;
 use crate::segment_log::{GroupId, SegmentLog, SegmentLogConfig, SegmentLogStats};
 use crate::{Group, RaftError};
 
@@ -37,19 +41,32 @@ pub struct RaftNode {
 }
 
 struct Inner {
-    id: NodeId,
     log: SegmentLog,
-    groups: Mutex<BTreeMap<GroupId, Group>>,
-    pending: Arc<Semaphore>,
-    pending_limit: usize,
+    shared: Shared,
+    /// Held while a group starts.
+    starting: Mutex<()>,
+    groups: RwLock<BTreeMap<GroupId, Group>>,
 }
 
 impl RaftNode {
-    /// Opens the log in `dir`, or begins one for `id`. Starts no group yet.
+    /// Opens the log in `dir`, or begins one for `id`, of a node without peers. Starts no group yet.
     ///
     /// # Errors
     /// [`RaftError::Log`] when the log is damaged, of another node, or in use.
     pub async fn start(dir: &Path, id: NodeId, config: RaftConfig) -> Result<Self, RaftError> {
+        Self::start_with_peers(dir, id, config, Arc::new(Alone)).await
+    }
+
+    /// The same for a node that reaches its peers by `transport`; it is the handler of what they send.
+    ///
+    /// # Errors
+    /// As [`RaftNode::start`].
+    pub async fn start_with_peers(
+        dir: &Path,
+        id: NodeId,
+        config: RaftConfig,
+        transport: Arc<dyn Transport>,
+    ) -> Result<Self, RaftError> {
         let settings = SegmentLogConfig {
             segment_bytes: config.segment_bytes,
             cache_bytes: config.cache_bytes,
@@ -59,36 +76,48 @@ impl RaftNode {
         let opened = tokio::task::spawn_blocking(move || SegmentLog::open(&dir, settings)).await;
         let log = opened.map_err(|_| crate::segment_log::SegmentError::Closed)??;
         let pending_limit = config.pending_bytes.clamp(1, MAX_PENDING);
-        Ok(Self {
-            inner: Arc::new(Inner {
-                id,
-                log,
-                groups: Mutex::default(),
-                pending: Arc::new(Semaphore::new(pending_limit)),
-                pending_limit,
-            }),
-        })
+        let pending = Arc::new(Semaphore::new(pending_limit));
+        let shared = Shared { node: id, transport, pending, pending_limit };
+        let (starting, groups) = (Mutex::default(), RwLock::default());
+        Ok(Self { inner: Arc::new(Inner { log, shared, starting, groups }) })
     }
 
     /// This node's id.
     pub fn id(&self) -> NodeId {
-        self.inner.id
+        self.inner.shared.node
     }
 
-    /// The group, started if it is not yet. See [`Group`].
+    /// The group with this node as its only voter, started if it is not yet. See [`Group`].
     ///
     /// # Errors
     /// [`RaftError::OtherMembers`] when the group has members on other nodes, [`RaftError::Start`] otherwise.
     pub async fn group(&self, group: GroupId) -> Result<Group, RaftError> {
-        let Inner { id, log, groups, pending, pending_limit } = &*self.inner;
-        let mut groups = groups.lock().await;
-        if let Some(running) = groups.get(&group) {
-            return Ok(running.clone());
+        self.start_group(group, Role::Alone).await
+    }
+
+    /// The group as one that has or will have several members, started if it is not yet. Leads it only after an
+    /// election.
+    ///
+    /// # Errors
+    /// [`RaftError::Start`].
+    pub async fn member(&self, group: GroupId) -> Result<Group, RaftError> {
+        self.start_group(group, Role::Member).await
+    }
+
+    async fn start_group(&self, group: GroupId, role: Role) -> Result<Group, RaftError> {
+        let Inner { log, shared, starting, groups } = &*self.inner;
+        let _one = starting.lock().await;
+        if let Some(running) = self.running(group) {
+            return Ok(running);
         }
         let part = log.group(group, new_incarnation())?;
-        let started = Group::start(id.0, part, Arc::clone(pending), *pending_limit).await?;
-        groups.insert(group, started.clone());
+        let started = Group::start(shared, part, role).await?;
+        groups.write().insert(group, started.clone());
         Ok(started)
+    }
+
+    pub(crate) fn running(&self, group: GroupId) -> Option<Group> {
+        self.inner.groups.read().get(&group).cloned()
     }
 
     /// Groups that keep the oldest segments from being deleted. The owner of each must cut an image and trim.
@@ -103,11 +132,12 @@ impl RaftNode {
 
     /// Stops every group, then writes what is queued and closes the log.
     pub async fn shutdown(&self) {
-        let groups = std::mem::take(&mut *self.inner.groups.lock().await);
+        let _none_starts = self.inner.starting.lock().await;
+        let groups = std::mem::take(&mut *self.inner.groups.write());
         for group in groups.values() {
             group.shutdown().await;
         }
-        self.inner.pending.close();
+        self.inner.shared.pending.close();
         let inner = Arc::clone(&self.inner);
         if tokio::task::spawn_blocking(move || inner.log.close()).await.is_err() {
             tracing::error!("closing the log panicked");

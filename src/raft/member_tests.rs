@@ -1,0 +1,193 @@
+//! Groups of several members over a transport in memory whose links can be cut.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_model::{NodeId, Position};
+use quorate_wire::memory::Switchboard;
+use tempfile::TempDir;
+
+use crate::{Group, GroupId, Members, RaftConfig, RaftError, RaftNode};
+
+const GROUP: GroupId = GroupId(5);
+const LONG: Duration = Duration::from_secs(60);
+
+struct Cluster {
+    board: Switchboard,
+    dirs: Vec<TempDir>,
+    nodes: Vec<RaftNode>,
+    groups: Vec<Group>,
+}
+
+fn ids(ids: impl IntoIterator<Item = u64>) -> BTreeSet<NodeId> {
+    ids.into_iter().map(NodeId).collect()
+}
+
+impl Cluster {
+    /// `voters` nodes that vote, and `others` that only run.
+    async fn start(voters: u64, others: u64) -> Self {
+        let count = voters + others;
+        let dirs = (0..count).map(|_| tempfile::tempdir().unwrap()).collect();
+        let mut cluster = Self { board: Switchboard::default(), dirs, nodes: Vec::new(), groups: Vec::new() };
+        for at in 0..count as usize {
+            let (node, group) = cluster.open(at).await;
+            cluster.nodes.push(node);
+            cluster.groups.push(group);
+        }
+        for group in &cluster.groups[..voters as usize] {
+            group.begin(&ids(1..=voters)).await.unwrap();
+        }
+        cluster
+    }
+
+    async fn open(&self, at: usize) -> (RaftNode, Group) {
+        let id = NodeId(at as u64 + 1);
+        let transport = self.board.transport(id);
+        let dir = self.dirs[at].path();
+        let node = RaftNode::start_with_peers(dir, id, RaftConfig::default(), transport).await.unwrap();
+        let group = node.member(GROUP).await.unwrap();
+        self.board.connect(id, Arc::new(node.clone()));
+        (node, group)
+    }
+
+    /// Takes a node away as a crash does: its log is not told.
+    async fn stop(&mut self, at: usize) {
+        self.board.disconnect(NodeId(at as u64 + 1));
+        self.nodes[at].shutdown().await;
+    }
+
+    async fn restart(&mut self, at: usize) {
+        let (node, group) = self.open(at).await;
+        (self.nodes[at], self.groups[at]) = (node, group);
+    }
+
+    /// A node among `among` that leads and is followed by a majority, with its index.
+    async fn leader(&self, among: &[usize]) -> usize {
+        let found = async {
+            loop {
+                for at in among {
+                    let is_leader = self.groups[*at].leader() == Some(NodeId(*at as u64 + 1));
+                    if is_leader && self.groups[*at].read_index().await.is_ok() {
+                        return *at;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(LONG, found).await.expect("a leader")
+    }
+
+    /// What the reader of one node delivers until `count` entries came.
+    async fn read(&self, at: usize, count: usize) -> Vec<(Position, Bytes)> {
+        let mut reader = self.groups[at].reader(Position(0));
+        let mut all = Vec::new();
+        while all.len() < count {
+            let next = tokio::time::timeout(LONG, reader.next()).await.expect("entries").unwrap();
+            all.extend(next.into_iter().map(|entry| (entry.position, entry.payload)));
+        }
+        all
+    }
+
+    async fn check_equal(&self, nodes: &[usize], count: usize) {
+        let first = self.read(nodes[0], count).await;
+        for at in &nodes[1..] {
+            assert_eq!(self.read(*at, count).await, first, "node {}", at + 1);
+        }
+    }
+
+    async fn end(self) {
+        for node in &self.nodes {
+            node.shutdown().await;
+        }
+    }
+}
+
+fn payload(number: u64) -> Bytes {
+    format!("entry {number}").into()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_member_delivers_the_same_entries_in_the_same_order() {
+    let cluster = Cluster::start(3, 0).await;
+    let leader = cluster.leader(&[0, 1, 2]).await;
+    let proposals = (0..100).map(|number| cluster.groups[leader].propose(payload(number)));
+    let positions = futures::future::try_join_all(proposals).await.unwrap();
+    assert_eq!(positions.into_iter().collect::<BTreeSet<_>>().len(), 100);
+    cluster.check_equal(&[0, 1, 2], 100).await;
+    let follower = (leader + 1) % 3;
+    let refused = cluster.groups[follower].propose(payload(0)).await;
+    let led_by = NodeId(leader as u64 + 1);
+    assert!(
+        matches!(refused, Err(RaftError::NotLeader { leader: Some(l), .. }) if l == led_by),
+        "{refused:?}"
+    );
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_cut_off_acknowledges_nothing_and_loses_nothing() {
+    let cluster = Cluster::start(3, 0).await;
+    let old = cluster.leader(&[0, 1, 2]).await;
+    cluster.groups[old].propose(payload(0)).await.unwrap();
+    cluster.board.isolate(NodeId(old as u64 + 1));
+    let lonely = {
+        let group = cluster.groups[old].clone();
+        tokio::spawn(async move { group.propose(payload(1)).await })
+    };
+    let others: Vec<usize> = (0..3).filter(|at| *at != old).collect();
+    let new = cluster.leader(&others).await;
+    assert!(cluster.groups[old].read_index().await.is_err(), "it cannot know what is committed");
+    cluster.groups[new].propose(payload(2)).await.unwrap();
+    cluster.board.heal();
+    cluster.check_equal(&[0, 1, 2], 2).await;
+    let delivered = cluster.read(old, 2).await;
+    assert_eq!(
+        delivered.iter().map(|(_, payload)| payload.clone()).collect::<Vec<_>>(),
+        [payload(0), payload(2)]
+    );
+    let answer = tokio::time::timeout(LONG, lonely).await.expect("an answer").unwrap();
+    assert!(matches!(answer, Err(RaftError::Unknown { .. } | RaftError::NotLeader { .. })), "{answer:?}");
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_was_away_catches_up_and_the_log_waits_for_it() {
+    let mut cluster = Cluster::start(3, 0).await;
+    let leader = cluster.leader(&[0, 1, 2]).await;
+    let away = (leader + 1) % 3;
+    cluster.groups[leader].propose(payload(0)).await.unwrap();
+    cluster.read(away, 1).await;
+    cluster.stop(away).await;
+    for number in 1..50 {
+        cluster.groups[leader].propose(payload(number)).await.unwrap();
+    }
+    cluster.groups[leader].trim(Position(u64::MAX)).await.unwrap();
+    cluster.restart(away).await;
+    let others: Vec<usize> = (0..3).filter(|at| *at != away).collect();
+    let there = cluster.read(away, 50).await;
+    assert_eq!(there.len(), 50, "nothing that it lacked was trimmed");
+    let leader = cluster.leader(&[0, 1, 2]).await;
+    assert!(others.len() == 2 && cluster.groups[leader].read_index().await.is_ok());
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_come_and_go_and_leaders_hand_over() {
+    let cluster = Cluster::start(3, 1).await;
+    let leader = cluster.leader(&[0, 1, 2]).await;
+    cluster.groups[leader].propose(payload(0)).await.unwrap();
+    cluster.groups[leader].add_learner(NodeId(4)).await.unwrap();
+    assert_eq!(cluster.groups[leader].members(), Members { voters: ids([1, 2, 3]), learners: ids([4]) });
+    let gone = (leader + 1) % 3;
+    let voters: BTreeSet<NodeId> = (0..4).filter(|at| *at != gone).map(|at| NodeId(at as u64 + 1)).collect();
+    cluster.groups[leader].change_voters(&voters).await.unwrap();
+    assert_eq!(cluster.groups[leader].members(), Members { voters, learners: ids([]) });
+    cluster.read(3, 1).await;
+    cluster.groups[leader].transfer_leader(NodeId(4)).await.unwrap();
+    let new = cluster.leader(&[3]).await;
+    cluster.groups[new].propose(payload(1)).await.unwrap();
+    cluster.check_equal(&[leader, 3], 2).await;
+    cluster.end().await;
+}

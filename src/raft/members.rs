@@ -1,0 +1,106 @@
+//! The members of a group: who leads, who votes, and changes of that.
+//!
+//! Knows nodes by number. Does not know why a member comes or goes: placement is `cluster`'s.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use openraft::ChangeMembers;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ClientWriteError, InitializeError, RaftError as OpenraftError};
+use openraft::impls::EmptyNode;
+use quorate_model::NodeId;
+
+use crate::types::TypeConfig;
+use crate::{Group, RaftError};
+
+/// The members of a group.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Members {
+    /// Those whose votes count; while the members change, those of before and of after.
+    pub voters: BTreeSet<NodeId>,
+    /// Those that only follow.
+    pub learners: BTreeSet<NodeId>,
+}
+
+impl Group {
+    /// Begins a group that was never begun, with these voters, this node among them. One of them does it; when
+    /// several do, they must name the same voters. A group that has members already is left as it is.
+    ///
+    /// # Errors
+    /// [`RaftError::Start`].
+    pub async fn begin(&self, voters: &BTreeSet<NodeId>) -> Result<(), RaftError> {
+        let members: BTreeMap<u64, EmptyNode> = voters.iter().map(|node| (node.0, EmptyNode {})).collect();
+        match self.raft().initialize(members).await {
+            Ok(()) | Err(OpenraftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(error) => Err(RaftError::Start { group: self.id(), reason: error.to_string() }),
+        }
+    }
+
+    /// Who leads, as far as this node knows.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.raft().metrics().borrow_watched().current_leader.map(NodeId)
+    }
+
+    /// Waits until somebody leads, for at most `limit`.
+    pub async fn wait_for_leader(&self, limit: Duration) -> Option<NodeId> {
+        let led = self.raft().wait(Some(limit)).metrics(|m| m.current_leader.is_some(), "a leader").await;
+        led.ok()?.current_leader.map(NodeId)
+    }
+
+    /// The members, as far as this node knows.
+    pub fn members(&self) -> Members {
+        let metrics = self.raft().metrics().borrow_watched().clone();
+        let membership = metrics.membership_config.membership();
+        Members {
+            voters: membership.voter_ids().map(NodeId).collect(),
+            learners: membership.learner_ids().map(NodeId).collect(),
+        }
+    }
+
+    /// Adds a member that only follows and returns once it has caught up. Only the leader can.
+    ///
+    /// # Errors
+    /// [`RaftError::NotLeader`], or [`RaftError::Unknown`] when it may still happen.
+    pub async fn add_learner(&self, node: NodeId) -> Result<(), RaftError> {
+        let added = self.raft().add_learner(node.0, EmptyNode {}, true).await;
+        added.map(drop).map_err(|error| self.not_changed(error))
+    }
+
+    /// Makes these the voters; others leave the group. Only the leader can. New ones should be learners that have
+    /// caught up: what is not known to a majority is not committed.
+    ///
+    /// # Errors
+    /// As [`Group::add_learner`].
+    pub async fn change_voters(&self, voters: &BTreeSet<NodeId>) -> Result<(), RaftError> {
+        let ids: BTreeSet<u64> = voters.iter().map(|node| node.0).collect();
+        let changed = self.raft().change_membership(ChangeMembers::ReplaceAllVoters(ids), false).await;
+        changed.map(drop).map_err(|error| self.not_changed(error))
+    }
+
+    /// Asks the leader, this node, to hand over to `to`. What came of it shows in [`Group::leader`].
+    ///
+    /// # Errors
+    /// [`RaftError::Stopped`].
+    pub async fn transfer_leader(&self, to: NodeId) -> Result<(), RaftError> {
+        let asked = self.raft().trigger().transfer_leader(to.0).await;
+        asked.map_err(|_| RaftError::Stopped { group: self.id() })
+    }
+
+    /// The position up to which every other member has the log, as far as this node knows.
+    pub(crate) fn known_to_all(&self) -> u64 {
+        let metrics = self.raft().metrics().borrow_watched().clone();
+        let others = metrics.membership_config.membership().nodes().filter(|(id, _)| **id != metrics.id);
+        let matched = |id: &u64| metrics.replication.as_ref()?.get(id)?.as_ref().map(|log_id| log_id.index);
+        others.map(|(id, _)| matched(id).unwrap_or(0)).min().unwrap_or(u64::MAX)
+    }
+
+    fn not_changed(&self, error: OpenraftError<TypeConfig, ClientWriteError<TypeConfig>>) -> RaftError {
+        match error {
+            OpenraftError::APIError(ClientWriteError::ForwardToLeader(to)) => {
+                RaftError::NotLeader { group: self.id(), leader: to.leader_id.map(NodeId) }
+            }
+            error => RaftError::Unknown { group: self.id(), reason: error.to_string() },
+        }
+    }
+}
