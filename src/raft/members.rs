@@ -3,7 +3,6 @@
 //! Knows nodes by number. Does not know why a member comes or goes: placement is `cluster`'s.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use openraft::ChangeMembers;
 use openraft::async_runtime::watch::WatchReceiver;
@@ -40,12 +39,6 @@ impl Group {
     /// Who leads, as far as this node knows.
     pub fn leader(&self) -> Option<NodeId> {
         self.raft().metrics().borrow_watched().current_leader.map(NodeId)
-    }
-
-    /// Waits until somebody leads, for at most `limit`.
-    pub async fn wait_for_leader(&self, limit: Duration) -> Option<NodeId> {
-        let led = self.raft().wait(Some(limit)).metrics(|m| m.current_leader.is_some(), "a leader").await;
-        led.ok()?.current_leader.map(NodeId)
     }
 
     /// The members, as far as this node knows.

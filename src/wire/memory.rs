@@ -20,7 +20,6 @@ pub struct Switchboard(Arc<Mutex<Links>>);
 struct Links {
     handlers: BTreeMap<NodeId, Arc<dyn Handler>>,
     cut: BTreeSet<(NodeId, NodeId)>,
-    carried: u64,
 }
 
 impl Switchboard {
@@ -51,24 +50,17 @@ impl Switchboard {
         self.0.lock().cut.clear();
     }
 
-    /// Requests that reached a node so far.
-    pub fn carried(&self) -> u64 {
-        self.0.lock().carried
-    }
-
     /// The transport of one node.
     pub fn transport(&self, from: NodeId) -> Arc<dyn Transport> {
         Arc::new(Port { from, board: self.clone() })
     }
 
     fn handler(&self, from: NodeId, to: NodeId) -> Result<Arc<dyn Handler>, &'static str> {
-        let mut links = self.0.lock();
+        let links = self.0.lock();
         if links.cut.contains(&(from, to)) {
             return Err("the link is cut");
         }
-        let handler = links.handlers.get(&to).cloned().ok_or("it is not there")?;
-        links.carried += 1;
-        Ok(handler)
+        links.handlers.get(&to).cloned().ok_or("it is not there")
     }
 
     fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
