@@ -53,13 +53,21 @@ fn indexes(log: &GroupLog) -> Vec<u64> {
     entries.iter().map(|entry| entry.id.index).collect()
 }
 
-/// What a crash leaves: the files as they are now.
+/// What a crash leaves: the files as they are now. A segment that is removed meanwhile makes it begin again.
 fn crash_image(dir: &Path) -> TempDir {
-    let copy = tempfile::tempdir().unwrap();
-    for file in segment_files(dir) {
-        fs::copy(&file, copy.path().join(file.file_name().unwrap())).unwrap();
+    loop {
+        let copy = tempfile::tempdir().unwrap();
+        let files = segment_files(dir);
+        let copied =
+            files.iter().all(|file| match fs::copy(file, copy.path().join(file.file_name().unwrap())) {
+                Ok(_) => true,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+                Err(error) => panic!("{}: {error}", file.display()),
+            });
+        if copied && segment_files(dir) == files {
+            return copy;
+        }
     }
-    copy
 }
 
 fn segment_files(dir: &Path) -> Vec<PathBuf> {
