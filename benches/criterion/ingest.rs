@@ -14,8 +14,8 @@ use quorate_commitlog::PartitionLog;
 use quorate_commitlog::mem_log::MemLog;
 use quorate_ingest::protocol::{BodyBuffer, Hashing, ParsedRequest, parse};
 use quorate_ingest::{
-    Applier, ApplyTarget, Distributor, DistributorConfig, Held, Holdings, PartitionInput, Protocol,
-    WriteRequest, placement,
+    Applier, ApplyTarget, Distributor, DistributorConfig, Held, Holdings, LocalAppender, PartitionInput,
+    Protocol, WriteRequest, placement,
 };
 use quorate_model::{Labels, LogRecord, ManualClock, PartitionId, Position, RecordBody, SessionId, TenantId};
 use quorate_tsdb::{ApplyOutcome, SubBatchVerdict};
@@ -45,7 +45,7 @@ impl ApplyTarget for Sink {
             RecordBody::Data(batches) => batches.len(),
             _ => 0,
         };
-        Ok(ApplyOutcome { sub_batches: vec![SubBatchVerdict::default(); count] })
+        Ok(ApplyOutcome { sub_batches: vec![SubBatchVerdict::default(); count], ..ApplyOutcome::default() })
     }
 }
 
@@ -93,7 +93,8 @@ impl Gateway {
             let sink = Arc::new(Sink::default());
             let applier = Applier::start(id, sink.clone(), Arc::clone(&log), runtime.handle().clone())
                 .expect("a thread");
-            inputs.push(PartitionInput { id, log, verdicts: applier.verdicts(), holdings: sink });
+            let appender = Arc::new(LocalAppender::new(log, applier.verdicts()));
+            inputs.push(PartitionInput { id, appender, holdings: sink });
             appliers.push(applier);
         }
         let target = TargetLabels::new(vec!["instance".to_owned(), "job".to_owned()]);

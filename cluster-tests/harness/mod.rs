@@ -1,6 +1,8 @@
 //! What scenarios stand on: processes and their logs, ports, HTTP, waiting for conditions, skip notices.
 
+pub mod cluster;
 pub mod http;
+pub mod net;
 pub mod power;
 pub mod process;
 pub mod prometheus;

@@ -4,9 +4,9 @@
 //! already it may not know any more and take them as late ones; then no query may ever show them. Of what is sent
 //! here nothing may be found by the check, which knows the first samples only.
 
-use super::writer::{Gate, Shared, add_sample, lock, wait_until};
+use super::writer::{Gate, Route, Shared, add_sample, lock, wait_until};
 use super::{Outcome, Stream, mix};
-use crate::harness::http::{Answer, Client};
+use crate::harness::http::Answer;
 use crate::harness::{now_ms, pause};
 use crate::remote_write::{Protocol, RequestBuilder};
 use quorate_model::{Clock, SystemClock};
@@ -25,13 +25,13 @@ const NEWEST: usize = 16;
 const WINDOW_MS: i64 = 3_600_000;
 
 pub(super) struct Rewriter {
-    client: Client,
+    route: Route,
     turn: usize,
 }
 
 impl Rewriter {
-    pub(super) fn new(client: Client) -> Self {
-        Self { client, turn: 0 }
+    pub(super) fn new(route: Route) -> Self {
+        Self { route, turn: 0 }
     }
 
     pub(super) fn run(mut self, gate: &Gate, shared: &Shared) {
@@ -49,7 +49,7 @@ impl Rewriter {
         }
     }
 
-    fn rewrite(&self, shared: &Shared, stream: &Stream, batch: usize) {
+    fn rewrite(&mut self, shared: &Shared, stream: &Stream, batch: usize) {
         let protocol = [Protocol::V1, Protocol::V2][self.turn / shared.ledgers.len() % 2];
         let mut request = RequestBuilder::new(protocol);
         let series = SERIES.min(stream.series);
@@ -58,7 +58,7 @@ impl Rewriter {
             let other = stream.other(series, batch, self.turn + series);
             add_sample(&mut request, &stream.labels(series), stream.ts_ms(batch), &other);
         }
-        let answer = self.client.post("/api/v1/write", &protocol.headers(), &request.finish());
+        let answer = self.route.client().post("/api/v1/write", &protocol.headers(), &request.finish());
         // Nobody has closed a window that is not over.
         let window_end_ms = (stream.ts_ms(batch).div_euclid(WINDOW_MS) + 1) * WINDOW_MS;
         let is_open = now_ms() < window_end_ms;
@@ -74,7 +74,10 @@ impl Rewriter {
                 let told = format!("{what}: {} {:?} {}", answer.status, answer.headers, answer.text());
                 lock(&shared.wrong_answers).push(told);
             }
-            Ok(_) | Err(_) => pause(Duration::from_millis(5)),
+            Ok(_) | Err(_) => {
+                self.route.turn();
+                pause(Duration::from_millis(5));
+            }
         }
     }
 }

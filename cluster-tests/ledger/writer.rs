@@ -39,7 +39,23 @@ impl Gate {
     }
 }
 
-/// Writers at work on one server.
+/// The servers of a sender, which turns to the next one where it gets no answer, or one of 5xx.
+pub(super) struct Route {
+    clients: Vec<Client>,
+    at: usize,
+}
+
+impl Route {
+    pub(super) fn client(&self) -> &Client {
+        &self.clients[self.at]
+    }
+
+    pub(super) fn turn(&mut self) {
+        self.at = (self.at + 1) % self.clients.len();
+    }
+}
+
+/// Writers at work on one server, or on several that are one cluster.
 #[derive(Debug)]
 pub struct Team {
     gate: Arc<Gate>,
@@ -64,6 +80,17 @@ impl Team {
     /// send at most `samples_per_second`. Beside them one sender tries to change what they have settled. The gate
     /// is closed at first.
     pub fn start(client: &Client, streams: Vec<Stream>, samples_per_second: u64) -> Self {
+        Self::start_at(std::slice::from_ref(client), streams, samples_per_second)
+    }
+
+    /// As [`Team::start`], for several servers: each sender begins at another one, and sends what one of them did
+    /// not settle to the next one.
+    ///
+    /// # Panics
+    /// When there is no server.
+    #[track_caller]
+    pub fn start_at(clients: &[Client], streams: Vec<Stream>, samples_per_second: u64) -> Self {
+        assert!(!clients.is_empty(), "a team needs a server");
         let gate = Arc::new(Gate::default());
         let series: usize = streams.iter().map(|s| s.series).sum();
         let interval = Duration::from_secs_f64(series as f64 / samples_per_second as f64);
@@ -76,12 +103,14 @@ impl Team {
             wrong_answers: Mutex::new(Vec::new()),
             acknowledged: AtomicU64::new(0),
         });
+        let route = |sender: usize| Route { clients: clients.to_vec(), at: sender % clients.len() };
         let threads = (0..shared.ledgers.len()).map(|at| {
-            let (gate, shared, client) = (Arc::clone(&gate), Arc::clone(&shared), client.clone());
-            std::thread::spawn(move || Writer::new(at, &shared, client).run(&gate, &shared, interval))
+            let (gate, shared, route) = (Arc::clone(&gate), Arc::clone(&shared), route(at));
+            std::thread::spawn(move || Writer::new(at, &shared, route).run(&gate, &shared, interval))
         });
         let mut threads: Vec<JoinHandle<()>> = threads.collect();
-        let (rewriter, gate_of, shared_of) = (Rewriter::new(client.clone()), gate.clone(), shared.clone());
+        let (rewriter, gate_of, shared_of) =
+            (Rewriter::new(route(threads.len())), gate.clone(), shared.clone());
         threads.push(std::thread::spawn(move || rewriter.run(&gate_of, &shared_of)));
         Self { gate, shared, threads }
     }
@@ -147,18 +176,18 @@ impl Drop for Team {
 struct Writer {
     at: usize,
     stream: Stream,
-    client: Client,
+    route: Route,
     protocol: Protocol,
     labels: Vec<Labels>,
     request: RequestBuilder,
 }
 
 impl Writer {
-    fn new(at: usize, shared: &Shared, client: Client) -> Self {
+    fn new(at: usize, shared: &Shared, route: Route) -> Self {
         let stream = lock(&shared.ledgers[at]).stream.clone();
         let protocol = if at.is_multiple_of(2) { Protocol::V1 } else { Protocol::V2 };
         let labels = (0..stream.series).map(|series| stream.labels(series)).collect();
-        Self { at, stream, client, protocol, labels, request: RequestBuilder::new(protocol) }
+        Self { at, stream, route, protocol, labels, request: RequestBuilder::new(protocol) }
     }
 
     fn run(mut self, gate: &Gate, shared: &Shared, interval: Duration) {
@@ -190,8 +219,8 @@ impl Writer {
     }
 
     /// Sends a batch; whether its fate is settled.
-    fn send(&self, body: &[u8], batch: usize, shared: &Shared) -> bool {
-        let answer = self.client.post("/api/v1/write", &self.protocol.headers(), body);
+    fn send(&mut self, body: &[u8], batch: usize, shared: &Shared) -> bool {
+        let answer = self.route.client().post("/api/v1/write", &self.protocol.headers(), body);
         match answer {
             Ok(answer) if answer.is_success() => {
                 lock(&shared.ledgers[self.at]).outcomes[batch] = Outcome::Acknowledged;
@@ -205,6 +234,7 @@ impl Writer {
                 true
             }
             Ok(_) | Err(_) => {
+                self.route.turn();
                 pause(Duration::from_millis(5));
                 false
             }

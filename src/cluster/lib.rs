@@ -3,10 +3,12 @@
 //! Knows tenants' names and numbers, slots, partitions and nodes. Does not know samples, records or HTTP.
 //! Path: `ingest`, `query`, `server` -> **here** -> `raft`.
 
+pub mod formation;
 pub mod human;
 pub mod limits;
 pub mod meta;
+pub mod placement;
 pub mod slots;
 
-pub use meta::{MetaError, MetaHandle};
+pub use meta::{MetaError, MetaHandle, MetaState, NodeState};
 pub use slots::{SlotTable, TargetLabels, slot_of};

@@ -1,6 +1,6 @@
 //! What a log can say instead of doing what was asked.
 
-use quorate_model::{ErrorCode, Position};
+use quorate_model::{ErrorCode, NodeId, Position};
 
 /// An error of a partition's log.
 #[derive(Debug, thiserror::Error)]
@@ -10,6 +10,12 @@ pub enum LogError {
     Unavailable {
         /// Why.
         reason: String,
+    },
+    /// Another node leads the log, or none does. The entry had no effect, for certain.
+    #[error("the log is not led by this node{}", leader.map(|l| format!(", but by {l}")).unwrap_or_default())]
+    NotLeader {
+        /// Who leads it, as far as this node knows.
+        leader: Option<NodeId>,
     },
     /// Nobody knows yet whether the entry is or will be committed.
     #[error("no answer from the log: {reason}; the entry may still appear")]
@@ -53,7 +59,7 @@ impl LogError {
     /// What the caller can do about it.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::Unavailable { .. } => ErrorCode::Unavailable,
+            Self::Unavailable { .. } | Self::NotLeader { .. } => ErrorCode::Unavailable,
             Self::Indeterminate { .. } => ErrorCode::Indeterminate,
             Self::TooLarge { .. } => ErrorCode::TooLarge,
             Self::Trimmed { .. } | Self::Lost { .. } | Self::Damaged { .. } => ErrorCode::Corrupt,

@@ -1,7 +1,8 @@
 //! From the body of a request to the head of a partition: walk, recognise, limit, log, apply.
 //!
-//! Knows remote write, tenants' limits, sessions and the partition logs. Does not know HTTP, queries or how
-//! samples are kept. Before the log: [`protocol`] -> [`series_cache`] -> [`distributor`] -> `PartitionLog`.
+//! Knows remote write, tenants' limits, sessions and the partition logs, wherever they are led. Does not know HTTP,
+//! queries or how samples are kept.
+//! Before the log: [`protocol`] -> [`series_cache`] -> [`distributor`] -> [`appender`] -> `PartitionLog`.
 //! After it: `PartitionLog` -> [`applier`] -> `tsdb::PartitionStore`; [`maintenance`] proposes flush marks and
 //! drives flushes, images, trims and merges.
 //!
@@ -12,6 +13,7 @@
 //! - I3: a caller that goes away loses only the answer: what was queued is logged, and its bytes, definitions
 //!   and counters are accounted for.
 
+pub mod appender;
 pub mod applier;
 pub mod distributor;
 pub mod holdings;
@@ -25,6 +27,10 @@ mod telemetry;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use appender::{
+    Appended, Appender, HeldHere, LocalAppender, LocalReplica, LocalReplicas, RouteConfig, RoutedAppender,
+    WriteService,
+};
 pub use applier::{Applier, ApplyState, ApplyTarget};
 pub use distributor::{
     Distributor, DistributorConfig, PartitionInput, Placement, WriteError, WriteOutcome, WriteRequest,

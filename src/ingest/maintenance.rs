@@ -115,12 +115,13 @@ pub type EveryRetain = Box<dyn Fn() + Send>;
 #[derive(Debug)]
 pub struct Maintenance {
     stop: Arc<Stop>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 #[derive(Default)]
 struct Stop {
-    stores: Vec<Arc<dyn Maintained>>,
+    /// The partitions there are now.
+    roster: Mutex<Vec<MaintainedPartition>>,
     is_set: Mutex<bool>,
     changed: Condvar,
 }
@@ -145,32 +146,48 @@ impl Maintenance {
         clock: Arc<dyn Clock>,
         runtime: Handle,
     ) -> std::io::Result<Self> {
-        let stores = partitions.iter().map(|partition| Arc::clone(&partition.store)).collect();
-        let stop = Arc::new(Stop { stores, ..Stop::default() });
+        let stop = Arc::new(Stop { roster: Mutex::new(partitions.clone()), ..Stop::default() });
         let mut merges = Merges::new(&config, &partitions, Arc::clone(&clock));
         let mut run = Run::new(config, partitions, session, retention, every_retain, clock, runtime);
         // A thread that is started before the other cannot be ends with `maintenance`.
-        let mut maintenance = Self { stop, threads: Vec::new() };
+        let maintenance = Self { stop, threads: Mutex::default() };
         maintenance.spawn("maintenance", move |stop| run.until(stop))?;
         maintenance.spawn("merges", move |stop| merges.until(stop))?;
         Ok(maintenance)
     }
 
+    /// Looks after one more partition from now on.
+    pub fn add(&self, partition: MaintainedPartition) {
+        let mut roster = self.stop.roster.lock();
+        roster.retain(|known| known.id != partition.id);
+        if *self.stop.is_set.lock() {
+            partition.store.stop();
+        }
+        roster.push(partition);
+    }
+
+    /// Looks after a partition no more, once the work that is under way is done.
+    pub fn remove(&self, partition: PartitionId) {
+        self.stop.roster.lock().retain(|known| known.id != partition);
+    }
+
     /// Starts a thread. Work that stopped without a sound would fill memory and disk for days, so a panic ends the
     /// process.
-    fn spawn(&mut self, name: &str, work: impl FnOnce(&Stop) + Send + 'static) -> std::io::Result<()> {
+    fn spawn(&self, name: &str, work: impl FnOnce(&Stop) + Send + 'static) -> std::io::Result<()> {
         let stop = Arc::clone(&self.stop);
         let thread = std::thread::Builder::new().name(name.to_owned());
-        self.threads.push(thread.spawn(move || or_abort(|| work(&stop)))?);
+        self.threads.lock().push(thread.spawn(move || or_abort(|| work(&stop)))?);
         Ok(())
     }
 
     /// Ends the threads after the work they are at, merges before that, and waits for them.
-    pub fn stop(mut self) {
+    pub fn stop(&self) {
         self.stop.set();
-        for thread in self.threads.drain(..) {
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
             thread.join().expect("a panic of the thread ends the process");
         }
+        self.stop.roster.lock().clear();
     }
 }
 
@@ -182,8 +199,9 @@ impl Drop for Maintenance {
 
 impl Stop {
     fn set(&self) {
+        let roster = self.roster.lock();
         *self.is_set.lock() = true;
-        self.stores.iter().for_each(|store| store.stop());
+        roster.iter().for_each(|partition| partition.store.stop());
         self.changed.notify_all();
     }
 
@@ -197,6 +215,18 @@ impl Stop {
     }
 }
 
+/// Makes `partitions` those of the roster; new ones begin with `first`.
+fn follow<T>(stop: &Stop, partitions: &mut Vec<(MaintainedPartition, T)>, first: impl Fn() -> T) {
+    let roster = stop.roster.lock();
+    let is_same = |a: &MaintainedPartition, b: &MaintainedPartition| Arc::ptr_eq(&a.store, &b.store);
+    partitions.retain(|(known, _)| roster.iter().any(|listed| is_same(listed, known)));
+    for listed in roster.iter() {
+        if !partitions.iter().any(|(known, _)| is_same(known, listed)) {
+            partitions.push((listed.clone(), first()));
+        }
+    }
+}
+
 /// Ends the process if `work` panics.
 fn or_abort(work: impl FnOnce()) {
     if std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err() {
@@ -205,6 +235,8 @@ fn or_abort(work: impl FnOnce()) {
     }
 }
 
+/// The longest wait for a mark to be committed.
+const MAX_APPEND: Duration = Duration::from_secs(10);
 /// The longest wait after work that failed.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
@@ -242,6 +274,20 @@ struct Turns {
     imaged: Position,
 }
 
+impl Turns {
+    /// The first turns of the `nth` of `count` partitions that begin together.
+    fn new(config: &MaintenanceConfig, now: Instant, nth: u32, count: u32) -> Self {
+        Self {
+            flush: Retry::new(now, config.tick),
+            image: now + config.image_interval * nth / count,
+            image_retry: Retry::new(now, config.tick),
+            retain: now + config.retain_interval * nth / count,
+            proposed: Position(0),
+            imaged: Position(0),
+        }
+    }
+}
+
 struct Run {
     config: MaintenanceConfig,
     partitions: Vec<(MaintainedPartition, Turns)>,
@@ -266,20 +312,9 @@ impl Run {
     ) -> Self {
         let now = clock.instant();
         let count = partitions.len().max(1) as u32;
-        let partitions = (1..)
-            .zip(partitions)
-            .map(|(nth, partition)| {
-                let turns = Turns {
-                    flush: Retry::new(now, config.tick),
-                    image: now + config.image_interval * nth / count,
-                    image_retry: Retry::new(now, config.tick),
-                    retain: now + config.retain_interval * nth / count,
-                    proposed: Position(0),
-                    imaged: Position(0),
-                };
-                (partition, turns)
-            })
-            .collect();
+        let numbered = (1..).zip(partitions);
+        let partitions =
+            numbered.map(|(nth, partition)| (partition, Turns::new(&config, now, nth, count))).collect();
         let next_own = now + config.retain_interval;
         Self { config, partitions, session, retention, every_retain, clock, runtime, sequence: 0, next_own }
     }
@@ -287,6 +322,8 @@ impl Run {
     /// Works until it is told to stop.
     fn until(&mut self, stop: &Stop) {
         while !stop.wait(self.config.tick) {
+            let now = self.clock.instant();
+            follow(stop, &mut self.partitions, || Turns::new(&self.config, now, 1, 1));
             for index in 0..self.partitions.len() {
                 self.turn(index);
             }
@@ -345,6 +382,8 @@ impl Run {
         for body in bodies {
             match self.append(partition, body) {
                 Ok(position) => self.partitions[index].1.proposed = position,
+                // Whoever leads proposes the same.
+                Err(LogError::NotLeader { .. }) => {}
                 Err(error) => report::<()>(partition, "mark", Err(error.to_string())),
             }
         }
@@ -360,7 +399,10 @@ impl Run {
         };
         let mut bytes = Vec::new();
         record::encode(&LogRecord { header, body }, &mut bytes);
-        self.runtime.block_on(partition.log.append(bytes.into()))
+        // A leader that has lost its majority would wait for ever.
+        let late = |_| LogError::Indeterminate { reason: format!("no answer within {MAX_APPEND:?}") };
+        let append = partition.log.append(bytes.into());
+        self.runtime.block_on(async { tokio::time::timeout(MAX_APPEND, append).await.map_err(late)? })
     }
 
     /// A durable image, then the trim that it allows.
@@ -394,6 +436,8 @@ impl Merges {
     /// Merges until it is told to stop.
     fn until(&mut self, stop: &Stop) {
         while !stop.wait(self.tick) {
+            let first = self.clock.instant() + self.interval;
+            follow(stop, &mut self.partitions, || first);
             self.turn();
         }
     }

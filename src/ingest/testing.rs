@@ -1,4 +1,4 @@
-//! Fakes of the write path's neighbours, for tests: a store that is a map, and a log that waits.
+//! Fakes of the write path's neighbours, for tests: a store that is a map, a log that waits, and small records.
 
 use crate::applier::ApplyTarget;
 use crate::holdings::Holdings;
@@ -6,13 +6,50 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use quorate_commitlog::mem_log::MemLog;
-use quorate_commitlog::{LogError, LogReader, PartitionLog};
+use quorate_commitlog::{LogError, LogReader, PartitionLog, record};
 use quorate_model::{
-    Labels, LogRecord, MetadataEntry, Position, RecordBody, SeriesRef, SessionId, SubBatch, TenantId,
+    Definition, Labels, LogRecord, MetadataEntry, Position, RecordBody, RecordHeader, SeriesRef, SessionId,
+    Slot, SubBatch, TenantId,
 };
 use quorate_tsdb::{ApplyOutcome, ConflictExample, SubBatchVerdict};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tokio::sync::Semaphore;
+
+/// The header of a record of session 1/1.
+pub(crate) fn header(sequence: u64) -> RecordHeader {
+    RecordHeader { log_incarnation: 1, epoch: 1, session: SessionId { node: 1, incarnation: 1 }, sequence }
+}
+
+/// A record with one sample of the series `up`, which it defines.
+pub(crate) fn sample(sequence: u64, ts_ms: i64, value: f64) -> Vec<u8> {
+    let labels = Labels::from_pairs([("__name__", "up")]);
+    let batch = SubBatch {
+        tenant: TenantId(1),
+        definitions: vec![Definition { reference: SeriesRef(0), slot: Slot(0), labels }],
+        refs: vec![SeriesRef(0)],
+        ts_ms: vec![ts_ms],
+        values: vec![value],
+        ..SubBatch::default()
+    };
+    encode(sequence, RecordBody::Data(vec![batch]))
+}
+
+/// A record of session 1/1.
+pub(crate) fn encode(sequence: u64, body: RecordBody) -> Vec<u8> {
+    encode_with(header(sequence), body)
+}
+
+/// A record of the session after it, which ends it.
+pub(crate) fn next_session() -> Vec<u8> {
+    let session = SessionId { node: 1, incarnation: 2 };
+    encode_with(RecordHeader { session, ..header(1) }, RecordBody::Data(Vec::new()))
+}
+
+fn encode_with(header: RecordHeader, body: RecordBody) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    record::encode(&LogRecord { header, body }, &mut bytes);
+    bytes
+}
 
 /// A sample of the model: tenant, series, time.
 pub(crate) type Key = (TenantId, Labels, i64);
@@ -35,6 +72,8 @@ pub(crate) struct MapState {
     pub(crate) floors: BTreeMap<TenantId, i64>,
     pub(crate) is_full: bool,
     families: BTreeSet<(TenantId, String)>,
+    /// The newest session of each gateway.
+    newest: BTreeMap<u32, u32>,
     refs: HashMap<(SessionId, SeriesRef), (TenantId, Labels)>,
     applied: Position,
 }
@@ -149,6 +188,13 @@ impl ApplyTarget for MapTarget {
         drop(may);
         let mut state = self.state.lock();
         let session = record.header.session;
+        let newest = state.newest.entry(session.node).or_default();
+        let is_void = session.incarnation < *newest;
+        *newest = session.incarnation.max(*newest);
+        if is_void {
+            state.applied = position;
+            return Ok(ApplyOutcome { is_void, ..ApplyOutcome::default() });
+        }
         let mut sub_batches = Vec::new();
         if let RecordBody::Data(batches) = &record.body {
             for batch in batches {
@@ -169,7 +215,7 @@ impl ApplyTarget for MapTarget {
             panic!("the model panics on purpose");
         }
         state.applied = position;
-        Ok(ApplyOutcome { sub_batches })
+        Ok(ApplyOutcome { sub_batches, is_void })
     }
 }
 

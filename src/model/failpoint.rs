@@ -39,6 +39,10 @@ pub const NAMES: &[&str] = &[
     "replay.before_record",
     "replay.after_record",
     "start.after_cat",
+    "install.after_sync",
+    "install.after_ingest",
+    "install.before_cat",
+    "install.after_cat",
 ];
 
 const UNREAD: u8 = 0;

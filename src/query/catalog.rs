@@ -1,16 +1,26 @@
 //! What exists: series, label names, label values, metadata, and the figures of `status/tsdb`.
 //!
-//! Path: `server::http` -> **here** -> `tsdb::PartitionStore`. Answers are sorted and without repeats. They
-//! run under the same admission, deadline and budget as queries.
+//! Path: `server::http` -> **here** -> `tsdb::PartitionStore` here, `fanout` for partitions elsewhere. Answers are
+//! sorted and without repeats. They run under the same admission, freshness, deadline and budget as queries.
 
+use crate::fanout::{CallError, Collect, Request, gather};
+use crate::frames::FrameError;
+use crate::frames::lists::{
+    self, CardinalityList, Count, List, MetadataList, SeriesList, TextList, Wanted, partition_of,
+};
+use crate::freshness::{ReadConsistency, Reading};
 use crate::guard::{GuardMeter, LocalGuard};
 use crate::limits::QueryLimits;
+use crate::messages::to_messages;
 use crate::service::{Answer, QueryFailure, QueryService};
-use crate::source::source_error;
-use quorate_model::{Labels, Matcher, MetadataEntry, TenantId, TimeRange};
-use quorate_promql::engine::{QueryError, QueryGuard};
-use quorate_tsdb::{Cardinality, PartitionStore, ReadMeter, StoreError};
+use bytes::Bytes;
+use quorate_model::{Labels, Matcher, MetadataEntry, PartitionId, TenantId, TimeRange};
+use quorate_promql::engine::QueryError;
+use quorate_promql::source::SourceError;
+use quorate_wire::store;
 use std::collections::{BTreeMap, BTreeSet};
+use std::marker::PhantomData;
+use tokio::runtime::Handle;
 
 /// Which part of the catalogue a client asks for.
 #[derive(Debug, Clone)]
@@ -25,26 +35,17 @@ pub struct CatalogParams {
     pub limit: usize,
     /// What the tenant may read.
     pub limits: QueryLimits,
+    /// What the answer must reflect.
+    pub consistency: ReadConsistency,
 }
 
 impl CatalogParams {
-    /// The matcher sets, one empty set if there is none.
-    fn sets(&self) -> Vec<Vec<Matcher>> {
-        if self.matcher_sets.is_empty() { vec![Vec::new()] } else { self.matcher_sets.clone() }
+    /// Everything of a tenant.
+    fn all(tenant: Option<TenantId>, consistency: ReadConsistency) -> Self {
+        let (matcher_sets, limits) = (Vec::new(), QueryLimits::default());
+        Self { tenant, matcher_sets, range: TimeRange::ALL, limit: 0, limits, consistency }
     }
 }
-
-/// Lists strings of one partition.
-type List = Box<
-    dyn Fn(
-            &PartitionStore,
-            TenantId,
-            &[Matcher],
-            TimeRange,
-            &dyn ReadMeter,
-        ) -> Result<BTreeSet<String>, StoreError>
-        + Send,
->;
 
 /// Entries, and whether the limit cut some off.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +67,15 @@ impl<T> Entries<T> {
     }
 }
 
+/// How many series of a tenant the heads hold, and with each label pair.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CardinalityTotals {
+    /// Series.
+    pub series: u64,
+    /// Series by label name and value.
+    pub pairs: BTreeMap<(String, String), u64>,
+}
+
 /// Turns what was found into an answer, under the guard of the search.
 pub trait Render<F, T>: FnOnce(F, &LocalGuard) -> Result<T, QueryError> + Send + 'static {}
 
@@ -81,27 +91,13 @@ impl QueryService {
         params: CatalogParams,
         render: impl Render<Entries<Labels>, T>,
     ) -> Result<Answer<T>, QueryFailure> {
-        let partitions = self.partitions().clone();
-        self.run(None, move |guard| {
-            let mut found = BTreeSet::new();
-            let meter = GuardMeter::new(guard);
-            let searched = params.tenant.map(|tenant| (tenant, params.sets())).into_iter();
-            for (tenant, matchers) in searched.flat_map(|(t, sets)| sets.into_iter().map(move |s| (t, s))) {
-                for partition in partitions.iter() {
-                    let limits = params.limits.of_selection();
-                    let part = partition
-                        .select(tenant, &matchers, params.range, limits, &meter)
-                        .map_err(|e| failed(&e, &meter, &params.limits))?;
-                    let series = (found.len() + part.len()) as u64;
-                    params.limits.check_series(series).map_err(QueryError::Budget)?;
-                    for index in 0..part.len() {
-                        let labels = part.labels(index);
-                        guard.charge(labels.as_packed().len() as u64 + SET_ENTRY_BYTES)?;
-                        found.insert(labels.clone());
-                    }
-                }
-            }
-            Ok(render(Entries::cut(found, params.limit), guard)?)
+        let (limit, limits) = (params.limit, params.limits);
+        // More series than the tenant may read are an error, not a shorter list.
+        let max_entries = limits.max_series;
+        self.list(SeriesList, params, max_entries, move |found, guard| {
+            let found: BTreeSet<Labels> = found.into_iter().flatten().collect();
+            limits.check_series(found.len() as u64).map_err(QueryError::Budget)?;
+            render(Entries::cut(found, limit), guard)
         })
         .await
     }
@@ -115,10 +111,7 @@ impl QueryService {
         params: CatalogParams,
         render: impl Render<Entries<String>, T>,
     ) -> Result<Answer<T>, QueryFailure> {
-        let list: List = Box::new(|store, tenant, matchers, range, meter| {
-            store.label_names(tenant, matchers, range, meter)
-        });
-        self.strings(params, list, render).await
+        self.texts(TextList::Names, params, render).await
     }
 
     /// The values of label `name`.
@@ -131,31 +124,21 @@ impl QueryService {
         params: CatalogParams,
         render: impl Render<Entries<String>, T>,
     ) -> Result<Answer<T>, QueryFailure> {
-        let list: List = Box::new(move |store, tenant, matchers, range, meter| {
-            store.label_values(tenant, &name, matchers, range, meter)
-        });
-        self.strings(params, list, render).await
+        self.texts(TextList::Values(name), params, render).await
     }
 
-    async fn strings<T: Send + 'static>(
+    async fn texts<T: Send + 'static>(
         &self,
+        list: TextList,
         params: CatalogParams,
-        list: List,
         render: impl Render<Entries<String>, T>,
     ) -> Result<Answer<T>, QueryFailure> {
-        let partitions = self.partitions().clone();
-        self.run(None, move |guard| {
-            let mut found = BTreeSet::new();
-            let meter = GuardMeter::new(guard);
-            if let Some(tenant) = params.tenant {
-                for matchers in params.sets() {
-                    for partition in partitions.iter() {
-                        let listed = list(partition, tenant, &matchers, params.range, &meter);
-                        found.extend(listed.map_err(|e| failed(&e, &meter, &params.limits))?);
-                    }
-                }
-            }
-            Ok(render(Entries::cut(found, params.limit), guard)?)
+        let limit = params.limit;
+        // One more than is shown tells that there are more.
+        let max_entries = if limit == 0 { 0 } else { limit as u64 + 1 };
+        self.list(list, params, max_entries, move |found, guard| {
+            let found: BTreeSet<String> = found.into_iter().flatten().collect();
+            render(Entries::cut(found, limit), guard)
         })
         .await
     }
@@ -168,46 +151,134 @@ impl QueryService {
         &self,
         tenant: Option<TenantId>,
         family: Option<String>,
+        consistency: ReadConsistency,
         render: impl Render<BTreeMap<String, Vec<MetadataEntry>>, T>,
     ) -> Result<Answer<T>, QueryFailure> {
-        let partitions = self.partitions().clone();
-        self.run(None, move |guard| {
+        let params = CatalogParams::all(tenant, consistency);
+        self.list(MetadataList(family), params, 0, move |listed, guard| {
             let mut found: BTreeMap<String, Vec<MetadataEntry>> = BTreeMap::new();
-            let meter = GuardMeter::new(guard);
-            for (tenant, partition) in tenant.into_iter().flat_map(|t| partitions.iter().map(move |p| (t, p)))
-            {
-                let listed = partition.metadata(tenant, family.as_deref(), &meter);
-                for entry in listed.map_err(|e| failed(&e, &meter, &QueryLimits::default()))? {
-                    let entries = found.entry(entry.family.clone()).or_default();
-                    if !entries.contains(&entry) {
-                        entries.push(entry);
+            for entry in listed.into_iter().flatten() {
+                let entries = found.entry(entry.family.clone()).or_default();
+                if !entries.contains(&entry) {
+                    entries.push(entry);
+                }
+            }
+            render(found, guard)
+        })
+        .await
+    }
+
+    /// What the heads hold of a tenant.
+    ///
+    /// # Errors
+    /// [`QueryFailure`].
+    pub async fn cardinality<T: Send + 'static>(
+        &self,
+        tenant: Option<TenantId>,
+        consistency: ReadConsistency,
+        render: impl Render<CardinalityTotals, T>,
+    ) -> Result<Answer<T>, QueryFailure> {
+        let params = CatalogParams::all(tenant, consistency);
+        self.list(CardinalityList, params, 0, move |listed, guard| {
+            let mut totals = CardinalityTotals::default();
+            for count in listed.into_iter().flatten() {
+                match count {
+                    Count::All(series) => totals.series += series,
+                    Count::Pair { name, value, series } => {
+                        *totals.pairs.entry((name, value)).or_default() += series;
                     }
                 }
             }
-            Ok(render(found, guard)?)
+            render(totals, guard)
+        })
+        .await
+    }
+
+    /// Lists on every partition and gives what each has, in their order, to `combine`.
+    async fn list<L: List, T: Send + 'static>(
+        &self,
+        list: L,
+        params: CatalogParams,
+        max_entries: u64,
+        combine: impl Render<Vec<Vec<L::Entry>>, T>,
+    ) -> Result<Answer<T>, QueryFailure> {
+        let deadline = self.deadline(None);
+        let of = self.reading(params.tenant, &params.consistency, deadline).await?;
+        let runtime = Handle::current();
+        self.run(deadline, move |guard| {
+            let Some((tenant, reading)) = of else { return Ok(combine(Vec::new(), guard)?) };
+            let CatalogParams { matcher_sets, range, limits, .. } = params;
+            let wanted = Wanted { tenant, matcher_sets, range, limits };
+            let listed = list_everywhere(&list, &reading, &wanted, max_entries, guard, &runtime);
+            let listed = listed.map_err(QueryError::from)?;
+            Ok(combine(listed.into_iter().map(|(_, entries)| entries).collect(), guard)?)
         })
         .await
     }
 }
 
-/// What the head of `partition` holds of a tenant, `top` entries a list, under `guard`.
-///
-/// # Errors
-/// The objection of `guard`.
-pub fn cardinality(
-    partition: &PartitionStore,
-    tenant: TenantId,
-    top: usize,
-    guard: &dyn QueryGuard,
-) -> Result<Cardinality, QueryError> {
+/// What each partition has, in their order.
+type Listed<L> = Vec<(PartitionId, Vec<<L as List>::Entry>)>;
+
+fn list_everywhere<L: List>(
+    list: &L,
+    reading: &Reading,
+    wanted: &Wanted,
+    max_entries: u64,
+    guard: &LocalGuard,
+    runtime: &Handle,
+) -> Result<Listed<L>, SourceError> {
     let meter = GuardMeter::new(guard);
-    let counted = partition.cardinality(tenant, top, &meter);
-    counted.map_err(|error| failed(&error, &meter, &QueryLimits::default()))
+    let mut listed = Vec::new();
+    if reading.remote().next().is_some() {
+        let request = Request::List(message(list, wanted, max_entries));
+        let deadline = guard.deadline().into();
+        listed = runtime.block_on(gather(reading, &request, &Lists::<L>(PhantomData), guard, deadline))?;
+    }
+    for (id, store) in reading.local() {
+        listed.push((id, list.read(store, wanted, &meter)?));
+    }
+    listed.sort_by_key(|(id, _)| *id);
+    Ok(listed)
 }
 
-fn failed(error: &StoreError, meter: &GuardMeter<'_>, limits: &QueryLimits) -> QueryError {
-    QueryError::from(source_error(error, meter, limits))
+fn message<L: List>(list: &L, wanted: &Wanted, max_entries: u64) -> store::ListRequest {
+    let set = |matchers: &Vec<Matcher>| store::list_request::Matchers { matchers: to_messages(matchers) };
+    store::ListRequest {
+        tenant: wanted.tenant.0,
+        matcher_sets: wanted.matcher_sets.iter().map(set).collect(),
+        start_ms: wanted.range.start_ms,
+        end_ms: wanted.range.end_ms,
+        max_entries,
+        what: Some(list.what()),
+        ..store::ListRequest::default()
+    }
 }
 
-/// What an entry of a sorted set takes beside its text, about.
-const SET_ENTRY_BYTES: u64 = 64;
+/// Collects the entries of a list.
+struct Lists<L>(PhantomData<L>);
+
+impl<L: List> Collect for Lists<L> {
+    type Part = Vec<L::Entry>;
+
+    fn partition(frame: &[u8]) -> Result<PartitionId, FrameError> {
+        partition_of::<L>(frame)
+    }
+
+    fn empty() -> Vec<L::Entry> {
+        Vec::new()
+    }
+
+    fn add(
+        &self,
+        part: &mut Vec<L::Entry>,
+        frame: Bytes,
+        keep: &mut dyn FnMut(u64) -> Result<(), CallError>,
+    ) -> Result<(), CallError> {
+        lists::read::<L, _>(&frame, part, keep)
+    }
+
+    fn accept(&self, _part: &Vec<L::Entry>) -> Result<(), SourceError> {
+        Ok(())
+    }
+}

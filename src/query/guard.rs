@@ -5,6 +5,7 @@
 use crate::budget::{BudgetExceeded, QueryAccount};
 use quorate_model::Clock;
 use quorate_promql::engine::{QueryError, QueryGuard};
+use quorate_promql::source::SourceError;
 use quorate_tsdb::{ReadMeter, StoreError};
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -52,6 +53,11 @@ impl LocalGuard {
         Self { cancel, deadline, clock, account }
     }
 
+    /// When the query's time is over.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
     /// The account, for as long as what was made under this guard is kept.
     pub fn into_account(self) -> QueryAccount {
         self.account
@@ -81,6 +87,11 @@ impl QueryGuard for LocalGuard {
     }
 }
 
+/// An objection of a guard, as a source gives it.
+pub(crate) fn stopped(objection: QueryError) -> SourceError {
+    SourceError::Stopped(Box::new(objection))
+}
+
 /// A guard as stores see it; keeps the guard's objection.
 pub(crate) struct GuardMeter<'g> {
     guard: &'g dyn QueryGuard,
@@ -90,6 +101,11 @@ pub(crate) struct GuardMeter<'g> {
 impl<'g> GuardMeter<'g> {
     pub(crate) fn new(guard: &'g dyn QueryGuard) -> Self {
         Self { guard, objection: RefCell::new(None) }
+    }
+
+    /// Takes `bytes` for what is kept until the query ends.
+    pub(crate) fn charge(&self, bytes: u64) -> Result<(), SourceError> {
+        self.guard.charge(bytes).map_err(stopped)
     }
 
     /// The objection, if it is what `error` stands for.

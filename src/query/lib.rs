@@ -1,18 +1,32 @@
-//! Queries over the node's partitions: budgets, concurrency, cancellation, and the series source.
+//! Queries over the partitions of the cluster: freshness, budgets, concurrency, cancellation, and the series source.
 //!
-//! Knows tenants, partitions and limits. Does not know HTTP. Evaluation itself is `promql`'s.
-//! Path: `server::http` -> **here** -> `promql::engine` -> `tsdb::PartitionStore`.
+//! Knows tenants, partitions, replicas and limits. Does not know HTTP, Raft or tonic. Evaluation itself is `promql`'s.
+//! Path: `server::http` -> **here** -> `promql::engine` -> `tsdb::PartitionStore`, of this node or, by way of `wire` and
+//! [`fragment_service`], of another.
 
 pub mod budget;
 pub mod catalog;
 pub mod durations;
+mod fanout;
+pub mod fragment_service;
+mod frames;
+pub mod freshness;
 pub mod guard;
 pub mod limits;
+mod messages;
+pub mod replicas;
 pub mod service;
 pub mod source;
+pub mod token;
 
-pub use catalog::{CatalogParams, Entries, cardinality};
+pub use catalog::{CardinalityTotals, CatalogParams, Entries};
+pub use fragment_service::FragmentService;
+pub use freshness::{NotFresh, ReadConsistency};
 pub use limits::QueryLimits;
+pub use replicas::{
+    Cluster, IndexError, LocalReplica, PartitionIndex, PartitionReplicas, PartitionView, ReplicaState,
+};
 pub use service::{
     Answer, EvalTimes, QueryConfig, QueryFailure, QueryParams, QueryService, QueryTimes, Timings,
 };
+pub use token::{PositionToken, TokenError, TokenKey};

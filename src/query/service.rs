@@ -1,21 +1,24 @@
 //! The query side of a node: admission, execution on its own threads, cancellation.
 //!
-//! Path: `server::http` -> **here** -> `promql::engine` over [`LocalSource`].
-//! Q1: a dropped future stops its query at the next check. Q2: at most `max_concurrent` queries run; others
-//! wait until their deadline. Q3: when a query ends, in whatever way, its memory is given back.
+//! Path: `server::http` -> **here** -> `freshness`, then `promql::engine` over [`ClusterSource`]. What other nodes ask of
+//! this one runs here too, in places of its own: nodes that ask each other never wait for each other's places.
+//! Q1: a dropped future stops its query at the next check. Q2: at most `max_concurrent` queries run, and as many reads
+//! for other nodes; others wait until their deadline. Q3: when a query ends, in whatever way, its memory is given back.
 
 use crate::budget::{MemoryBudget, QueryAccount};
 use crate::durations::Durations;
+use crate::freshness::{NotFresh, ReadConsistency, Reading};
 use crate::guard::{CancelFlag, CancelOnDrop, LocalGuard};
 use crate::limits::QueryLimits;
-use crate::source::LocalSource;
+use crate::replicas::Cluster;
+use crate::source::ClusterSource;
 use quorate_model::{Clock, ErrorCode, TenantId};
 use quorate_promql::engine::{self, EngineOptions, QueryError, QueryOutput};
 use quorate_promql::{Features, ParseError};
-use quorate_tsdb::PartitionStore;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Settings of the query side.
 #[derive(Debug, Clone)]
@@ -24,6 +27,8 @@ pub struct QueryConfig {
     pub max_concurrent: usize,
     /// Longest time of a query, queueing included.
     pub timeout: Duration,
+    /// Longest time until it is known how fresh the partitions must be, and the replicas here are.
+    pub fresh_within: Duration,
     /// Samples that one query may hold in memory at once.
     pub max_samples: u64,
     /// How far back an instant selector looks, milliseconds.
@@ -49,6 +54,8 @@ pub struct QueryParams {
     pub lookback_delta_ms: Option<i64>,
     /// What the tenant may read.
     pub limits: QueryLimits,
+    /// What the query must see.
+    pub consistency: ReadConsistency,
 }
 
 /// Evaluation times, milliseconds since the Unix epoch.
@@ -94,6 +101,9 @@ pub enum QueryFailure {
     /// The engine or its source gave up.
     #[error(transparent)]
     Engine(#[from] QueryError),
+    /// A partition cannot be read as fresh as was asked for; asking again may help.
+    #[error(transparent)]
+    NotFresh(#[from] NotFresh),
     /// Over a limit before anything was read.
     #[error("{0}")]
     Limit(String),
@@ -111,6 +121,7 @@ impl QueryFailure {
         match self {
             Self::Parse(_) => ErrorCode::BadInput,
             Self::Engine(e) => e.code(),
+            Self::NotFresh(_) => ErrorCode::Unavailable,
             Self::Limit(_) => ErrorCode::Unprocessable,
             Self::QueueTimeout => ErrorCode::TimedOut,
             Self::Panicked => ErrorCode::Internal,
@@ -120,9 +131,11 @@ impl QueryFailure {
 
 /// Runs the queries of a node.
 pub struct QueryService {
-    partitions: Arc<[Arc<PartitionStore>]>,
+    cluster: Arc<Cluster>,
     config: QueryConfig,
     places: Arc<Semaphore>,
+    /// Places of reads for other nodes.
+    fragment_places: Arc<Semaphore>,
     memory: Arc<MemoryBudget>,
     times: Arc<QueryTimes>,
     clock: Arc<dyn Clock>,
@@ -138,11 +151,12 @@ pub struct QueryTimes {
 }
 
 impl QueryService {
-    /// A service over the node's `partitions`.
-    pub fn new(partitions: Vec<Arc<PartitionStore>>, config: QueryConfig, clock: Arc<dyn Clock>) -> Self {
+    /// A service over the partitions of `cluster`.
+    pub fn new(cluster: Arc<Cluster>, config: QueryConfig, clock: Arc<dyn Clock>) -> Self {
         Self {
-            partitions: partitions.into(),
+            cluster,
             places: Arc::new(Semaphore::new(config.max_concurrent)),
+            fragment_places: Arc::new(Semaphore::new(config.max_concurrent)),
             memory: MemoryBudget::new(config.memory_budget),
             times: Arc::new(QueryTimes {
                 queued: Durations::new(clock.instant()),
@@ -174,8 +188,8 @@ impl QueryService {
     }
 
     /// The partitions that queries read.
-    pub fn partitions(&self) -> &Arc<[Arc<PartitionStore>]> {
-        &self.partitions
+    pub fn cluster(&self) -> &Arc<Cluster> {
+        &self.cluster
     }
 
     /// Evaluates a query at one time or over a range, and turns the result into an answer under the same guard:
@@ -198,10 +212,12 @@ impl QueryService {
             query_text: params.query.as_str().into(),
             ..EngineOptions::default()
         };
-        let source = LocalSource::new(self.partitions.clone(), params.tenant, params.limits);
         let (clock, times) = (self.clock.clone(), self.times.clone());
         let arrived = clock.instant();
-        self.run(params.timeout, move |guard| {
+        let deadline = self.deadline(params.timeout);
+        let of = self.reading(params.tenant, &params.consistency, deadline).await?;
+        let source = ClusterSource::new(of, params.limits, deadline.into(), Handle::current());
+        self.run(deadline, move |guard| {
             let started = clock.instant();
             // Parsing compiles regexes, so it waits for its place like the rest.
             let expr = quorate_promql::parse(&params.query, &options.features)?;
@@ -219,20 +235,54 @@ impl QueryService {
         .await
     }
 
+    /// When a query that comes now must have ended.
+    pub(crate) fn deadline(&self, timeout: Option<Duration>) -> Instant {
+        self.clock.instant() + timeout.map_or(self.config.timeout, |t| t.min(self.config.timeout))
+    }
+
+    /// Finds out how fresh every partition must be read for `tenant`.
+    pub(crate) async fn reading(
+        &self,
+        tenant: Option<TenantId>,
+        consistency: &ReadConsistency,
+        deadline: Instant,
+    ) -> Result<Option<(TenantId, Reading)>, NotFresh> {
+        let Some(tenant) = tenant else { return Ok(None) };
+        let until = deadline.min(self.clock.instant() + self.config.fresh_within);
+        let reading = Reading::begin(&self.cluster, consistency, until.into()).await?;
+        Ok(Some((tenant, reading)))
+    }
+
     /// Runs `work` on a query thread once a place is free, under a guard of its own.
     ///
     /// # Errors
     /// [`QueryFailure::QueueTimeout`] when no place became free; else what `work` gives.
-    pub async fn run<T: Send + 'static>(
+    pub(crate) async fn run<T: Send + 'static>(
         &self,
-        timeout: Option<Duration>,
+        deadline: Instant,
         work: impl FnOnce(&LocalGuard) -> Result<T, QueryFailure> + Send + 'static,
     ) -> Result<Answer<T>, QueryFailure> {
-        let deadline =
-            self.clock.instant() + timeout.map_or(self.config.timeout, |t| t.min(self.config.timeout));
+        self.run_in(&self.places, deadline, work).await
+    }
+
+    /// The same for what another node asks.
+    pub(crate) async fn run_fragment<T: Send + 'static>(
+        &self,
+        deadline: Instant,
+        work: impl FnOnce(&LocalGuard) -> Result<T, QueryFailure> + Send + 'static,
+    ) -> Result<Answer<T>, QueryFailure> {
+        self.run_in(&self.fragment_places, deadline, work).await
+    }
+
+    async fn run_in<T: Send + 'static>(
+        &self,
+        places: &Arc<Semaphore>,
+        deadline: Instant,
+        work: impl FnOnce(&LocalGuard) -> Result<T, QueryFailure> + Send + 'static,
+    ) -> Result<Answer<T>, QueryFailure> {
         let cancel = CancelFlag::default();
         let _cancel_when_client_leaves = CancelOnDrop(cancel.clone());
-        let place = self.place(deadline).await?;
+        let place = place(places, deadline).await?;
         let guard = LocalGuard::new(cancel, deadline, self.clock.clone(), self.memory.account());
         let done = tokio::task::spawn_blocking(move || {
             let output = work(&guard);
@@ -244,11 +294,11 @@ impl QueryService {
             QueryFailure::Panicked
         })?
     }
+}
 
-    async fn place(&self, deadline: Instant) -> Result<tokio::sync::OwnedSemaphorePermit, QueryFailure> {
-        tokio::time::timeout_at(deadline.into(), self.places.clone().acquire_owned())
-            .await
-            .map_err(|_elapsed| QueryFailure::QueueTimeout)?
-            .map_err(|_closed| QueryFailure::QueueTimeout)
-    }
+async fn place(places: &Arc<Semaphore>, deadline: Instant) -> Result<OwnedSemaphorePermit, QueryFailure> {
+    tokio::time::timeout_at(deadline.into(), places.clone().acquire_owned())
+        .await
+        .map_err(|_elapsed| QueryFailure::QueueTimeout)?
+        .map_err(|_closed| QueryFailure::QueueTimeout)
 }

@@ -3,10 +3,12 @@
 //! A message that lacks a part is refused with the name of the part; nothing is guessed.
 
 use crate::segment_log::{Entry, EntryKind, LogId, Vote};
+use crate::snapshot::Given;
 use crate::types::{
-    RaftEntry, RaftLogId, RaftVote, TypeConfig, from_entry, from_log_id, from_vote, to_entry, to_log_id,
-    to_vote,
+    RaftEntry, RaftLogId, RaftSnapshotMeta, RaftStoredMembership, RaftVote, TypeConfig, decode_membership,
+    encode_membership, from_entry, from_log_id, from_vote, to_entry, to_log_id, to_vote,
 };
+use bytes::Bytes;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
 use openraft::raft::{TransferLeaderRequest, TransferLeaderResponse};
 use quorate_wire::raft as wire;
@@ -101,6 +103,53 @@ pub(crate) fn read_append_answer(
         Outcome::Conflict(_) => AppendEntriesResponse::Conflict,
         Outcome::HigherVote(higher) => AppendEntriesResponse::HigherVote(read_vote(Some(higher))?),
     })
+}
+
+pub(crate) fn snapshot(leader: &RaftVote, given: Given) -> wire::Snapshot {
+    let Given { meta, proposal, state } = given;
+    wire::Snapshot {
+        vote: Some(vote(leader)),
+        last: meta.last_log_id.as_ref().map(log_id),
+        proposal,
+        membership_id: meta.last_membership.log_id().as_ref().map(log_id),
+        membership: encode_membership(meta.last_membership.membership()),
+        state,
+    }
+}
+
+/// A snapshot as it arrives.
+pub(crate) struct Arrived {
+    pub(crate) vote: RaftVote,
+    pub(crate) meta: RaftSnapshotMeta,
+    pub(crate) proposal: u64,
+    pub(crate) state: Bytes,
+}
+
+pub(crate) fn read_snapshot(message: wire::Snapshot) -> Result<Arrived, Malformed> {
+    let last =
+        message.last.as_ref().map(read_log_id).ok_or_else(|| missing("the last entry of a snapshot"))?;
+    if message.proposal > last.index {
+        return Err(format!("a snapshot up to {} with proposal {}", last.index, message.proposal));
+    }
+    let membership = decode_membership(&message.membership).map_err(|error| error.to_string())?;
+    let membership_id = message.membership_id.as_ref().map(read_log_id);
+    Ok(Arrived {
+        vote: read_vote(message.vote)?,
+        meta: RaftSnapshotMeta {
+            last_log_id: Some(last),
+            last_membership: RaftStoredMembership::new(membership_id, membership),
+        },
+        proposal: message.proposal,
+        state: message.state,
+    })
+}
+
+pub(crate) fn snapshot_answer(higher_or_same: &RaftVote) -> wire::SnapshotAnswer {
+    wire::SnapshotAnswer { vote: Some(vote(higher_or_same)) }
+}
+
+pub(crate) fn read_snapshot_answer(answer: wire::SnapshotAnswer) -> Result<RaftVote, Malformed> {
+    read_vote(answer.vote)
 }
 
 pub(crate) fn ballot(rpc: &VoteRequest<TypeConfig>) -> wire::Ballot {

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError as OpenraftError};
 use openraft::impls::EmptyNode;
 use openraft::{Config, Raft, ReadPolicy, SnapshotPolicy};
@@ -23,12 +24,15 @@ use tokio::sync::{Mutex, Semaphore, watch};
 use crate::RaftError;
 use crate::network::Network;
 use crate::segment_log::{EntryKind, GroupId, GroupLog, MAX_PAYLOAD, ReadPlan, SegmentError};
+use crate::snapshot::{Giver, SnapshotOwner, Snapshots};
 use crate::state_machine::{StateMachine, TrimTarget};
 use crate::storage::LogStore;
 use crate::types::{Proposal, TypeConfig};
 
 /// Longest wait for this node to lead a group of which it is the only voter.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// Bytes of newest entries that are kept for members that lag.
+const KEPT_FOR_OTHERS: u64 = 64 << 20;
 /// Payload that one read returns at most, unless a single entry is larger.
 const READ_BYTES: usize = 4 << 20;
 
@@ -64,6 +68,9 @@ struct Inner {
     committed: watch::Receiver<u64>,
     trim_target: TrimTarget,
     trimming: Mutex<()>,
+    snapshots: Snapshots,
+    leader: watch::Receiver<Option<NodeId>>,
+    role: Role,
     shared: Shared,
     stopping: AtomicBool,
 }
@@ -81,11 +88,13 @@ impl Group {
         let failed = |reason: String| RaftError::Start { group: id, reason };
         let state_machine = StateMachine::open(log.clone()).map_err(|error| failed(error.to_string()))?;
         let (committed, trim_target) = (state_machine.committed(), state_machine.trim_target());
+        let snapshots = state_machine.snapshots();
         let config = Arc::new(config(id, role).validate().map_err(|error| failed(error.to_string()))?);
-        let network = Network::new(id, shared.transport.clone());
+        let network = Network::new(id, shared.transport.clone(), snapshots.clone());
         let raft = Raft::new(shared.node.0, config, network, LogStore::new(log.clone()), state_machine)
             .await
             .map_err(|error| failed(error.to_string()))?;
+        let leader = follow_leader(&raft);
         let group = Self {
             inner: Arc::new(Inner {
                 id,
@@ -94,6 +103,9 @@ impl Group {
                 committed,
                 trim_target,
                 trimming: Mutex::new(()),
+                snapshots,
+                leader,
+                role,
                 shared: shared.clone(),
                 stopping: AtomicBool::new(false),
             }),
@@ -201,19 +213,37 @@ impl Group {
     /// Reads committed proposals after `after`, then waits for more.
     pub fn reader(&self, after: Position) -> GroupReader {
         let committed = self.inner.committed.clone();
-        GroupReader { id: self.inner.id, log: self.inner.log.clone(), committed, after: after.0 }
+        let is_alone = self.inner.role == Role::Alone;
+        GroupReader { id: self.inner.id, log: self.inner.log.clone(), committed, after: after.0, is_alone }
     }
 
-    /// Forgets every proposal up to `up_to`: the owner needs none of them any more. What is not committed
-    /// stays, and so does what another member may still need: only a leader knows, others keep all. A smaller
-    /// position than before changes nothing. A leader's own entries that follow go as well, so that an idle group
-    /// keeps no segment.
+    /// Forgets every proposal up to `up_to`: the owner needs none of them any more. What is not committed stays, and so
+    /// does what another member may still need: without an owner that gives snapshots all of that, which only a leader
+    /// knows, so others keep everything; with one as much as the newest 64 MiB. A smaller position than before changes
+    /// nothing. A leader's own entries that follow go as well, so that an idle group keeps no segment.
     pub async fn trim(&self, up_to: Position) -> Result<(), RaftError> {
+        let known = self.known_to_all();
+        let needed = match self.inner.snapshots.owner() {
+            Some(_) => known.max(self.inner.log.before_newest(KEPT_FOR_OTHERS)),
+            None => known,
+        };
+        self.trim_below(up_to, needed).await
+    }
+
+    /// The same without regard to members that lag, if snapshots can be had: they then need one.
+    pub async fn trim_fully(&self, up_to: Position) -> Result<(), RaftError> {
+        match self.inner.snapshots.owner() {
+            Some(_) => self.trim_below(up_to, u64::MAX).await,
+            None => self.trim(up_to).await,
+        }
+    }
+
+    async fn trim_below(&self, up_to: Position, needed: u64) -> Result<(), RaftError> {
         let Inner { id, raft, log, trim_target, trimming, .. } = &*self.inner;
         let stopped = || RaftError::Stopped { group: *id };
         let _one = trimming.lock().await;
         let committed = self.committed().0;
-        let up_to = log.last_before_proposal(up_to.0.min(committed), committed).min(self.known_to_all());
+        let up_to = log.last_before_proposal(up_to.0.min(committed), committed).min(needed);
         if up_to == 0 || log.state().purged.is_some_and(|purged| purged.up_to.index >= up_to) {
             return Ok(());
         }
@@ -230,6 +260,24 @@ impl Group {
         is_purged.await.map_err(|_| stopped())?;
         failpoint::hit("trim.after");
         Ok(())
+    }
+
+    /// Sets who makes and takes snapshots; the first one stays. Until then a member that lacks trimmed entries waits.
+    pub fn set_owner(&self, owner: Arc<dyn SnapshotOwner>) {
+        self.inner.snapshots.set_owner(owner);
+    }
+
+    pub(crate) fn snapshots(&self) -> &Snapshots {
+        &self.inner.snapshots
+    }
+
+    pub(crate) fn giver(&self, node: NodeId) -> Giver {
+        Giver { node, group: self.inner.id, transport: Arc::clone(&self.inner.shared.transport) }
+    }
+
+    /// Follows who leads, as far as this node knows. Closed when the group stops.
+    pub fn watch_leader(&self) -> watch::Receiver<Option<NodeId>> {
+        self.inner.leader.clone()
     }
 
     pub(crate) fn raft(&self) -> &Raft<TypeConfig, StateMachine> {
@@ -260,6 +308,8 @@ pub struct GroupReader {
     log: GroupLog,
     committed: watch::Receiver<u64>,
     after: u64,
+    /// The log has no other copy, so what it lacks is lost.
+    is_alone: bool,
 }
 
 impl GroupReader {
@@ -274,7 +324,8 @@ impl GroupReader {
             let stopped = |_| RaftError::Stopped { group: self.id };
             let after = self.after;
             let last = self.log.state().last.map_or(0, |last| last.index);
-            if after > last {
+            // Of several members one may be behind its own owner, which got its state from another.
+            if after > last && self.is_alone {
                 return Err(RaftError::Lost { group: self.id, after: Position(after), last: Position(last) });
             }
             let committed = *self.committed.wait_for(|now| *now > after).await.map_err(stopped)?;
@@ -313,6 +364,18 @@ impl GroupReader {
     fn trimmed(&self) -> RaftError {
         RaftError::Trimmed { group: self.id, after: Position(self.after) }
     }
+}
+
+fn follow_leader(raft: &Raft<TypeConfig, StateMachine>) -> watch::Receiver<Option<NodeId>> {
+    let mut metrics = raft.metrics();
+    let (sender, leader) = watch::channel(metrics.borrow_watched().current_leader.map(NodeId));
+    tokio::spawn(async move {
+        while metrics.changed().await.is_ok() {
+            let leader = metrics.borrow_watched().current_leader.map(NodeId);
+            sender.send_if_modified(|known| std::mem::replace(known, leader) != leader);
+        }
+    });
+    leader
 }
 
 async fn load(plan: ReadPlan) -> Result<Vec<crate::segment_log::Entry>, RaftError> {

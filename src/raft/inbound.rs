@@ -3,11 +3,15 @@
 //! Knows the running groups. Does not know who asks: openraft checks votes and logs.
 
 use async_trait::async_trait;
+use openraft::storage::Snapshot;
+use quorate_model::{NodeId, Position};
 use quorate_wire::Handler;
-use quorate_wire::raft::{answer, request};
+use quorate_wire::raft::{Told, answer, request};
 
-use crate::convert;
+use crate::convert::{self, Arrived};
 use crate::segment_log::GroupId;
+use crate::snapshot::SnapshotData;
+use crate::types::RaftVote;
 use crate::{Group, RaftNode};
 
 #[async_trait]
@@ -37,11 +41,32 @@ impl Group {
                 let answer = raft.pre_vote(convert::read_ballot(message)?).await.map_err(|e| failed(&e))?;
                 Ok(answer::Message::PreVote(convert::ballot_answer(&answer)))
             }
+            request::Message::Snapshot(message) => {
+                let answer = self.take_snapshot(convert::read_snapshot(message)?).await?;
+                Ok(answer::Message::Snapshot(convert::snapshot_answer(&answer)))
+            }
+            request::Message::Ask(message) => {
+                let owner = self.snapshots().owner().ok_or("the group has no owner yet")?;
+                let answer = owner.tell(message.question).await?;
+                Ok(answer::Message::Told(Told { answer }))
+            }
             request::Message::Transfer(message) => {
                 let answered = raft.handle_transfer_leader(convert::read_transfer(message)?).await;
                 let answer = answered.map_err(|e| failed(&e))?;
                 Ok(answer::Message::Transfer(convert::transfer_answer(answer)))
             }
         }
+    }
+
+    /// Fetches the state first, while entries and votes go on, and only then has openraft put it in place: that may
+    /// still find it old, or its leader deposed.
+    async fn take_snapshot(&self, arrived: Arrived) -> Result<RaftVote, String> {
+        let Arrived { vote, meta, proposal, state } = arrived;
+        let owner = self.snapshots().owner().ok_or("the group has no owner yet")?;
+        let state =
+            owner.fetch(self.giver(NodeId(vote.leader_id.node_id)), Position(proposal), state).await?;
+        let snapshot = Snapshot { meta, snapshot: SnapshotData::Fetched { proposal, state } };
+        let installed = self.raft().install_full_snapshot(vote, snapshot).await;
+        installed.map(|response| response.vote).map_err(|error| error.to_string())
     }
 }

@@ -1,15 +1,18 @@
 //! Groups of several members over a transport in memory whose links can be cut.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use quorate_model::{NodeId, Position};
 use quorate_wire::memory::Switchboard;
 use tempfile::TempDir;
 
-use crate::{Group, GroupId, Members, RaftConfig, RaftError, RaftNode};
+use crate::{Fetched, Giver, Group, GroupId, Members, RaftConfig, RaftError, RaftNode, SnapshotOwner};
 
 const GROUP: GroupId = GroupId(5);
 const LONG: Duration = Duration::from_secs(60);
@@ -86,6 +89,17 @@ impl Cluster {
         while all.len() < count {
             let next = tokio::time::timeout(LONG, reader.next()).await.expect("entries").unwrap();
             all.extend(next.into_iter().map(|entry| (entry.position, entry.payload)));
+        }
+        all
+    }
+
+    /// The payloads that the reader of one node delivers after a position, `count` of them.
+    async fn read_after(&self, at: usize, after: Position, count: usize) -> Vec<Bytes> {
+        let mut reader = self.groups[at].reader(after);
+        let mut all = Vec::new();
+        while all.len() < count {
+            let next = tokio::time::timeout(LONG, reader.next()).await.expect("entries").unwrap();
+            all.extend(next.into_iter().map(|entry| entry.payload));
         }
         all
     }
@@ -189,5 +203,135 @@ async fn members_come_and_go_and_leaders_hand_over() {
     let new = cluster.leader(&[3]).await;
     cluster.groups[new].propose(payload(1)).await.unwrap();
     cluster.check_equal(&[leader, 3], 2).await;
+    cluster.end().await;
+}
+
+/// An owner whose state is all payloads so far.
+struct Payloads {
+    state: Mutex<(Position, Vec<Bytes>)>,
+    installs: AtomicU32,
+}
+
+impl Payloads {
+    /// Follows `group` and owns its snapshots.
+    fn follow(group: &Group) -> Arc<Self> {
+        let owner = Arc::new(Self { state: Mutex::default(), installs: AtomicU32::new(0) });
+        group.set_owner(Arc::new(Weakly(Arc::downgrade(&owner))));
+        tokio::spawn(Self::read(owner.clone(), group.clone()));
+        owner
+    }
+
+    async fn read(owner: Arc<Self>, group: Group) {
+        let mut reader = group.reader(Position(0));
+        loop {
+            match reader.next().await {
+                Ok(entries) => {
+                    let mut state = owner.state.lock();
+                    for entry in entries {
+                        if entry.position > state.0 {
+                            state.1.push(entry.payload);
+                            state.0 = entry.position;
+                        }
+                    }
+                }
+                Err(RaftError::Trimmed { .. }) => reader = group.reader(owner.state.lock().0),
+                Err(_) => return,
+            }
+        }
+    }
+
+    async fn has(&self, count: usize) {
+        let full = async {
+            while self.state.lock().1.len() < count {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(LONG, full).await.expect("all payloads");
+    }
+}
+
+struct Weakly(Weak<Payloads>);
+
+#[async_trait]
+impl SnapshotOwner for Weakly {
+    async fn give(&self) -> Result<(Position, Bytes), String> {
+        let owner = self.0.upgrade().ok_or("gone")?;
+        let state = owner.state.lock();
+        Ok((state.0, (state.1.len() as u64).to_le_bytes().to_vec().into()))
+    }
+
+    async fn tell(&self, question: Bytes) -> Result<Bytes, String> {
+        let at: usize = std::str::from_utf8(&question).unwrap().parse().unwrap();
+        let owner = self.0.upgrade().ok_or("gone")?;
+        let state = owner.state.lock();
+        state.1.get(at).cloned().ok_or_else(|| "no such payload".to_owned())
+    }
+
+    async fn fetch(
+        &self,
+        giver: Giver,
+        position: Position,
+        state: Bytes,
+    ) -> Result<Box<dyn Fetched>, String> {
+        let count = u64::from_le_bytes(state[..].try_into().unwrap());
+        let mut payloads = Vec::new();
+        for at in 0..count {
+            payloads.push(giver.ask(at.to_string().into()).await?);
+        }
+        Ok(Box::new(Copied { owner: self.0.upgrade().ok_or("gone")?, position, payloads }))
+    }
+}
+
+struct Copied {
+    owner: Arc<Payloads>,
+    position: Position,
+    payloads: Vec<Bytes>,
+}
+
+#[async_trait]
+impl Fetched for Copied {
+    async fn install(self: Box<Self>) -> Result<(), String> {
+        *self.owner.state.lock() = (self.position, self.payloads);
+        self.owner.installs.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_lacks_trimmed_entries_takes_a_snapshot_and_goes_on() {
+    let mut cluster = Cluster::start(3, 1).await;
+    let owners: Vec<_> = cluster.groups.iter().map(Payloads::follow).collect();
+    let leader = cluster.leader(&[0, 1, 2]).await;
+    let away = (leader + 1) % 3;
+    cluster.groups[leader].propose(payload(0)).await.unwrap();
+    owners[away].has(1).await;
+    cluster.stop(away).await;
+    for number in 1..50 {
+        cluster.groups[leader].propose(payload(number)).await.unwrap();
+    }
+    // The entry of a new leader follows the last proposal, and is trimmed with it.
+    let third = (0..3).find(|at| ![leader, away].contains(at)).unwrap();
+    cluster.groups[leader].transfer_leader(NodeId(third as u64 + 1)).await.unwrap();
+    let leader = cluster.leader(&[third]).await;
+    owners[leader].has(50).await;
+    cluster.groups[leader].trim(Position(u64::MAX)).await.unwrap();
+    assert_eq!(cluster.groups[leader].trimmed(), Position(0), "little is kept for who lags");
+    cluster.groups[leader].trim_fully(Position(u64::MAX)).await.unwrap();
+    assert_eq!(cluster.groups[leader].trimmed(), owners[leader].state.lock().0);
+    cluster.restart(away).await;
+    let late = Payloads::follow(&cluster.groups[away]);
+    cluster.groups[leader].add_learner(NodeId(4)).await.unwrap();
+    cluster.groups[leader].propose(payload(50)).await.unwrap();
+    let expected: Vec<Bytes> = (0..=50).map(payload).collect();
+    for owner in [&late, &owners[3], &owners[leader]] {
+        owner.has(51).await;
+        assert_eq!(owner.state.lock().1, expected);
+    }
+    assert!(late.installs.load(Ordering::SeqCst) > 0 && owners[3].installs.load(Ordering::SeqCst) > 0);
+    assert_eq!(owners[leader].installs.load(Ordering::SeqCst), 0);
+    cluster.stop(away).await;
+    cluster.restart(away).await;
+    cluster.groups[leader].propose(payload(51)).await.unwrap();
+    assert_eq!(cluster.read_after(away, late.state.lock().0, 1).await, [payload(51)]);
     cluster.end().await;
 }

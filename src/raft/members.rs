@@ -13,6 +13,9 @@ use quorate_model::NodeId;
 use crate::types::TypeConfig;
 use crate::{Group, RaftError};
 
+/// Entries that a member may lack and still take over at once.
+const NEARLY_ALL: u64 = 100;
+
 /// The members of a group.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Members {
@@ -60,6 +63,16 @@ impl Group {
         added.map(drop).map_err(|error| self.not_changed(error))
     }
 
+    /// Takes a member that only follows out of the group. Only the leader can.
+    ///
+    /// # Errors
+    /// As [`Group::add_learner`].
+    pub async fn remove_learner(&self, node: NodeId) -> Result<(), RaftError> {
+        let remove = ChangeMembers::RemoveNodes(BTreeSet::from([node.0]));
+        let changed = self.raft().change_membership(remove, true).await;
+        changed.map(drop).map_err(|error| self.not_changed(error))
+    }
+
     /// Makes these the voters; others leave the group. Only the leader can. New ones should be learners that have
     /// caught up: what is not known to a majority is not committed.
     ///
@@ -78,6 +91,15 @@ impl Group {
     pub async fn transfer_leader(&self, to: NodeId) -> Result<(), RaftError> {
         let asked = self.raft().trigger().transfer_leader(to.0).await;
         asked.map_err(|_| RaftError::Stopped { group: self.id() })
+    }
+
+    /// Whether another member has everything that this leader has, but for what was written a moment ago.
+    pub fn has_all(&self, node: NodeId) -> bool {
+        let metrics = self.raft().metrics().borrow_watched().clone();
+        let matched =
+            metrics.replication.as_ref().and_then(|all| all.get(&node.0)?.as_ref().map(|id| id.index));
+        let last = metrics.last_log_index.unwrap_or(0);
+        matched.is_some_and(|matched| matched + NEARLY_ALL >= last)
     }
 
     /// The position up to which every other member has the log, as far as this node knows.

@@ -23,20 +23,24 @@ use quorate_wire::{Transport, TransportError};
 
 use crate::convert;
 use crate::segment_log::GroupId;
+use crate::snapshot::{SnapshotData, Snapshots};
 use crate::types::{RaftVote, TypeConfig};
 
 /// Least time for entries to arrive and be synced: openraft's own bound is made for messages without entries.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest time for a member to fetch and install a snapshot.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
 
 /// Makes connections for one group.
 pub(crate) struct Network {
     group: GroupId,
     transport: Arc<dyn Transport>,
+    snapshots: Snapshots,
 }
 
 impl Network {
-    pub(crate) fn new(group: GroupId, transport: Arc<dyn Transport>) -> Self {
-        Self { group, transport }
+    pub(crate) fn new(group: GroupId, transport: Arc<dyn Transport>, snapshots: Snapshots) -> Self {
+        Self { group, transport, snapshots }
     }
 }
 
@@ -45,6 +49,7 @@ pub(crate) struct Connection {
     target: NodeId,
     group: GroupId,
     transport: Arc<dyn Transport>,
+    snapshots: Snapshots,
 }
 
 type Failure = RPCError<TypeConfig>;
@@ -70,16 +75,22 @@ fn malformed(reason: String) -> Failure {
     NetworkError::from_string(reason).into()
 }
 
+fn streaming_error(failure: &Failure) -> StreamingError<TypeConfig> {
+    // openraft waits before it tries again.
+    StreamingError::Unreachable(Unreachable::from_string(failure))
+}
+
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Connection;
 
     async fn new_client(&mut self, target: u64, _node: &EmptyNode) -> Connection {
-        Connection { target: NodeId(target), group: self.group, transport: self.transport.clone() }
+        let (group, transport, snapshots) = (self.group, self.transport.clone(), self.snapshots.clone());
+        Connection { target: NodeId(target), group, transport, snapshots }
     }
 }
 
 impl RaftNetworkV2<TypeConfig> for Connection {
-    type SnapshotData = ();
+    type SnapshotData = SnapshotData;
 
     async fn append_entries(
         &mut self,
@@ -117,18 +128,36 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         }
     }
 
-    /// A snapshot is a promise of the owner that it needs nothing before a position, so it is worth nothing to
-    /// another member: [`crate::Group::trim`] keeps what the slowest member lacks.
+    /// The snapshot in the log is only a promise of the owner that it needs nothing before a position. What is sent is
+    /// the owner's state as it is now, with its own place in the log.
     async fn full_snapshot(
         &mut self,
-        _vote: RaftVote,
-        _snapshot: SnapshotOf<TypeConfig, ()>,
-        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        vote: RaftVote,
+        _snapshot: SnapshotOf<TypeConfig, SnapshotData>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let (group, target) = (self.group, self.target);
-        let reason = format!("node {target} needs entries of group {group} that were trimmed");
-        Err(StreamingError::Unreachable(Unreachable::from_string(reason)))
+        let given = self.snapshots.give().await.map_err(|reason| {
+            tracing::warn!(%group, %target, reason, "a member needs a snapshot, and there is none");
+            StreamingError::Unreachable(Unreachable::from_string(reason))
+        })?;
+        let position = given.proposal;
+        tracing::info!(%group, %target, position, "sending a snapshot");
+        let message = request::Message::Snapshot(convert::snapshot(&vote, given));
+        let sending = self.call(message, SNAPSHOT_TIMEOUT);
+        let answered = tokio::select! {
+            answered = sending => answered,
+            closed = cancel => return Err(StreamingError::Closed(closed)),
+        };
+        match answered.map_err(|failure| streaming_error(&failure))? {
+            answer::Message::Snapshot(answer) => {
+                let vote = convert::read_snapshot_answer(answer);
+                let malformed = |reason| StreamingError::Network(NetworkError::from_string(reason));
+                Ok(SnapshotResponse { vote: vote.map_err(malformed)? })
+            }
+            other => Err(streaming_error(&unexpected(&other))),
+        }
     }
 
     async fn transfer_leader(

@@ -1,8 +1,8 @@
 //! openraft's state machine, kept tiny: what is applied, and the memberships.
 //!
 //! Entries are consumed by the readers of `group`, which follow the committed position published here; so an
-//! image and its position stay with the owner of the group. A snapshot is only a position with a membership:
-//! the promise of the owner that it needs nothing before it.
+//! image and its position stay with the owner of the group. A snapshot in the log is only a position with a membership:
+//! the promise of the owner that it needs nothing before it. What another member gets instead is [`crate::snapshot`]'s.
 
 use std::io;
 use std::sync::Arc;
@@ -13,11 +13,12 @@ use openraft::OptionalSend;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot};
 use tokio::sync::watch;
 
-use crate::segment_log::GroupLog;
+use crate::segment_log::{GroupLog, Purge};
+use crate::snapshot::{SnapshotData, Snapshots};
 use crate::storage::durable;
 use crate::types::{
     RaftLogId, RaftPayload, RaftSnapshotMeta, RaftStoredMembership, TypeConfig, decode_membership,
-    from_log_id, from_snapshot, to_snapshot,
+    from_log_id, from_snapshot, to_log_id, to_snapshot,
 };
 
 /// Position up to which the owner allows the log to be trimmed; 0 allows nothing.
@@ -27,8 +28,7 @@ pub(crate) type TrimTarget = Arc<AtomicU64>;
 pub(crate) struct StateMachine {
     log: GroupLog,
     applied: Option<RaftLogId>,
-    /// Memberships applied since the last snapshot, oldest first; at least the newest is kept.
-    memberships: Vec<RaftStoredMembership>,
+    snapshots: Snapshots,
     committed: watch::Sender<u64>,
     trim_target: TrimTarget,
 }
@@ -50,7 +50,8 @@ impl StateMachine {
             }
         }
         let (committed, _) = watch::channel(applied.as_ref().map_or(0, |id| id.index));
-        Ok(Self { log, applied, memberships, committed, trim_target: TrimTarget::default() })
+        let snapshots = Snapshots::new(log.clone(), memberships);
+        Ok(Self { log, applied, snapshots, committed, trim_target: TrimTarget::default() })
     }
 
     /// Follows the committed position.
@@ -63,9 +64,9 @@ impl StateMachine {
         Arc::clone(&self.trim_target)
     }
 
-    fn membership_at(&self, index: Option<u64>) -> RaftStoredMembership {
-        let at = |m: &&RaftStoredMembership| m.log_id().as_ref().map(|id| id.index) <= index;
-        self.memberships.iter().rev().find(at).cloned().unwrap_or_default()
+    /// What snapshots for other members are made with.
+    pub(crate) fn snapshots(&self) -> Snapshots {
+        self.snapshots.clone()
     }
 
     /// The snapshot to take: at the trim target when it is still in the log, else of all that is applied.
@@ -77,17 +78,17 @@ impl StateMachine {
             .flatten()
             .map(from_log_id);
         let last_log_id = in_log.or(self.applied);
-        let last_membership = self.membership_at(last_log_id.as_ref().map(|id| id.index));
+        let last_membership = self.snapshots.membership_at(last_log_id.as_ref().map(|id| id.index));
         RaftSnapshotMeta { last_log_id, last_membership }
     }
 }
 
 impl RaftStateMachine<TypeConfig> for StateMachine {
-    type SnapshotData = ();
+    type SnapshotData = SnapshotData;
     type SnapshotBuilder = SnapshotBuilder;
 
     async fn applied_state(&mut self) -> Result<(Option<RaftLogId>, RaftStoredMembership), io::Error> {
-        Ok((self.applied, self.membership_at(Some(u64::MAX))))
+        Ok((self.applied, self.snapshots.membership_at(Some(u64::MAX))))
     }
 
     async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
@@ -96,7 +97,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     {
         while let Some((entry, responder)) = entries.try_next().await? {
             if let RaftPayload::Membership(membership) = entry.payload {
-                self.memberships.push(RaftStoredMembership::new(Some(entry.log_id), membership));
+                self.snapshots.add_membership(RaftStoredMembership::new(Some(entry.log_id), membership));
             }
             self.applied = Some(entry.log_id);
             // Before the answer: who has it finds the entry when reading.
@@ -110,24 +111,38 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
         let meta = self.snapshot_meta();
-        let keep = self.membership_at(meta.last_log_id.as_ref().map(|id| id.index));
-        self.memberships.retain(|m| m.log_id() >= keep.log_id());
+        self.snapshots.forget_before(meta.last_log_id.as_ref().map(|id| id.index));
         SnapshotBuilder { log: self.log.clone(), meta }
     }
 
-    async fn install_snapshot(&mut self, meta: &RaftSnapshotMeta, _data: ()) -> Result<(), io::Error> {
+    async fn install_snapshot(
+        &mut self,
+        meta: &RaftSnapshotMeta,
+        data: SnapshotData,
+    ) -> Result<(), io::Error> {
+        let proposal = match data {
+            SnapshotData::Own => None,
+            SnapshotData::Fetched { proposal, state } => {
+                state.install().await.map_err(io::Error::other)?;
+                Some(proposal)
+            }
+        };
         durable(|done| self.log.save_snapshot(to_snapshot(meta), done)).await?;
+        if let Some((last, proposal)) = meta.last_log_id.as_ref().zip(proposal) {
+            // Readers of the owner's state go on from the last proposal in it, which may come before the last entry.
+            self.log.purge_as(Purge { up_to: to_log_id(last), proposal })?;
+        }
         self.applied = meta.last_log_id;
-        self.memberships = vec![meta.last_membership.clone()];
+        self.snapshots.replace_memberships(meta.last_membership.clone());
         self.committed.send_replace(self.applied.as_ref().map_or(0, |id| id.index));
         Ok(())
     }
 
     async fn get_current_snapshot(
         &mut self,
-    ) -> Result<Option<openraft::type_config::alias::SnapshotOf<TypeConfig, ()>>, io::Error> {
+    ) -> Result<Option<openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotData>>, io::Error> {
         let meta = self.log.state().snapshot.as_ref().map(from_snapshot).transpose()?;
-        Ok(meta.map(|meta| Snapshot { meta, snapshot: () }))
+        Ok(meta.map(|meta| Snapshot { meta, snapshot: SnapshotData::Own }))
     }
 }
 
@@ -138,12 +153,12 @@ pub(crate) struct SnapshotBuilder {
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
-    type SnapshotData = ();
+    type SnapshotData = SnapshotData;
 
     async fn build_snapshot(
         &mut self,
-    ) -> Result<openraft::type_config::alias::SnapshotOf<TypeConfig, ()>, io::Error> {
+    ) -> Result<openraft::type_config::alias::SnapshotOf<TypeConfig, SnapshotData>, io::Error> {
         durable(|done| self.log.save_snapshot(to_snapshot(&self.meta), done)).await?;
-        Ok(Snapshot { meta: self.meta.clone(), snapshot: () })
+        Ok(Snapshot { meta: self.meta.clone(), snapshot: SnapshotData::Own })
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Knows two files. `LOCK` is held by an advisory lock that the kernel drops with the process, so a crash
 //! leaves nothing to clean up. `FORMAT` says which version of the layout the folder has, whose it is and
-//! how many partitions it was made with.
+//! how many partitions it was made with. It is written before anything else, so a folder without it holds no data.
 
 use quorate_model::create_dir_durable;
 use rustix::fs::{FlockOperation, flock};
@@ -11,8 +11,11 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// Version of the layout that this build writes and reads.
-pub const FORMAT_VERSION: u32 = 1;
+/// Newest version of the layout that this build writes and reads.
+pub const FORMAT_VERSION: u32 = 2;
+
+/// The version of a folder that is not part of a cluster.
+const ALONE_VERSION: u32 = 1;
 
 /// What a folder holds once a node has run in it.
 const DATA: [&str; 4] = ["log", "blocks", "partitions", "meta.image"];
@@ -32,14 +35,14 @@ pub enum DataDirError {
         found: u32,
     },
     /// It belongs to another node.
-    #[error("{} belongs to node {found}; this node is {wanted}", dir.display())]
+    #[error("{} belongs to node {found}; node_id is {wanted}", dir.display())]
     OtherNode {
         /// The folder.
         dir: PathBuf,
-        /// Node number in the folder.
-        found: u64,
-        /// Configured node number.
-        wanted: u64,
+        /// Name of the node in the folder.
+        found: String,
+        /// Configured name.
+        wanted: String,
     },
     /// The file that says what it is cannot be understood.
     #[error("{} is not a format file: {reason}", file.display())]
@@ -75,8 +78,28 @@ pub enum DataDirError {
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
-    partitions: u32,
+    identity: Option<Identity>,
     _lock: File,
+}
+
+/// Whose a data dir is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Number of the node.
+    pub node: u64,
+    /// Partitions that the folder was made with. A cluster's count is in its metadata.
+    pub partitions: u32,
+    /// What makes the node part of a cluster.
+    pub membership: Option<Membership>,
+}
+
+/// The part of a node in a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Membership {
+    /// Name of the node.
+    pub name: String,
+    /// Id of the cluster; `None` while it is being founded.
+    pub cluster: Option<u128>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -84,14 +107,39 @@ struct Format {
     version: u32,
     node_id: u64,
     partitions: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cluster: Option<String>,
+}
+
+impl Format {
+    fn of(identity: &Identity) -> Self {
+        let membership = identity.membership.as_ref();
+        Self {
+            version: if membership.is_some() { FORMAT_VERSION } else { ALONE_VERSION },
+            node_id: identity.node,
+            partitions: identity.partitions,
+            name: membership.map(|membership| membership.name.clone()),
+            cluster: membership.and_then(|membership| membership.cluster).map(|id| format!("{id:032x}")),
+        }
+    }
+
+    fn identity(self) -> Result<Identity, String> {
+        let not_an_id = |text: String| format!("{text:?} is not the id of a cluster");
+        let parse = |text: String| u128::from_str_radix(&text, 16).map_err(|_| not_an_id(text));
+        let cluster = self.cluster.map(parse).transpose()?;
+        let membership = self.name.map(|name| Membership { name, cluster });
+        Ok(Identity { node: self.node_id, partitions: self.partitions, membership })
+    }
 }
 
 impl DataDir {
-    /// Locks `path`, and makes the folder if it is new. An existing folder keeps its partition count.
+    /// Locks `path`, and makes the folder if it is new.
     ///
     /// # Errors
-    /// [`DataDirError`]; nothing was changed then.
-    pub fn open(path: &Path, node_id: u64, partitions: u32) -> Result<Self, DataDirError> {
+    /// [`DataDirError`]; nothing but an empty folder was made then.
+    pub fn lock(path: &Path) -> Result<Self, DataDirError> {
         let at = |path: &Path, cause| DataDirError::Io { path: path.to_owned(), cause };
         create_dir_durable(path).map_err(|e| at(path, e))?;
         let lock_path = path.join("LOCK");
@@ -107,27 +155,68 @@ impl DataDir {
             Err(errno) => return Err(at(&lock_path, errno.into())),
         }
         let file = path.join("FORMAT");
-        let format = match fs::read_to_string(&file) {
-            Ok(text) => read_format(path, &file, &text)?,
+        let identity = match fs::read_to_string(&file) {
+            Ok(text) => Some(read_format(path, &file, &text)?),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if let Some(found) = DATA.into_iter().find(|name| path.join(name).exists()) {
                     return Err(DataDirError::NoFormat { dir: path.to_owned(), found });
                 }
-                let new = Format { version: FORMAT_VERSION, node_id, partitions };
-                write_format(path, &file, &new).map_err(|e| at(&file, e))?;
-                new
+                None
             }
             Err(error) => return Err(at(&file, error)),
         };
-        if format.node_id != node_id {
-            let (dir, found) = (path.to_owned(), format.node_id);
-            return Err(DataDirError::OtherNode { dir, found, wanted: node_id });
+        Ok(Self { path: path.to_owned(), identity, _lock: lock })
+    }
+
+    /// The folder of a node that is alone; a new one gets number 1 and `partitions`, an existing one keeps its own.
+    ///
+    /// # Errors
+    /// [`DataDirError::Io`].
+    pub fn alone(&mut self, partitions: u32, default: u32) -> Result<Identity, DataDirError> {
+        if let Some(kept) = &self.identity {
+            let (kept_count, asked) = (kept.partitions, partitions);
+            if asked != 0 && asked != kept_count {
+                let kept = kept_count;
+                tracing::warn!(
+                    kept,
+                    asked,
+                    "the data dir keeps the number of partitions that it was made with"
+                );
+            }
+            return Ok(kept.clone());
         }
-        if format.partitions != partitions {
-            let (kept, asked) = (format.partitions, partitions);
-            tracing::warn!(kept, asked, "the data dir keeps the number of partitions that it was made with");
+        let partitions = if partitions == 0 { default } else { partitions };
+        self.settle(Identity { node: 1, partitions, membership: None })
+    }
+
+    /// Says whose the folder is, durably.
+    ///
+    /// # Errors
+    /// [`DataDirError::Io`]; it is then whose it was.
+    pub fn settle(&mut self, identity: Identity) -> Result<Identity, DataDirError> {
+        if self.identity.as_ref() != Some(&identity) {
+            let file = self.path.join("FORMAT");
+            write_format(&self.path, &file, &Format::of(&identity))
+                .map_err(|cause| DataDirError::Io { path: file, cause })?;
+            self.identity = Some(identity.clone());
         }
-        Ok(Self { path: path.to_owned(), partitions: format.partitions, _lock: lock })
+        Ok(identity)
+    }
+
+    /// Whether the folder of a cluster's node is that of the node called `name`.
+    ///
+    /// # Errors
+    /// [`DataDirError::OtherNode`].
+    pub fn check_name(&self, name: &str) -> Result<(), DataDirError> {
+        let membership = self.identity.as_ref().and_then(|identity| identity.membership.as_ref());
+        match membership.filter(|membership| membership.name != name) {
+            None => Ok(()),
+            Some(Membership { name: found, .. }) => Err(DataDirError::OtherNode {
+                dir: self.path.clone(),
+                found: found.clone(),
+                wanted: name.to_owned(),
+            }),
+        }
     }
 
     /// The folder.
@@ -135,25 +224,25 @@ impl DataDir {
         &self.path
     }
 
-    /// How many partitions the folder was made with.
-    pub fn partitions(&self) -> u32 {
-        self.partitions
+    /// Whose it is, if it was ever used.
+    pub fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref()
     }
 }
 
 /// Reads the version first and alone: of a newer file nothing else is understood.
-fn read_format(dir: &Path, file: &Path, text: &str) -> Result<Format, DataDirError> {
+fn read_format(dir: &Path, file: &Path, text: &str) -> Result<Identity, DataDirError> {
     #[derive(Deserialize)]
     struct VersionOnly {
         version: u32,
     }
-    let unreadable =
-        |e: serde_json::Error| DataDirError::Unreadable { file: file.to_owned(), reason: e.to_string() };
-    let VersionOnly { version: found } = serde_json::from_str(text).map_err(unreadable)?;
+    let unreadable = |reason: String| DataDirError::Unreadable { file: file.to_owned(), reason };
+    let VersionOnly { version: found } = serde_json::from_str(text).map_err(|e| unreadable(e.to_string()))?;
     if found > FORMAT_VERSION {
         return Err(DataDirError::Newer { dir: dir.to_owned(), found });
     }
-    serde_json::from_str(text).map_err(unreadable)
+    let format: Format = serde_json::from_str(text).map_err(|e| unreadable(e.to_string()))?;
+    format.identity().map_err(unreadable)
 }
 
 /// Written beside, synced, then renamed: the file is whole or absent.
@@ -171,13 +260,19 @@ fn write_format(dir: &Path, file: &Path, format: &Format) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    fn open(path: &Path, partitions: u32) -> Result<(DataDir, Identity), DataDirError> {
+        let mut dir = DataDir::lock(path)?;
+        let identity = dir.alone(partitions, 4)?;
+        Ok((dir, identity))
+    }
+
     #[test]
     fn data_without_a_format_file_is_not_opened_as_if_it_were_new() {
         let dir = tempfile::tempdir().unwrap();
-        drop(DataDir::open(dir.path(), 1, 8).unwrap());
+        drop(open(dir.path(), 8).unwrap());
         fs::create_dir(dir.path().join("log")).unwrap();
         fs::remove_file(dir.path().join("FORMAT")).unwrap();
-        let error = DataDir::open(dir.path(), 1, 4).unwrap_err();
+        let error = DataDir::lock(dir.path()).unwrap_err();
         assert!(matches!(error, DataDirError::NoFormat { found: "log", .. }), "{error}");
         assert!(!dir.path().join("FORMAT").exists());
     }
@@ -185,45 +280,70 @@ mod tests {
     #[test]
     fn the_format_file_never_changes() {
         let dir = tempfile::tempdir().unwrap();
-        drop(DataDir::open(dir.path(), 3, 4).unwrap());
-        let text = fs::read_to_string(dir.path().join("FORMAT")).unwrap();
-        assert_eq!(text, "{\"version\":1,\"node_id\":3,\"partitions\":4}\n");
+        let read = || fs::read_to_string(dir.path().join("FORMAT")).unwrap();
+        let (mut held, mut identity) = open(dir.path(), 0).unwrap();
+        assert_eq!(read(), "{\"version\":1,\"node_id\":1,\"partitions\":4}\n");
+        identity.membership = Some(Membership { name: "n1".to_owned(), cluster: None });
+        held.settle(identity.clone()).unwrap();
+        assert_eq!(read(), "{\"version\":2,\"node_id\":1,\"partitions\":4,\"name\":\"n1\"}\n");
+        identity.membership = Some(Membership { name: "n1".to_owned(), cluster: Some(7) });
+        held.settle(identity.clone()).unwrap();
+        let id = "00000000000000000000000000000007";
+        let cluster = format!(
+            "{{\"version\":2,\"node_id\":1,\"partitions\":4,\"name\":\"n1\",\"cluster\":\"{id}\"}}\n"
+        );
+        assert_eq!(read(), cluster);
+        drop(held);
+        assert_eq!(DataDir::lock(dir.path()).unwrap().identity(), Some(&identity));
     }
 
     #[test]
     fn a_second_holder_is_refused_until_the_first_lets_go() {
         let dir = tempfile::tempdir().unwrap();
-        let first = DataDir::open(dir.path(), 1, 4).unwrap();
-        assert!(matches!(DataDir::open(dir.path(), 1, 4), Err(DataDirError::InUse(_))));
+        let first = DataDir::lock(dir.path()).unwrap();
+        assert!(matches!(DataDir::lock(dir.path()), Err(DataDirError::InUse(_))));
         drop(first);
-        DataDir::open(dir.path(), 1, 4).unwrap();
+        DataDir::lock(dir.path()).unwrap();
     }
 
     #[test]
     fn the_partition_count_is_that_of_the_first_start() {
         let dir = tempfile::tempdir().unwrap();
-        drop(DataDir::open(dir.path(), 1, 4).unwrap());
-        assert_eq!(DataDir::open(dir.path(), 1, 16).unwrap().partitions(), 4);
+        drop(open(dir.path(), 4).unwrap());
+        assert_eq!(open(dir.path(), 16).unwrap().1.partitions, 4);
+    }
+
+    #[test]
+    fn a_folder_of_a_cluster_is_of_one_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut held, mut identity) = open(dir.path(), 4).unwrap();
+        held.check_name("n2").unwrap();
+        identity.membership = Some(Membership { name: "n1".to_owned(), cluster: Some(7) });
+        held.settle(identity).unwrap();
+        held.check_name("n1").unwrap();
+        let error = held.check_name("n2").unwrap_err().to_string();
+        assert!(error.contains("belongs to node n1") && error.contains("n2"), "{error}");
     }
 
     #[track_caller]
     fn check_refused(content: &str, parts: &[&str]) {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("FORMAT"), content).unwrap();
-        let error = DataDir::open(dir.path(), 1, 4).unwrap_err().to_string();
+        let error = DataDir::lock(dir.path()).unwrap_err().to_string();
         assert!(parts.iter().all(|part| error.contains(part)), "{error}");
         assert_eq!(fs::read_to_string(dir.path().join("FORMAT")).unwrap(), content, "it stays as it was");
     }
 
     #[test]
     fn a_newer_format_is_refused_naming_both_versions() {
-        check_refused(r#"{"version":7,"something":"new"}"#, &["version 7", "up to 1"]);
+        check_refused(r#"{"version":7,"something":"new"}"#, &["version 7", "up to 2"]);
     }
 
     #[test]
-    fn another_nodes_folder_and_damage_are_refused() {
-        check_refused(r#"{"version":1,"node_id":9,"partitions":4}"#, &["node 9", "node is 1"]);
+    fn damage_is_refused() {
         check_refused("quorate", &["not a format file"]);
         check_refused("", &["not a format file"]);
+        let other = r#"{"version":2,"node_id":1,"partitions":4,"name":"n1","cluster":"x"}"#;
+        check_refused(other, &["not a format file", "\"x\""]);
     }
 }

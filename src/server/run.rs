@@ -10,6 +10,7 @@ use crate::config::{Config, HumanDuration, Multitenancy, keys};
 use crate::datadir::DataDir;
 use crate::http::{App, AppParts, listener, router};
 use crate::node::Node;
+use crate::node::company::Company;
 use crate::{self_monitor, telemetry};
 use quorate_cluster::limits::LimitsProvider;
 use quorate_model::{Clock, SystemClock, failpoint};
@@ -108,10 +109,11 @@ impl Listeners {
         self,
         app: &Arc<App>,
         config: &Arc<Config>,
+        inbox: grpc::Inbox,
         stop: &CancellationToken,
     ) -> JoinHandle<std::io::Result<()>> {
         let drain = config.http.drain_timeout.into();
-        let grpc = grpc::serve(self.grpc, app.readiness(), drain, stop.clone());
+        let grpc = grpc::serve(self.grpc, inbox, app.readiness(), drain, stop.clone());
         let (router, config, stop) = (router(app.clone()), config.clone(), stop.clone());
         let http =
             async move { listener::serve(self.http, router, &config.http, stop.cancelled_owned()).await };
@@ -120,7 +122,7 @@ impl Listeners {
 }
 
 async fn serve(source: Source, config: Arc<Config>, clock: Arc<dyn Clock>) -> Result<(), Failure> {
-    let dir = DataDir::open(&config.data_dir, config.node_id, config.partitions).map_err(text)?;
+    let dir = DataDir::lock(&config.data_dir).map_err(text)?;
     // Before anything can be reached from outside: whoever sees the node start may send it a signal.
     let mut signals = Signals::new().map_err(text)?;
     let listeners = Listeners::bind(&config).await?;
@@ -136,9 +138,11 @@ async fn serve(source: Source, config: Arc<Config>, clock: Arc<dyn Clock>) -> Re
     });
     let stop = CancellationToken::new();
     let addresses = listeners.addresses;
-    let serving = listeners.serve(&app, &config, &stop);
+    let company = Company::of(&config, &dir, addresses.1);
+    let inbox = company.as_ref().map(Company::inbox).unwrap_or_default();
+    let serving = listeners.serve(&app, &config, inbox, &stop);
     let node = tokio::select! {
-        node = Node::start(&config, dir, limits, clock) => Some(node.map_err(text)?),
+        node = Node::start(&config, dir, company.as_ref(), limits, clock) => Some(node.map_err(text)?),
         () = signals.end.received() => None,
     };
     let ended = match &node {

@@ -18,11 +18,13 @@ use crate::image_file;
 use crate::merge_policy::{MergePlan, is_expired, plan};
 use crate::series_file::SeriesFile;
 use crate::store_block::StoreBlock;
+use crate::uses::Hold;
 use crate::view::Views;
 use parking_lot::Mutex;
-use quorate_kv::{Cf, Durability, KvError, WriteBatch};
+use quorate_kv::{Cf, Kv, WriteBatch};
 use quorate_model::failpoint;
 use quorate_model::{Labels, PartitionId, Position, TenantId, TimeRange};
+use std::fs::File;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -61,11 +63,21 @@ pub(crate) struct Background {
     series: Arc<SeriesFile>,
     durable: AtomicU64,
     flushing: Mutex<()>,
-    /// Number of the durable image, 0 for none.
-    image: Mutex<u64>,
+    /// The durable image.
+    image: Mutex<Option<ImagePointer>>,
     /// Held by merges and retention: both replace blocks.
     replacing: Mutex<()>,
     stopping: AtomicBool,
+    hold: Arc<Hold>,
+}
+
+/// The files of the durable image, open: what they hold now stays readable, also when the next image replaces them.
+#[derive(Debug)]
+pub(crate) struct PinnedImage {
+    pub(crate) pointer: ImagePointer,
+    pub(crate) image: (PathBuf, File),
+    /// Only the first [`ImagePointer::series_log_len`] bytes are valid, and those never change.
+    pub(crate) series_log: (PathBuf, File),
 }
 
 impl Background {
@@ -75,9 +87,9 @@ impl Background {
         dir: &Path,
         (head, views, series): (Arc<Head>, Arc<Views>, Arc<SeriesFile>),
         image: Option<ImagePointer>,
+        hold: Arc<Hold>,
     ) -> Self {
-        let image = image.unwrap_or_default();
-        let durable = AtomicU64::new(image.position.0);
+        let durable = AtomicU64::new(image.unwrap_or_default().position.0);
         Self {
             disk,
             partition,
@@ -87,10 +99,16 @@ impl Background {
             series,
             durable,
             flushing: Mutex::default(),
-            image: Mutex::new(image.image),
+            image: Mutex::new(image),
             replacing: Mutex::default(),
             stopping: AtomicBool::new(false),
+            hold,
         }
+    }
+
+    /// The store of blocks.
+    pub(crate) fn kv(&self) -> &Arc<dyn Kv> {
+        self.disk.kv()
     }
 
     /// Position of the last durable image.
@@ -118,11 +136,31 @@ impl Background {
         Ok(report)
     }
 
-    /// Cuts an image and makes it durable. Gives its position. One that fails leaves no file, for the next may fail
-    /// as well, and its number is free: nothing names it.
+    /// Cuts an image and makes it durable. Gives its position.
     pub(crate) fn cut_image(&self) -> Result<Position, StoreError> {
+        let pointer = self.cut_into(&mut self.image.lock())?;
+        Ok(pointer.position)
+    }
+
+    /// Pins the durable image; cuts one if there is none.
+    pub(crate) fn pin_image(&self) -> Result<PinnedImage, StoreError> {
+        // Held until the files are open: the next image removes their names.
         let mut current = self.image.lock();
-        let number = *current + 1;
+        let durable = *current;
+        let pointer = durable.map_or_else(|| self.cut_into(&mut current), Ok)?;
+        let open = |path: PathBuf| match File::open(&path) {
+            Ok(file) => Ok((path, file)),
+            Err(cause) => Err(StoreError::file(&path, cause)),
+        };
+        let image = open(image_path(&self.dir, pointer.image))?;
+        let series_log = open(SeriesFile::path(&self.dir, pointer.series_log))?;
+        Ok(PinnedImage { pointer, image, series_log })
+    }
+
+    /// One that fails leaves no file, for the next may fail as well, and its number is free: nothing names it.
+    fn cut_into(&self, current: &mut Option<ImagePointer>) -> Result<ImagePointer, StoreError> {
+        let old = current.unwrap_or_default().image;
+        let number = old + 1;
         let mut cut =
             image::cut(&self.head, &self.views, |frames, entries| self.series.take(frames, entries))?;
         failpoint::hit("image.after_cut");
@@ -132,12 +170,12 @@ impl Background {
             image_file::remove_rest(&image_path(&self.dir, number));
         }
         let pointer = written?;
-        let old = std::mem::replace(&mut *current, pointer.image);
+        *current = Some(pointer);
         self.series.published(&pointer);
         self.durable.store(cut.position.0, Ordering::Release);
         remove_if_there(&image_path(&self.dir, old))?;
         self.series.remove_others(&self.dir, pointer.series_log)?;
-        Ok(cut.position)
+        Ok(pointer)
     }
 
     fn write_image(&self, number: u64, cut: &mut image::Cut) -> Result<ImagePointer, StoreError> {
@@ -148,7 +186,7 @@ impl Background {
         let pointer = ImagePointer { position, image: number, series_log, series_log_len };
         let mut batch = WriteBatch::new();
         batch.put(Cf::Cat, ImagePointer::key(self.partition), pointer.encode());
-        self.commit(&batch)?;
+        cat::commit(self.disk.kv().as_ref(), self.partition, &batch)?;
         failpoint::hit("image.after_cat");
         Ok(pointer)
     }
@@ -217,8 +255,7 @@ impl Background {
 
     /// One synced batch: a block in, replaced blocks out. Then the View. After an error nothing of it is listed.
     fn replace(&self, added: Option<BlockMeta>, replaced: &[Arc<StoreBlock>]) -> Result<(), StoreError> {
-        let (kv, cache) = (self.disk.kv(), self.disk.cache());
-        let added = added.map(|meta| StoreBlock::open(kv, cache, meta)).transpose()?;
+        let added = added.map(|meta| StoreBlock::open(&self.disk, &self.hold, meta)).transpose()?;
         let mut batch = WriteBatch::new();
         if let Some(block) = &added {
             batch.put(Cf::Cat, cat::block_key(self.partition, block.meta().id()), block.meta().encode());
@@ -227,7 +264,7 @@ impl Background {
             batch.delete(Cf::Cat, cat::block_key(self.partition, block.meta().id()));
         }
         failpoint::hit("publish.before_cat");
-        self.commit(&batch)?;
+        cat::commit(self.disk.kv().as_ref(), self.partition, &batch)?;
         failpoint::hit("publish.after_cat");
         replaced.iter().for_each(|block| block.retire());
         self.views.publish(|old| {
@@ -238,20 +275,6 @@ impl Background {
             blocks
         });
         Ok(())
-    }
-
-    /// Writes to `cat`. An error means no effect; when that is not certain the process ends.
-    fn commit(&self, batch: &WriteBatch) -> Result<(), StoreError> {
-        let written = self.disk.kv().write(batch, Durability::Synced);
-        if let Err(error @ (KvError::Io { .. } | KvError::Corrupt { .. })) = &written {
-            tracing::error!(
-                partition = %self.partition,
-                %error,
-                "a write to the manifest failed with an unknown effect; the process ends"
-            );
-            std::process::abort();
-        }
-        Ok(written?)
     }
 }
 
@@ -287,7 +310,7 @@ mod tests {
     use super::*;
     use crate::head::testing::{floats, mark};
     use crate::{PartitionStore, StoreConfig};
-    use quorate_kv::{Ingest, KeyRange, Kv, KvRead, MemKv, Visitor};
+    use quorate_kv::{Durability, Ingest, KeyRange, KvError, KvRead, MemKv, Visitor};
 
     /// A store that is full for as long as it is told.
     #[derive(Default)]

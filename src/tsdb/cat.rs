@@ -7,7 +7,7 @@
 
 use crate::block::{BlockId, BlockMeta};
 use crate::error::StoreError;
-use quorate_kv::{Cf, KeyRange, KvRead};
+use quorate_kv::{Cf, Durability, KeyRange, Kv, KvError, KvRead, WriteBatch};
 use quorate_model::{PartitionId, Position};
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -113,6 +113,24 @@ pub fn all_block_ids(kv: &dyn KvRead) -> Result<BTreeSet<BlockId>, StoreError> {
     Ok(ids)
 }
 
+/// Writes to `cat`, synced. An error means no effect; when that is not certain the process ends, for only opening the
+/// partition again tells what `cat` lists (K5).
+///
+/// # Errors
+/// [`StoreError::Kv`].
+pub(crate) fn commit(kv: &dyn Kv, partition: PartitionId, batch: &WriteBatch) -> Result<(), StoreError> {
+    let written = kv.write(batch, Durability::Synced);
+    if let Err(error @ (KvError::Io { .. } | KvError::Corrupt { .. })) = &written {
+        tracing::error!(
+            %partition,
+            %error,
+            "a write to the manifest failed with an unknown effect; the process ends"
+        );
+        std::process::abort();
+    }
+    Ok(written?)
+}
+
 type Pair = (Vec<u8>, Vec<u8>);
 
 fn scan(kv: &dyn KvRead, range: &KeyRange) -> Result<Vec<Pair>, StoreError> {
@@ -152,7 +170,7 @@ fn damaged(key: &[u8]) -> StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quorate_kv::{Durability, Kv, MemKv, WriteBatch};
+    use quorate_kv::MemKv;
 
     fn pointer() -> ImagePointer {
         ImagePointer { position: Position(7), image: 1, series_log: 2, series_log_len: 3 }

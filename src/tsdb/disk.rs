@@ -7,6 +7,7 @@
 use crate::block::{self, BlockCache, BlockId};
 use crate::cat;
 use crate::error::StoreError;
+use crate::uses::Uses;
 use parking_lot::Mutex;
 use quorate_kv::{Cf, Durability, Kv, WriteBatch};
 use std::sync::Arc;
@@ -19,6 +20,7 @@ pub struct Disk {
     cache: Arc<BlockCache>,
     node: u16,
     ids: Mutex<Ids>,
+    uses: Arc<Uses>,
 }
 
 impl std::fmt::Debug for Disk {
@@ -54,7 +56,8 @@ impl Disk {
             }
         };
         let ids = Mutex::new(Ids { next, reserved: next });
-        Ok(Arc::new(Self { kv, cache: Arc::new(BlockCache::new(cache_bytes)), node, ids }))
+        let cache = Arc::new(BlockCache::new(cache_bytes));
+        Ok(Arc::new(Self { kv, cache, node, ids, uses: Arc::default() }))
     }
 
     /// The store.
@@ -67,18 +70,51 @@ impl Disk {
         &self.cache
     }
 
+    /// Who uses which partition.
+    pub(crate) fn uses(&self) -> &Arc<Uses> {
+        &self.uses
+    }
+
     /// An id that no block ever had.
     pub(crate) fn next_id(&self) -> Result<BlockId, StoreError> {
         let mut ids = self.ids.lock();
         if ids.next == ids.reserved {
-            let reserved = ids.reserved + RESERVED;
-            let mut batch = WriteBatch::new();
-            batch.put(Cf::Ctl, counter_key(self.node), reserved.to_be_bytes());
-            self.kv.write(&batch, Durability::Synced)?;
-            ids.reserved = reserved;
+            self.reserve(&mut ids, 0)?;
         }
         ids.next += 1;
         Ok(BlockId::new(self.node, ids.next - 1))
+    }
+
+    /// Never gives `id` from now on: another node brings a block under it. A node that lost its disk meets its own
+    /// blocks so.
+    ///
+    /// # Errors
+    /// [`StoreError::Kv`]; [`StoreError::Damaged`] if no number would be left.
+    pub(crate) fn give_up_id(&self, id: BlockId) -> Result<(), StoreError> {
+        let mut ids = self.ids.lock();
+        if id.node() != self.node || id.counter() < ids.next {
+            return Ok(());
+        }
+        let skipped = id.counter() + 1 - ids.next;
+        if id.counter() >= ids.reserved {
+            self.reserve(&mut ids, skipped)?;
+        }
+        ids.next += skipped;
+        Ok(())
+    }
+
+    /// Reserves a further step of numbers, and `more`.
+    fn reserve(&self, ids: &mut Ids, more: u64) -> Result<(), StoreError> {
+        let reserved = ids.reserved + more + RESERVED;
+        if reserved > BlockId::MAX_COUNTER {
+            let detail = format!("would pass its end, {}", BlockId::MAX_COUNTER);
+            return Err(StoreError::Damaged { place: "block counter".to_owned(), detail });
+        }
+        let mut batch = WriteBatch::new();
+        batch.put(Cf::Ctl, counter_key(self.node), reserved.to_be_bytes());
+        self.kv.write(&batch, Durability::Synced)?;
+        ids.reserved = reserved;
+        Ok(())
     }
 }
 
@@ -103,6 +139,22 @@ mod tests {
                 last = id;
             }
         }
+    }
+
+    #[test]
+    fn an_id_that_came_from_elsewhere_is_not_given_again() {
+        let kv: Arc<dyn Kv> = Arc::new(MemKv::default());
+        let disk = Disk::open(Arc::clone(&kv), 7, 1 << 20).unwrap();
+        disk.give_up_id(BlockId::new(7, 3)).unwrap();
+        disk.give_up_id(BlockId::new(8, 900)).unwrap();
+        assert_eq!(disk.next_id().unwrap(), BlockId::new(7, 4));
+        disk.give_up_id(BlockId::new(7, 2)).unwrap();
+        disk.give_up_id(BlockId::new(7, 90_000)).unwrap();
+        assert_eq!(disk.next_id().unwrap(), BlockId::new(7, 90_001));
+        assert!(disk.give_up_id(BlockId::new(7, BlockId::MAX_COUNTER)).is_err());
+        assert_eq!(disk.next_id().unwrap(), BlockId::new(7, 90_002));
+        let disk = Disk::open(kv, 7, 1 << 20).unwrap();
+        assert!(disk.next_id().unwrap() > BlockId::new(7, 90_002));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use quorate_chunk::ChunkError;
 use quorate_kv::KvError;
-use quorate_model::{ErrorCode, Position, SeriesRef, SessionId};
+use quorate_model::{ErrorCode, PartitionId, Position, SeriesRef, SessionId};
 use std::path::PathBuf;
 
 /// Why a record cannot be applied. Apply has stopped; every later call gives the same error, and a restart
@@ -65,6 +65,20 @@ pub enum StoreError {
     /// The caller's [`crate::ReadMeter`] objected.
     #[error("the read was stopped by its caller")]
     Stopped,
+    /// Somebody uses the partition; nothing was changed. It can be tried again when they have ended.
+    #[error("partition {partition} is in use by {by}")]
+    InUse {
+        /// The partition.
+        partition: PartitionId,
+        /// Who uses it.
+        by: &'static str,
+    },
+    /// A part was asked for that the offer does not list.
+    #[error("the offer has no part {part}")]
+    NoPart {
+        /// The part.
+        part: usize,
+    },
     /// A query would read more than its limits allow.
     #[error("the query selects {found} series, more than its limit of {limit}")]
     TooManySeries {
@@ -81,7 +95,8 @@ impl StoreError {
         match self {
             Self::Kv(error) => error.code(),
             Self::Chunk(_) | Self::Damaged { .. } => ErrorCode::Corrupt,
-            Self::File { .. } => ErrorCode::Unavailable,
+            Self::File { .. } | Self::InUse { .. } => ErrorCode::Unavailable,
+            Self::NoPart { .. } => ErrorCode::NotFound,
             Self::TooManySeries { .. } => ErrorCode::Unprocessable,
             Self::Stopped => ErrorCode::Cancelled,
         }

@@ -7,7 +7,7 @@
 
 use crate::error::StoreError;
 use crate::head::dump::{put_stripe, put_window, take_stripe, take_window};
-use crate::head::{Head, ROW_LIMIT, SealedGeneration, place, row_at};
+use crate::head::{Head, ROW_LIMIT, SealedGeneration, WindowLength, place, row_at};
 use crate::image_file::{OPTIONAL, Section};
 use crate::image_meta::ImageMeta;
 use crate::series_log::SeriesEntry;
@@ -21,6 +21,8 @@ use std::sync::Arc;
 const META: u32 = 1;
 const STRIPE: u32 = 0x100;
 const SEALED: u32 = 0x200;
+/// Longest window that a store is configured with.
+const MAX_WINDOW_MS: i64 = 86_400_000;
 
 /// A cut state.
 #[derive(Debug)]
@@ -101,6 +103,25 @@ pub(crate) fn load(
     }
     loader.finish(meta);
     Ok(())
+}
+
+/// Whether [`load`] takes these sections and entries: loads them into a head that is dropped.
+///
+/// # Errors
+/// As [`load`].
+pub(crate) fn rehearse(
+    sections: &[Section],
+    entries: impl FnOnce(&mut dyn FnMut(SeriesEntry)) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let meta = sections.iter().find(|(id, _)| *id == META);
+    let window_ms = meta.and_then(|(_, raw)| ImageMeta::decode(raw)).map(|meta| meta.window_ms);
+    let window_ms = window_ms.filter(|ms| (1..=MAX_WINDOW_MS).contains(ms)).ok_or_else(|| {
+        let detail = "has no state, or one of impossible windows".to_owned();
+        StoreError::Damaged { place: "image".to_owned(), detail }
+    })?;
+    let views = Arc::new(Views::new(Vec::new()));
+    let head = Head::new(WindowLength::new(window_ms), Arc::clone(&views));
+    load(&head, &views, sections, entries)
 }
 
 /// Takes the stripes first and then the series log, so that rows which were freed take no memory: refs to them are

@@ -106,7 +106,9 @@ fn decode(bytes: &[u8], partition: PartitionId, position: Position) -> Result<Ve
         if crc32c::crc32c(body) != crc {
             return Err("has a damaged section");
         }
-        let raw_len = usize::try_from(raw_len).map_err(|_| short)?;
+        // A file may come from another node; lz4 makes at most 255 bytes of one.
+        let raw_len = usize::try_from(raw_len).ok().filter(|raw_len| raw_len / 255 <= body.len());
+        let raw_len = raw_len.ok_or("has a section of impossible length")?;
         let raw =
             lz4_flex::block::decompress(body, raw_len).map_err(|_| "has a section that does not unpack")?;
         sections.push((id, raw));

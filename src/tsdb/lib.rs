@@ -27,8 +27,10 @@ mod retention;
 mod selection;
 mod series_file;
 mod series_log;
+pub mod snapshot;
 mod stats;
 mod store_block;
+mod uses;
 mod view;
 
 pub use background::FlushReport;

@@ -21,7 +21,9 @@ use crate::retention::{self, Pace};
 use crate::selection::{PartitionSelection, SelectLimits, Wanted};
 use crate::series_file::SeriesFile;
 use crate::series_log::{self, SeriesEntry};
+use crate::snapshot;
 use crate::store_block::StoreBlock;
+use crate::uses::Use;
 use crate::view::Views;
 use quorate_model::{
     FlushMark, LogRecord, Matcher, PartitionId, Position, TenantId, TimeRange, create_dir_durable,
@@ -47,7 +49,8 @@ impl PartitionStore {
     /// if it is missing; files in it that `cat` does not point to are removed.
     ///
     /// # Errors
-    /// [`StoreError`] if anything that `cat` lists cannot be read whole.
+    /// [`StoreError`] if anything that `cat` lists cannot be read whole; [`StoreError::InUse`] while an install
+    /// replaces the state.
     pub fn open(
         disk: &Arc<Disk>,
         dir: &Path,
@@ -55,9 +58,10 @@ impl PartitionStore {
         config: StoreConfig,
     ) -> Result<Self, StoreError> {
         create_dir_durable(dir).map_err(|e| StoreError::file(dir, e))?;
+        let hold = Arc::new(disk.uses().hold(partition, Use::Store)?);
         let manifest = cat::read(disk.kv().as_ref(), partition)?;
         quorate_model::failpoint::hit("start.after_cat");
-        let open = |meta| StoreBlock::open(disk.kv(), disk.cache(), meta);
+        let open = |meta| StoreBlock::open(disk, &hold, meta);
         let mut blocks = manifest.blocks.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
         blocks.sort_by_key(|b| (b.window().start_ms, b.meta().id()));
         let views = Arc::new(Views::new(blocks));
@@ -67,9 +71,10 @@ impl PartitionStore {
             None => 0,
         };
         remove_unlisted(dir, manifest.image.as_ref())?;
+        snapshot::remove_if_obsolete(dir, manifest.image.as_ref())?;
         let series = Arc::new(SeriesFile::new(dir, manifest.image, entries));
         let parts = (Arc::clone(&head), Arc::clone(&views), Arc::clone(&series));
-        let background = Background::new(Arc::clone(disk), partition, dir, parts, manifest.image);
+        let background = Background::new(Arc::clone(disk), partition, dir, parts, manifest.image, hold);
         Ok(Self {
             partition,
             config,

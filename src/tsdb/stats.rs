@@ -4,7 +4,7 @@ use crate::error::StoreError;
 use crate::head::{Counters, series_hash};
 use crate::meter::{ReadMeter, ask};
 use crate::partition_store::PartitionStore;
-use quorate_model::{Labels, TenantId, TimeRange};
+use quorate_model::{Labels, Position, TenantId, TimeRange};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a label pair takes beside its text while the largest are found, about.
@@ -111,6 +111,12 @@ impl PartitionStore {
     /// Samples of committed records of a tenant by verdict.
     pub fn counters(&self, tenant: TenantId) -> Counters {
         self.head.writer().lock().counters.get(&tenant).copied().unwrap_or_default()
+    }
+
+    /// The applied position and the rolling hash at it: equal on all replicas at equal positions.
+    pub fn fingerprint(&self) -> (Position, u64) {
+        let writer = self.head.writer().lock();
+        (writer.position, writer.state_hash.0)
     }
 
     /// Figures of the partition. Walks every row of the head: for a scrape, not for a request.

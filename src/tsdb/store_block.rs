@@ -2,8 +2,10 @@
 //!
 //! Knows when a block is out of use. Does not know why it was replaced.
 
-use crate::block::{self, BlockCache, BlockMeta, BlockReader};
+use crate::block::{self, BlockMeta, BlockReader};
+use crate::disk::Disk;
 use crate::error::StoreError;
+use crate::uses::Hold;
 use quorate_kv::Kv;
 use quorate_model::TimeRange;
 use std::collections::BTreeMap;
@@ -16,6 +18,8 @@ pub(crate) struct StoreBlock {
     reader: Arc<BlockReader>,
     is_retired: AtomicBool,
     rank: Option<u32>,
+    /// Ends when the keys of a replaced block are gone.
+    _hold: Arc<Hold>,
 }
 
 impl std::fmt::Debug for StoreBlock {
@@ -25,15 +29,13 @@ impl std::fmt::Debug for StoreBlock {
 }
 
 impl StoreBlock {
-    /// Opens the block of a `cat` entry.
-    pub(crate) fn open(
-        kv: &Arc<dyn Kv>,
-        cache: &Arc<BlockCache>,
-        meta: BlockMeta,
-    ) -> Result<Arc<Self>, StoreError> {
+    /// Opens the block of a `cat` entry. `hold` is its store's.
+    pub(crate) fn open(disk: &Disk, hold: &Arc<Hold>, meta: BlockMeta) -> Result<Arc<Self>, StoreError> {
         let rank = uniform_rank(&meta);
-        let reader = Arc::new(BlockReader::open(Arc::clone(kv), Arc::clone(cache), meta)?);
-        Ok(Arc::new(Self { kv: Arc::clone(kv), reader, is_retired: AtomicBool::new(false), rank }))
+        let kv = Arc::clone(disk.kv());
+        let reader = Arc::new(BlockReader::open(Arc::clone(&kv), Arc::clone(disk.cache()), meta)?);
+        let _hold = Arc::clone(hold);
+        Ok(Arc::new(Self { kv, reader, is_retired: AtomicBool::new(false), rank, _hold }))
     }
 
     /// The reader.

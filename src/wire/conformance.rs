@@ -1,4 +1,8 @@
-//! One suite for every [`Transport`].
+//! The suites: one for every [`Transport`], here, and one for every [`crate::Calls`].
+
+mod calls;
+
+pub use calls::{CallsPlace, check_calls};
 
 use crate::raft::{Ballot, BallotAnswer, LogId, Vote, answer, request};
 use crate::{Handler, Transport, TransportError};

@@ -77,7 +77,7 @@ fn a_newer_data_format_is_refused_with_both_versions() {
     later.launch(None);
     assert!(!later.ready_or_ended(), "a newer format was opened");
     let log = std::fs::read_to_string(later.log_path()).unwrap();
-    assert!(log.contains("9001") && log.contains("up to 1"), "{log}");
+    assert!(log.contains("9001") && log.contains("up to 2"), "{log}");
 }
 
 #[test]

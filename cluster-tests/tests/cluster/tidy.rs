@@ -13,10 +13,10 @@ const EDGES: &[(&str, &[&str])] = &[
     ("wire", &["model"]),
     ("raft", &["model", "kv", "wire"]),
     ("tsdb", &["model", "chunk", "kv"]),
-    ("commitlog", &["model", "raft"]),
-    ("cluster", &["model", "raft"]),
-    ("ingest", &["model", "cluster", "commitlog", "raft", "tsdb"]),
-    ("query", &["model", "cluster", "commitlog", "chunk", "promql", "tsdb"]),
+    ("commitlog", &["model", "wire", "raft"]),
+    ("cluster", &["model", "wire", "raft"]),
+    ("ingest", &["model", "wire", "cluster", "commitlog", "raft", "tsdb"]),
+    ("query", &["model", "wire", "cluster", "commitlog", "chunk", "promql", "tsdb"]),
     (
         "server",
         &[

@@ -1,33 +1,44 @@
-//! The metadata state at one position, in a file. The page is `docs/formats/meta.md`.
+//! The metadata state at one position, in a file or on its way to another node. The page is `docs/formats/meta.md`.
 //!
 //! Written under another name, synced, renamed over the old one, and the directory synced: a crash leaves the
 //! old image or the new one, never half of one.
 
+use super::bytes::{Reader, Writer};
+use super::command::{NodeState, put_nodes, read_nodes};
+use super::state::{NodeEntry, PartitionEntry};
 use super::{MetaError, MetaState};
-use quorate_model::Position;
-use std::collections::BTreeMap;
+use quorate_model::{NodeId, Position};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
 const MAGIC: &[u8; 8] = b"QRT-META";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER: usize = 8 + 4 + 8 + 4;
 
-/// Magic, version u32, position u64, CRC-32C u32 of what follows: cluster id u128, nodes (count u32, each
-/// name and incarnation u32), tenants (count u32, each name). Names are a length u32 and UTF-8.
+/// Magic, version u32, position u64, CRC-32C u32 of position and body, body.
 pub(super) fn encode(position: Position, state: &MetaState) -> Vec<u8> {
-    let mut body = state.cluster_id.to_le_bytes().to_vec();
-    body.extend((state.nodes.len() as u32).to_le_bytes());
-    for (name, incarnation) in &state.nodes {
-        put_name(&mut body, name);
-        body.extend(incarnation.to_le_bytes());
+    let mut body = Writer::default();
+    body.u128(state.cluster_id);
+    body.u64(state.next_node);
+    body.count(state.nodes.len());
+    for (node, entry) in &state.nodes {
+        body.u64(node.0);
+        [&entry.name, &entry.address, &entry.zone].into_iter().for_each(|text| body.text(text));
+        body.u32(entry.incarnation);
+        body.u8(entry.state.number());
     }
-    body.extend((state.tenants.len() as u32).to_le_bytes());
-    for name in &state.tenants {
-        put_name(&mut body, name);
+    body.u8(state.replication);
+    body.u32(state.epoch);
+    body.count(state.partitions.len());
+    for entry in &state.partitions {
+        put_nodes(&mut body, &entry.first);
+        put_nodes(&mut body, &entry.replicas);
     }
+    body.count(state.tenants.len());
+    state.tenants.iter().for_each(|name| body.text(name));
+    let body = body.0;
     let mut out = Vec::with_capacity(HEADER + body.len());
     out.extend(MAGIC);
     out.extend(VERSION.to_le_bytes());
@@ -37,61 +48,69 @@ pub(super) fn encode(position: Position, state: &MetaState) -> Vec<u8> {
     out
 }
 
-fn put_name(out: &mut Vec<u8>, name: &str) {
-    out.extend((name.len() as u32).to_le_bytes());
-    out.extend(name.as_bytes());
-}
-
 pub(super) fn decode(bytes: &[u8]) -> Result<(Position, MetaState), String> {
     let mut reader = Reader(bytes);
     if reader.take(8)? != MAGIC {
         return Err("it does not begin with its magic number".to_owned());
     }
     let version = reader.u32()?;
-    if version != VERSION {
-        return Err(format!("its version is {version}, this build reads {VERSION}"));
+    if !(1..=VERSION).contains(&version) {
+        return Err(format!("its version is {version}, this build reads 1 to {VERSION}"));
     }
-    let position = u64::from_le_bytes(reader.array()?);
+    let position = reader.u64()?;
     let checksum = reader.u32()?;
     if crc32c::crc32c_append(crc32c::crc32c(&position.to_le_bytes()), reader.0) != checksum {
         return Err("its checksum does not match".to_owned());
     }
-    let cluster_id = u128::from_le_bytes(reader.array()?);
-    let mut nodes = BTreeMap::new();
-    for _ in 0..reader.u32()? {
-        nodes.insert(reader.name()?, reader.u32()?);
+    let mut state = MetaState { cluster_id: reader.u128()?, ..MetaState::default() };
+    match version {
+        1 => read_nodes_alone(&mut reader, &mut state)?,
+        _ => read_cluster(&mut reader, &mut state)?,
     }
-    let mut tenants: Vec<Arc<str>> = Vec::new();
-    for _ in 0..reader.u32()? {
-        tenants.push(reader.name()?.into());
-    }
-    if !reader.0.is_empty() {
-        return Err(format!("{} bytes are left over", reader.0.len()));
-    }
-    Ok((Position(position), MetaState::restore(cluster_id, nodes, tenants)))
+    let tenants = (0..reader.count(4)?).map(|_| Ok(Arc::from(reader.text()?)));
+    state.set_tenants(tenants.collect::<Result<_, String>>()?);
+    reader.end()?;
+    Ok((Position(position), state))
 }
 
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Result<&'a [u8], String> {
-        let (taken, rest) = self.0.split_at_checked(count).ok_or("it ends too early")?;
-        self.0 = rest;
-        Ok(taken)
+/// Version 1: a node that was always alone, called by its number.
+fn read_nodes_alone(reader: &mut Reader<'_>, state: &mut MetaState) -> Result<(), String> {
+    for _ in 0..reader.count(8)? {
+        let name = reader.text()?;
+        let node = NodeId(name.parse().map_err(|_| format!("{name} is not the number of a node"))?);
+        let entry = NodeEntry {
+            name,
+            address: String::new(),
+            zone: String::new(),
+            incarnation: reader.u32()?,
+            state: NodeState::Member,
+        };
+        state.next_node = state.next_node.max(node.0 + 1);
+        state.nodes.insert(node, entry);
     }
+    Ok(())
+}
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
-        self.take(N)?.try_into().map_err(|_| "it ends too early".to_owned())
+fn read_cluster(reader: &mut Reader<'_>, state: &mut MetaState) -> Result<(), String> {
+    state.next_node = reader.u64()?;
+    for _ in 0..reader.count(25)? {
+        let node = NodeId(reader.u64()?);
+        let entry = NodeEntry {
+            name: reader.text()?,
+            address: reader.text()?,
+            zone: reader.text()?,
+            incarnation: reader.u32()?,
+            state: NodeState::from_number(reader.u8()?)?,
+        };
+        state.nodes.insert(node, entry);
     }
-
-    fn u32(&mut self) -> Result<u32, String> {
-        Ok(u32::from_le_bytes(self.array()?))
+    state.replication = reader.u8()?;
+    state.epoch = reader.u32()?;
+    for _ in 0..reader.count(8)? {
+        let entry = PartitionEntry { first: read_nodes(reader)?, replicas: read_nodes(reader)? };
+        state.partitions.push(entry);
     }
-
-    fn name(&mut self) -> Result<String, String> {
-        let length = self.u32()? as usize;
-        String::from_utf8(self.take(length)?.to_vec()).map_err(|_| "a name is not UTF-8".to_owned())
-    }
+    Ok(())
 }
 
 /// The stored state, or the empty one before every position if none was stored.

@@ -1,21 +1,27 @@
 //! The metadata group: facts that all nodes agree on.
 //!
-//! Knows tenants' names and numbers, nodes and their incarnations, the cluster's id. Does not know series or
-//! log positions of partitions. Path: `server`, `ingest` -> **here** -> a Raft group.
-//! M1: a fact that a call returned is committed. M2: numbers are never given twice, also not after a
-//! restart. M3: the state is a pure function of the group's log; an image of it at one position and the log
-//! after it restore it.
+//! Knows tenants' names and numbers, nodes and their incarnations, partitions and their replicas, the cluster's id. Does
+//! not know series or log positions of partitions. Path: `server`, `ingest` -> **here** -> a Raft group.
+//! M1: a fact that a call returned is committed, and applied on this node. M2: numbers are never given twice, also not
+//! after a restart. M3: the state is a pure function of the group's log; an image of it at one position and the log
+//! after it restore it. M4: what this node knows may be old, until [`MetaHandle::fresh`] has returned.
 
+mod bytes;
 mod command;
+mod follow;
 mod image;
+mod propose;
 mod state;
 
-pub use state::MetaState;
+pub use command::NodeState;
+pub use state::{MetaState, NodeEntry, PartitionEntry};
 
-use command::{Command, Response};
+use command::{Command, FirstNode, Response};
+use follow::follow;
 use parking_lot::{Mutex, RwLock};
-use quorate_model::{ErrorCode, Position, TenantId};
+use quorate_model::{ErrorCode, NodeId, PartitionId, Position, TenantId};
 use quorate_raft::{Group, GroupId, RaftError, RaftNode};
+use quorate_wire::Calls;
 use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -60,6 +66,15 @@ pub enum MetaError {
         /// The limit.
         limit: usize,
     },
+    /// The group knows better; nothing was changed.
+    #[error("{0}")]
+    Refused(String),
+    /// No leader answered in time.
+    #[error("the metadata group does not answer: {reason}")]
+    NoLeader {
+        /// What was tried last.
+        reason: String,
+    },
     /// Applying has stopped; the log of the node says why.
     #[error("the metadata group no longer applies its log")]
     Stopped,
@@ -71,8 +86,8 @@ impl MetaError {
         match self {
             Self::Raft(error) => error.code(),
             Self::Damaged { .. } => ErrorCode::Corrupt,
-            Self::TooManyTenants { .. } => ErrorCode::Refused,
-            Self::File { .. } | Self::Stopped => ErrorCode::Unavailable,
+            Self::TooManyTenants { .. } | Self::Refused(_) => ErrorCode::Refused,
+            Self::File { .. } | Self::NoLeader { .. } | Self::Stopped => ErrorCode::Unavailable,
         }
     }
 }
@@ -84,6 +99,8 @@ pub struct MetaHandle(Arc<Inner>);
 struct Inner {
     node: RaftNode,
     group: Group,
+    /// The way to the other members, if there may be any.
+    calls: Option<Arc<dyn Calls>>,
     image_path: PathBuf,
     state: RwLock<MetaState>,
     recent: Mutex<VecDeque<(Position, Response)>>,
@@ -96,19 +113,53 @@ struct Inner {
 }
 
 impl MetaHandle {
-    /// Restores the metadata from `dir` and the group's log, and follows the log from then on. The first
-    /// start gives the cluster its id.
+    /// Restores the metadata from `dir` and the group's log, and follows the log from then on, as the only member of the
+    /// group. The first start gives the cluster its id.
     ///
     /// # Errors
     /// [`MetaError`] if the group does not start or what is stored cannot be used.
     pub async fn start(node: &RaftNode, dir: &Path) -> Result<Self, MetaError> {
         let group = node.group(META_GROUP).await?;
+        let handle = Self::open(node, dir, group, None)?;
+        // Proposed at every start and a no-op after the first: its answer means that the log is applied.
+        handle.propose(Command::NameCluster { id: rand::random() }).await?;
+        Ok(handle)
+    }
+
+    /// The same as one of several members, which `calls` reaches. `first` are the members that the group begins with, if
+    /// this node is one of them. Waits for nobody: what is stored is there at once, the rest after
+    /// [`MetaHandle::fresh`].
+    ///
+    /// # Errors
+    /// As [`MetaHandle::start`].
+    pub async fn join(
+        node: &RaftNode,
+        dir: &Path,
+        calls: Arc<dyn Calls>,
+        first: Option<&BTreeSet<NodeId>>,
+    ) -> Result<Self, MetaError> {
+        let group = node.member(META_GROUP).await?;
+        let handle = Self::open(node, dir, group.clone(), Some(calls))?;
+        if let Some(first) = first {
+            group.begin(first).await?;
+        }
+        Ok(handle)
+    }
+
+    fn open(
+        node: &RaftNode,
+        dir: &Path,
+        group: Group,
+        calls: Option<Arc<dyn Calls>>,
+    ) -> Result<Self, MetaError> {
         let image_path = dir.join("meta.image");
         let (position, state) = image::load(&image_path)?;
         let (progress, applied) = watch::channel(position);
+        let progress = Arc::new(progress);
         let handle = Self(Arc::new(Inner {
             node: node.clone(),
-            group,
+            group: group.clone(),
+            calls,
             image_path,
             state: RwLock::new(state),
             recent: Mutex::default(),
@@ -117,9 +168,8 @@ impl MetaHandle {
             failure: OnceLock::new(),
             imaged: Mutex::new(position),
         }));
-        tokio::spawn(follow(Arc::downgrade(&handle.0), handle.0.group.reader(position), progress));
-        // Proposed at every start and a no-op after the first: its answer means that the log is applied.
-        handle.propose(Command::NameCluster { id: rand::random() }).await?;
+        group.set_owner(Arc::new(follow::Owner::new(&handle.0, &progress)));
+        tokio::spawn(follow(Arc::downgrade(&handle.0), group, position, progress));
         Ok(handle)
     }
 
@@ -136,15 +186,112 @@ impl MetaHandle {
         self.0.state.read().cluster_id()
     }
 
-    /// A new incarnation for the node called `name`: one more than its last.
+    /// A new incarnation for this node, which is alone: one more than its last.
     ///
     /// # Errors
     /// [`MetaError`].
-    pub async fn register_node(&self, name: &str) -> Result<u32, MetaError> {
-        match self.propose(Command::RegisterNode { name: name.to_owned() }).await? {
+    pub async fn register_alone(&self, node: NodeId) -> Result<u32, MetaError> {
+        match self.propose(Command::RegisterNode { name: node.to_string() }).await? {
             Response::Incarnation(incarnation) => Ok(incarnation),
-            other => Err(unexpected(&other)),
+            other => Err(unexpected(other)),
         }
+    }
+
+    /// A new incarnation for a node of the cluster: one more than its last. From now on it is at `address`.
+    ///
+    /// # Errors
+    /// [`MetaError::Refused`] if it was removed or replaced.
+    pub async fn begin_incarnation(&self, node: NodeId, address: &str, zone: &str) -> Result<u32, MetaError> {
+        let (address, zone) = (address.to_owned(), zone.to_owned());
+        match self.propose(Command::BeginIncarnation { node, address, zone }).await? {
+            Response::Incarnation(incarnation) => Ok(incarnation),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// The same for a node that stays where it is.
+    ///
+    /// # Errors
+    /// As [`MetaHandle::begin_incarnation`].
+    pub async fn begin_again(&self, node: NodeId) -> Result<u32, MetaError> {
+        let place = self
+            .read(|state| state.nodes().get(&node).map(|entry| (entry.address.clone(), entry.zone.clone())));
+        let (address, zone) = place.unwrap_or_default();
+        self.begin_incarnation(node, &address, &zone).await
+    }
+
+    /// Founds the cluster with its first nodes, each with number, name and address, unless it was founded before.
+    ///
+    /// # Errors
+    /// [`MetaError`].
+    pub async fn found(
+        &self,
+        nodes: &[(NodeId, String, String)],
+        replication: u8,
+        replicas: Vec<Vec<NodeId>>,
+    ) -> Result<(), MetaError> {
+        let first = |(node, name, address): &(NodeId, String, String)| FirstNode {
+            node: *node,
+            name: name.clone(),
+            address: address.clone(),
+        };
+        let nodes = nodes.iter().map(first).collect();
+        let found = Command::Found { id: rand::random(), nodes, replication, replicas };
+        done(self.propose(found).await?)
+    }
+
+    /// The number of the node called `name`, which has no data: a new one, or the one that it has if it never ran.
+    ///
+    /// # Errors
+    /// [`MetaError::Refused`] when a node of that name has data somewhere, unless it is to `replace` it.
+    pub async fn add_node(
+        &self,
+        name: &str,
+        address: &str,
+        zone: &str,
+        replace: bool,
+    ) -> Result<NodeId, MetaError> {
+        let [name, address, zone] = [name, address, zone].map(str::to_owned);
+        match self.propose(Command::AddNode { name, address, zone, replace }).await? {
+            Response::Node(node) => Ok(node),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Moves replicas, as planned for the placement of `epoch`.
+    ///
+    /// # Errors
+    /// [`MetaError::Refused`] when the placement has changed since.
+    pub async fn place(&self, epoch: u32, moves: Vec<(PartitionId, Vec<NodeId>)>) -> Result<(), MetaError> {
+        done(self.propose(Command::Place { epoch, moves }).await?)
+    }
+
+    /// Says what becomes of a node.
+    ///
+    /// # Errors
+    /// [`MetaError::Refused`] when there is no such node or it is gone already.
+    pub async fn set_node_state(&self, node: NodeId, state: NodeState) -> Result<(), MetaError> {
+        done(self.propose(Command::SetNodeState { node, state }).await?)
+    }
+
+    /// The state as this node knows it.
+    pub fn state(&self) -> MetaState {
+        self.0.state.read().clone()
+    }
+
+    /// Looks at the state as this node knows it.
+    pub fn read<T>(&self, look: impl FnOnce(&MetaState) -> T) -> T {
+        look(&self.0.state.read())
+    }
+
+    /// Follows the applied position: it changes whenever the state does.
+    pub fn watch(&self) -> watch::Receiver<Position> {
+        self.0.applied.clone()
+    }
+
+    /// The group.
+    pub fn group(&self) -> &Group {
+        &self.0.group
     }
 
     /// The number of the tenant called `name`, given now if it has none. A number is for good, so `limit` bounds
@@ -159,7 +306,7 @@ impl MetaHandle {
         };
         match self.propose(Command::InternTenant { name: name.to_owned() }).await? {
             Response::Tenant(tenant) => Ok(tenant),
-            other => Err(unexpected(&other)),
+            other => Err(unexpected(other)),
         }
     }
 
@@ -221,15 +368,6 @@ impl MetaHandle {
         let imaged = *self.0.imaged.lock();
         Ok(self.0.group.trim(imaged).await?)
     }
-
-    async fn propose(&self, command: Command) -> Result<Response, MetaError> {
-        let position = self.0.group.propose(command.encode().into()).await?;
-        let mut applied = self.0.applied.clone();
-        applied.wait_for(|now| *now >= position).await.map_err(|_closed| MetaError::Stopped)?;
-        let recent = self.0.recent.lock();
-        let response = recent.iter().rev().find(|(at, _)| *at == position);
-        response.map(|(_, response)| response.clone()).ok_or(MetaError::Stopped)
-    }
 }
 
 /// A tenant that asks for its number.
@@ -251,52 +389,20 @@ impl Drop for Arrival<'_> {
     }
 }
 
-fn unexpected(response: &Response) -> MetaError {
-    MetaError::Damaged {
-        place: "response".to_owned(),
-        detail: format!("{response:?} answers another command"),
+fn done(response: Response) -> Result<(), MetaError> {
+    match response {
+        Response::Done => Ok(()),
+        other => Err(unexpected(other)),
     }
 }
 
-/// Applies the group's log until the handle is gone, the group stops, or a command cannot be read.
-async fn follow(
-    inner: std::sync::Weak<Inner>,
-    mut reader: quorate_raft::GroupReader,
-    progress: watch::Sender<Position>,
-) {
-    loop {
-        let entries = match reader.next().await {
-            Ok(entries) => entries,
-            Err(RaftError::Stopped { .. }) => return,
-            Err(error) => return stop(&inner, format!("its log cannot be read: {error}")),
-        };
-        let Some(inner) = inner.upgrade() else { return };
-        for entry in entries {
-            let command = match Command::decode(&entry.payload) {
-                Ok(command) => command,
-                Err(detail) => {
-                    let at = entry.position;
-                    return stop(&Arc::downgrade(&inner), format!("command {at} cannot be read: {detail}"));
-                }
-            };
-            // Position and state move together: `compact` reads both under the lock.
-            let mut state = inner.state.write();
-            let response = state.apply(command);
-            let mut recent = inner.recent.lock();
-            recent.push_back((entry.position, response));
-            if recent.len() > RECENT {
-                recent.pop_front();
-            }
-            drop(recent);
-            progress.send_replace(entry.position);
-        }
-    }
-}
-
-/// Keeps the reason; the end of `follow` makes it known.
-fn stop(inner: &std::sync::Weak<Inner>, reason: String) {
-    if let Some(inner) = inner.upgrade() {
-        inner.failure.get_or_init(|| reason);
+fn unexpected(response: Response) -> MetaError {
+    match response {
+        Response::Refused(reason) => MetaError::Refused(reason),
+        response => MetaError::Damaged {
+            place: "response".to_owned(),
+            detail: format!("{response:?} answers another command"),
+        },
     }
 }
 

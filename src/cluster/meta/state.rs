@@ -1,57 +1,230 @@
 //! The metadata state machine: commands in log order, nothing else.
 
-use super::command::{Command, Response};
-use quorate_model::TenantId;
-use std::collections::BTreeMap;
+use super::command::{Command, FirstNode, NodeState, Response};
+use quorate_model::{NodeId, PartitionId, TenantId};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// What all nodes agree on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MetaState {
     pub(super) cluster_id: u128,
-    /// Last incarnation of each node.
-    pub(super) nodes: BTreeMap<String, u32>,
+    pub(super) nodes: BTreeMap<NodeId, NodeEntry>,
+    /// Number of the next node.
+    pub(super) next_node: u64,
+    /// Replicas of each partition.
+    pub(super) replication: u8,
+    /// Counts the changes of placement.
+    pub(super) epoch: u32,
+    pub(super) partitions: Vec<PartitionEntry>,
     /// Tenants by number; the first has number 1.
     pub(super) tenants: Vec<Arc<str>>,
-    by_name: BTreeMap<Arc<str>, TenantId>,
+    pub(super) by_name: BTreeMap<Arc<str>, TenantId>,
+}
+
+/// What is known of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeEntry {
+    /// Its name, of which there is at most one node that is not gone.
+    pub name: String,
+    /// Where other nodes reach it, `host:port`; empty for a node alone.
+    pub address: String,
+    /// Its zone; empty if it has none.
+    pub zone: String,
+    /// Its last incarnation; 0 if it never began one.
+    pub incarnation: u32,
+    /// What it is to the cluster.
+    pub state: NodeState,
+}
+
+/// What is known of a partition.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PartitionEntry {
+    /// The voters that its group was begun with.
+    pub first: Vec<NodeId>,
+    /// The nodes that have or should have a replica; the first should lead.
+    pub replicas: Vec<NodeId>,
 }
 
 impl MetaState {
-    pub(super) fn restore(cluster_id: u128, nodes: BTreeMap<String, u32>, tenants: Vec<Arc<str>>) -> Self {
-        let numbers = tenants.iter().cloned().zip((1..).map(TenantId));
-        let by_name = numbers.collect();
-        Self { cluster_id, nodes, tenants, by_name }
+    pub(super) fn set_tenants(&mut self, tenants: Vec<Arc<str>>) {
+        self.by_name = tenants.iter().cloned().zip((1..).map(TenantId)).collect();
+        self.tenants = tenants;
     }
 
     /// Applies one command. Commands that repeat what is so change nothing.
     pub(super) fn apply(&mut self, command: Command) -> Response {
         match command {
             Command::NameCluster { id } => {
-                if self.cluster_id == 0 {
-                    self.cluster_id = id.max(1);
-                }
+                self.name_cluster(id);
                 Response::Done
             }
-            Command::RegisterNode { name } => {
-                let incarnation = self.nodes.entry(name).or_default();
-                *incarnation += 1;
-                Response::Incarnation(*incarnation)
+            Command::RegisterNode { name } => match name.parse() {
+                Ok(number) => self.register_alone(NodeId(number)),
+                Err(_) => Response::Refused(format!("{name} is not the number of a node")),
+            },
+            Command::InternTenant { name } => self.intern_tenant(name.into()),
+            Command::Found { id, nodes, replication, replicas } => {
+                self.found(id, nodes, replication, replicas);
+                Response::Done
             }
-            Command::InternTenant { name } => {
-                let name: Arc<str> = name.into();
-                let next = TenantId(self.tenants.len() as u32 + 1);
-                let tenant = *self.by_name.entry(name.clone()).or_insert(next);
-                if tenant == next {
-                    self.tenants.push(name);
+            Command::AddNode { name, address, zone, replace } => self.add_node(name, address, zone, replace),
+            Command::BeginIncarnation { node, address, zone } => self.begin(node, address, zone),
+            Command::Place { epoch, moves } => self.place(epoch, moves),
+            Command::SetNodeState { node, state } => self.set_node_state(node, state),
+        }
+    }
+
+    fn name_cluster(&mut self, id: u128) {
+        if self.cluster_id == 0 {
+            self.cluster_id = id.max(1);
+        }
+    }
+
+    fn register_alone(&mut self, node: NodeId) -> Response {
+        self.next_node = self.next_node.max(node.0 + 1);
+        let entry = self.nodes.entry(node).or_insert_with(|| NodeEntry {
+            name: node.to_string(),
+            address: String::new(),
+            zone: String::new(),
+            incarnation: 0,
+            state: NodeState::Member,
+        });
+        entry.incarnation += 1;
+        Response::Incarnation(entry.incarnation)
+    }
+
+    fn intern_tenant(&mut self, name: Arc<str>) -> Response {
+        let next = TenantId(self.tenants.len() as u32 + 1);
+        let tenant = *self.by_name.entry(name.clone()).or_insert(next);
+        if tenant == next {
+            self.tenants.push(name);
+        }
+        Response::Tenant(tenant)
+    }
+
+    fn found(&mut self, id: u128, nodes: Vec<FirstNode>, replication: u8, replicas: Vec<Vec<NodeId>>) {
+        self.name_cluster(id);
+        if !self.partitions.is_empty() {
+            return;
+        }
+        for FirstNode { node, name, address } in nodes {
+            self.next_node = self.next_node.max(node.0 + 1);
+            let entry = self.nodes.entry(node).or_insert_with(|| NodeEntry {
+                name: String::new(),
+                address: String::new(),
+                zone: String::new(),
+                incarnation: 0,
+                state: NodeState::Expected,
+            });
+            (entry.name, entry.address) = (name, address);
+        }
+        let entry = |replicas: Vec<NodeId>| PartitionEntry { first: replicas.clone(), replicas };
+        self.partitions = replicas.into_iter().map(entry).collect();
+        (self.replication, self.epoch) = (replication, 1);
+    }
+
+    fn add_node(&mut self, name: String, address: String, zone: String, replace: bool) -> Response {
+        let known =
+            self.nodes.iter_mut().find(|(_, entry)| entry.name == name && entry.state != NodeState::Gone);
+        if let Some((node, entry)) = known {
+            if entry.state == NodeState::Expected {
+                (entry.state, entry.address, entry.zone) = (NodeState::Member, address, zone);
+                return Response::Node(*node);
+            }
+            if entry.incarnation > 0 && !replace {
+                return Response::Refused(format!(
+                    "{name} is node {node} of this cluster, and its data is not here: bring its data_dir back, or \
+                     start with --replace if it is lost for good"
+                ));
+            }
+            if entry.incarnation == 0 {
+                // Its answer got lost: it has written nothing under its number.
+                (entry.address, entry.zone) = (address, zone);
+                return Response::Node(*node);
+            }
+            entry.state = NodeState::Gone;
+        }
+        let node = NodeId(self.next_node.max(1));
+        self.next_node = node.0 + 1;
+        self.nodes.insert(node, NodeEntry { name, address, zone, incarnation: 0, state: NodeState::Member });
+        Response::Node(node)
+    }
+
+    fn begin(&mut self, node: NodeId, address: String, zone: String) -> Response {
+        match self.nodes.get_mut(&node) {
+            Some(entry) if entry.state != NodeState::Gone => {
+                if entry.state == NodeState::Expected {
+                    entry.state = NodeState::Member;
                 }
-                Response::Tenant(tenant)
+                (entry.address, entry.zone) = (address, zone);
+                entry.incarnation += 1;
+                Response::Incarnation(entry.incarnation)
             }
+            Some(_) => Response::Refused(format!("node {node} was removed from the cluster or replaced")),
+            None => Response::Refused(format!("there is no node {node} in the cluster")),
+        }
+    }
+
+    fn place(&mut self, epoch: u32, moves: Vec<(PartitionId, Vec<NodeId>)>) -> Response {
+        if epoch != self.epoch {
+            return Response::Refused(format!("the placement is of epoch {}, not {epoch}", self.epoch));
+        }
+        for (partition, replicas) in moves {
+            if let Some(entry) = self.partitions.get_mut(partition.0 as usize) {
+                entry.replicas = replicas;
+            }
+        }
+        self.epoch += 1;
+        Response::Done
+    }
+
+    fn set_node_state(&mut self, node: NodeId, state: NodeState) -> Response {
+        match self.nodes.get_mut(&node) {
+            Some(entry) if entry.state == NodeState::Gone && state != NodeState::Gone => {
+                Response::Refused(format!("node {node} is gone for good"))
+            }
+            Some(entry) => {
+                entry.state = state;
+                Response::Done
+            }
+            None => Response::Refused(format!("there is no node {node} in the cluster")),
         }
     }
 
     /// The cluster's id; 0 before it has one.
     pub fn cluster_id(&self) -> u128 {
         self.cluster_id
+    }
+
+    /// Every node that there ever was.
+    pub fn nodes(&self) -> &BTreeMap<NodeId, NodeEntry> {
+        &self.nodes
+    }
+
+    /// The partitions by number; none before the cluster is founded.
+    pub fn partitions(&self) -> &[PartitionEntry] {
+        &self.partitions
+    }
+
+    /// Replicas that each partition should have.
+    pub fn replication(&self) -> u8 {
+        self.replication
+    }
+
+    /// Counts the changes of placement.
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// The nodes that should vote in the metadata group: up to five of those that are not gone, oldest first.
+    pub fn meta_voters(&self) -> BTreeSet<NodeId> {
+        let is_there = |entry: &NodeEntry| matches!(entry.state, NodeState::Expected | NodeState::Member);
+        let there = self.nodes.iter().filter(|(_, entry)| is_there(entry)).map(|(node, _)| *node);
+        let all: Vec<NodeId> = there.take(MOST_VOTERS).collect();
+        // An even number of voters survives no more losses than one voter less.
+        let count = if all.len() > 2 && all.len().is_multiple_of(2) { all.len() - 1 } else { all.len() };
+        all.into_iter().take(count).collect()
     }
 
     /// The number of the tenant called `name`.
@@ -67,5 +240,98 @@ impl MetaState {
     /// Every tenant, by number.
     pub fn tenants(&self) -> Vec<(TenantId, Arc<str>)> {
         (1..).map(TenantId).zip(self.tenants.iter().cloned()).collect()
+    }
+}
+
+/// Most voters of the metadata group; further nodes learn.
+const MOST_VOTERS: usize = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn add(state: &mut MetaState, name: &str, replace: bool) -> Response {
+        let [name, address, zone] = [name, "h:1", "a"].map(str::to_owned);
+        state.apply(Command::AddNode { name, address, zone, replace })
+    }
+
+    fn begin(state: &mut MetaState, node: u64) -> Response {
+        let [address, zone] = ["h:2", "b"].map(str::to_owned);
+        state.apply(Command::BeginIncarnation { node: NodeId(node), address, zone })
+    }
+
+    fn founded() -> MetaState {
+        let first =
+            |node: u64| FirstNode { node: NodeId(node), name: format!("n{node}"), address: "h".to_owned() };
+        let mut state = MetaState::default();
+        let replicas = vec![vec![NodeId(1), NodeId(2)]; 2];
+        state.apply(Command::Found { id: 9, nodes: vec![first(1), first(2)], replication: 2, replicas });
+        state
+    }
+
+    #[test]
+    fn a_cluster_is_founded_once() {
+        let mut state = founded();
+        let before = state.clone();
+        state.apply(Command::Found { id: 10, nodes: Vec::new(), replication: 1, replicas: vec![vec![]] });
+        assert_eq!(state, before);
+        assert_eq!((state.cluster_id(), state.partitions().len(), state.epoch()), (9, 2, 1));
+        assert_eq!(state.nodes()[&NodeId(1)].state, NodeState::Expected);
+    }
+
+    #[test]
+    fn numbers_of_nodes_are_not_given_twice() {
+        let mut state = founded();
+        assert_eq!(add(&mut state, "n2", false), Response::Node(NodeId(2)), "it was expected");
+        assert_eq!(add(&mut state, "n3", false), Response::Node(NodeId(3)));
+        assert_eq!(add(&mut state, "n3", false), Response::Node(NodeId(3)), "it never began");
+        assert_eq!(begin(&mut state, 3), Response::Incarnation(1));
+        assert!(matches!(add(&mut state, "n3", false), Response::Refused(_)));
+        assert_eq!(add(&mut state, "n3", true), Response::Node(NodeId(4)));
+        assert!(matches!(begin(&mut state, 3), Response::Refused(_)), "it was replaced");
+        assert_eq!(begin(&mut state, 4), Response::Incarnation(1));
+        assert_eq!(begin(&mut state, 4), Response::Incarnation(2));
+        assert_eq!(add(&mut state, "n5", false), Response::Node(NodeId(5)));
+    }
+
+    #[test]
+    fn a_node_that_was_alone_keeps_its_incarnations() {
+        let mut state = MetaState::default();
+        for incarnation in 1..=2 {
+            let response = state.apply(Command::RegisterNode { name: "1".to_owned() });
+            assert_eq!(response, Response::Incarnation(incarnation));
+        }
+        let first = FirstNode { node: NodeId(1), name: "n1".to_owned(), address: "h".to_owned() };
+        let replicas = vec![vec![NodeId(1)]];
+        state.apply(Command::Found { id: 9, nodes: vec![first], replication: 3, replicas });
+        assert_eq!(begin(&mut state, 1), Response::Incarnation(3));
+        assert_eq!(add(&mut state, "n2", false), Response::Node(NodeId(2)));
+    }
+
+    #[test]
+    fn replicas_move_only_from_the_placement_that_was_seen() {
+        let mut state = founded();
+        let moves = vec![(PartitionId(1), vec![NodeId(2)])];
+        let place = |epoch| Command::Place { epoch, moves: moves.clone() };
+        assert!(matches!(state.apply(place(0)), Response::Refused(_)));
+        assert_eq!(state.apply(place(1)), Response::Done);
+        assert!(matches!(state.apply(place(1)), Response::Refused(_)));
+        let entry = PartitionEntry { first: vec![NodeId(1), NodeId(2)], replicas: vec![NodeId(2)] };
+        assert_eq!((state.epoch(), &state.partitions()[1]), (2, &entry));
+    }
+
+    #[test]
+    fn an_odd_number_of_nodes_votes() {
+        let mut state = founded();
+        for (count, expected) in [(2, 2), (3, 3), (4, 3), (5, 5), (6, 5)] {
+            while state.nodes().len() < count {
+                let name = format!("m{}", state.nodes().len());
+                add(&mut state, &name, false);
+            }
+            assert_eq!(state.meta_voters().len(), expected, "of {count}");
+        }
+        let draining = Command::SetNodeState { node: NodeId(1), state: NodeState::Draining };
+        assert_eq!(state.apply(draining), Response::Done);
+        assert!(!state.meta_voters().contains(&NodeId(1)));
     }
 }

@@ -1,7 +1,7 @@
 //! Apply: one thread per partition reads the log in order and hands every record to the partition's store.
 //!
 //! Knows positions and records. Does not know how samples are kept, nor who waits for a verdict.
-//! Path: `PartitionLog` -> **here** -> `tsdb::PartitionStore`; verdicts go to [`crate::distributor`].
+//! Path: `PartitionLog` -> **here** -> `tsdb::PartitionStore`; verdicts go to [`crate::appender`].
 //!
 //! - AP1: records are applied in log order, each once; nothing is skipped. A record that cannot be read or
 //!   applied stops the partition: its writes are refused and it never becomes ready again in this process.
@@ -11,11 +11,11 @@
 mod tests;
 mod verdicts;
 
-pub use verdicts::Verdicts;
+pub use verdicts::{NoVerdict, RecordVerdict, Verdicts};
 
 use quorate_commitlog::record::{RecordDecoder, empty_record};
 use quorate_commitlog::{LogEntry, LogError, LogReader, PartitionLog};
-use quorate_model::{ErrorCode, LogRecord, PartitionId, Position, RecordBody, failpoint};
+use quorate_model::{ErrorCode, LogRecord, PartitionId, Position, RecordBody, SessionId, failpoint};
 use quorate_tsdb::ApplyOutcome;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -26,6 +26,8 @@ use tokio::sync::{Notify, watch};
 
 /// Pause before the committed position is asked for again.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// Attempts between two lines of the log about it: between leaders nobody knows it for a second.
+const ATTEMPTS_PER_LINE: u32 = 50;
 
 /// What apply needs of a partition's store.
 pub trait ApplyTarget: Send + Sync {
@@ -97,7 +99,7 @@ impl Applier {
         Ok(Self { partition, state, verdicts, stop, thread: Some(thread) })
     }
 
-    /// Where the distributor finds verdicts.
+    /// Where a [`crate::LocalAppender`] finds verdicts.
     pub fn verdicts(&self) -> Arc<Verdicts> {
         Arc::clone(&self.verdicts)
     }
@@ -229,7 +231,7 @@ impl Run {
         // Marks count their sequence apart from writers of the same session; only writers wait.
         if let RecordBody::Data(_) = self.record.body {
             let header = &self.record.header;
-            self.verdicts.publish(header.session, header.sequence, outcome.sub_batches);
+            self.verdicts.publish(header.session, header.sequence, verdict_of(header.session, outcome));
         }
         self.note(position);
         Ok(())
@@ -244,17 +246,29 @@ impl Run {
     }
 }
 
+/// What the writer of a data record is told. A void one is no success: its writer can only repeat the request.
+fn verdict_of(session: SessionId, outcome: ApplyOutcome) -> RecordVerdict {
+    if outcome.is_void {
+        let reason = format!("the gateway session {session} is over, the record has no effect");
+        return Err(NoVerdict { reason });
+    }
+    Ok(outcome.sub_batches)
+}
+
 /// The committed position; asks again while the log is not available, as it is between leaders.
 async fn committed(log: &dyn PartitionLog) -> Result<Position, LogError> {
-    loop {
+    for attempt in 1u32.. {
         match log.committed().await {
             Err(error) if matches!(error.code(), ErrorCode::Unavailable | ErrorCode::Indeterminate) => {
-                tracing::warn!(%error, "the committed position is not known yet");
+                if attempt.is_multiple_of(ATTEMPTS_PER_LINE) {
+                    tracing::warn!(%error, attempt, "the committed position is not known yet");
+                }
                 tokio::time::sleep(ASK_AGAIN).await;
             }
             known => return known,
         }
     }
+    unreachable!("attempts are counted without an end")
 }
 
 async fn next(reader: &mut dyn LogReader) -> Result<Vec<LogEntry>, LogError> {

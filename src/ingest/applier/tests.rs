@@ -1,31 +1,7 @@
 use super::*;
-use crate::testing::MapTarget;
+use crate::testing::{MapTarget, encode, header, sample};
 use quorate_commitlog::mem_log::MemLog;
-use quorate_commitlog::record;
-use quorate_model::{Labels, RecordBody, RecordHeader, SeriesRef, SessionId, Slot, SubBatch, TenantId};
-
-fn header(sequence: u64) -> RecordHeader {
-    RecordHeader { log_incarnation: 1, epoch: 1, session: SessionId { node: 1, incarnation: 1 }, sequence }
-}
-
-fn sample(sequence: u64, ts_ms: i64, value: f64) -> Vec<u8> {
-    let labels = Labels::from_pairs([("__name__", "up")]);
-    let batch = SubBatch {
-        tenant: TenantId(1),
-        definitions: vec![quorate_model::Definition { reference: SeriesRef(0), slot: Slot(0), labels }],
-        refs: vec![SeriesRef(0)],
-        ts_ms: vec![ts_ms],
-        values: vec![value],
-        ..SubBatch::default()
-    };
-    encode(sequence, RecordBody::Data(vec![batch]))
-}
-
-fn encode(sequence: u64, body: RecordBody) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    record::encode(&LogRecord { header: header(sequence), body }, &mut bytes);
-    bytes
-}
+use quorate_model::{RecordBody, SeriesRef, SessionId, SubBatch, TenantId};
 
 struct Rig {
     log: MemLog,
@@ -94,12 +70,12 @@ async fn verdicts_find_their_waiter_however_early_they_come() {
     let verdicts = applier.verdicts();
     let first = verdicts.expect(header(1).session, 1);
     rig.append(sample(1, 1, 1.0)).await;
-    assert_eq!(first.await.unwrap()[0].counters.stored, 1);
+    assert_eq!(first.await.unwrap().unwrap()[0].counters.stored, 1);
     let other_session = SessionId { node: 9, incarnation: 1 };
     let other = verdicts.expect(other_session, 2);
     let second = verdicts.expect(header(1).session, 2);
     rig.append(sample(2, 1, 2.0)).await;
-    assert_eq!(second.await.unwrap()[0].counters.conflicts, 1);
+    assert_eq!(second.await.unwrap().unwrap()[0].counters.conflicts, 1);
     verdicts.forget(other_session, 2);
     assert!(other.await.is_err());
     applier.stop();
@@ -114,7 +90,7 @@ async fn a_mark_with_the_number_of_a_write_does_not_answer_it() {
     applier.reached(position).await.unwrap();
     assert!(waiting.try_recv().is_err(), "nothing of the write is applied yet");
     rig.append(sample(1, 1, 1.0)).await;
-    assert_eq!(waiting.await.unwrap().len(), 1);
+    assert_eq!(waiting.await.unwrap().unwrap().len(), 1);
     applier.stop();
 }
 
@@ -129,7 +105,8 @@ async fn check_stops(bad: Vec<u8>, said: &str) {
     assert!(why.contains(said) && why.contains(&position.to_string()), "{why}");
     assert_eq!(rig.target.state().floats.len(), 1);
     assert!(applier.reached(Position(u64::MAX)).await.is_err());
-    assert!(applier.verdicts().expect(header(9).session, 9).await.is_err());
+    let unheard = applier.verdicts().expect(header(9).session, 9).await.unwrap().unwrap_err();
+    assert_eq!(unheard.reason, *why);
     assert_eq!(applier.verdicts().why_stopped().as_deref(), Some(&*why));
     applier.stop();
 }

@@ -1,7 +1,7 @@
 //! The gateway's side of a write: from a body to an answer that holds.
 //!
-//! Knows limits, sessions, partitions and their logs. Does not know HTTP, nor how a partition keeps samples.
-//! Path: `server::http::write` -> **here** -> `PartitionLog`; the verdict comes back from [`crate::applier`].
+//! Knows limits, sessions and partitions. Does not know HTTP, who leads a partition, nor how it keeps samples.
+//! Path: `server::http::write` -> **here** -> [`crate::appender`] -> `PartitionLog`; the verdict comes back that way.
 //!
 //! - D1: all that can be refused is refused before the log, except a conflicting value (I2).
 //! - D2: an answer is a success only when every touched partition has committed and applied, or has committed
@@ -165,7 +165,7 @@ impl Distributor {
         limits: Arc<LimitsProvider>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        let log_incarnations = partitions.iter().map(|p| p.log.incarnation()).collect();
+        let log_incarnations = partitions.iter().map(|p| p.appender.incarnation()).collect();
         let session = Session::new(session, log_incarnations, config.max_cached_series);
         let partitions = partitions.into_iter().map(|input| PartitionQueue::start(input, &config)).collect();
         let inner = Inner {

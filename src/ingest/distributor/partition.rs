@@ -5,12 +5,12 @@
 
 use super::DistributorConfig;
 use super::outcome::{PartAnswer, WriteError};
-use crate::applier::Verdicts;
+use crate::appender::{Appended, Appender, PendingVerdict};
 use crate::holdings::Holdings;
 use crate::series_cache::{DefinedSeries, SentMetadata, Session, TenantSeries};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use quorate_commitlog::{PartitionLog, record};
+use quorate_commitlog::record;
 use quorate_model::{ErrorCode, PartitionId, RecordHeader};
 use quorate_tsdb::SubBatchVerdict;
 use std::collections::VecDeque;
@@ -30,10 +30,8 @@ pub(super) const MAX_HEADER: usize = 64;
 pub struct PartitionInput {
     /// Its number.
     pub id: PartitionId,
-    /// Its log.
-    pub log: Arc<dyn PartitionLog>,
-    /// Where its applier publishes verdicts.
-    pub verdicts: Arc<Verdicts>,
+    /// The way into its log.
+    pub appender: Arc<dyn Appender>,
     /// What it holds.
     pub holdings: Arc<dyn Holdings>,
 }
@@ -126,12 +124,12 @@ impl PartitionQueue {
     }
 
     pub(super) fn log_incarnation(&self) -> u32 {
-        self.input.log.incarnation()
+        self.input.appender.incarnation()
     }
 
     /// Why the partition takes nothing any more, if it does not.
     pub(super) fn why_stopped(&self) -> Option<String> {
-        self.input.verdicts.why_stopped()
+        self.input.appender.why_stopped()
     }
 
     /// Takes `bytes` of the bound, or tells how many are taken.
@@ -237,13 +235,11 @@ impl PartitionQueue {
             Vec::with_capacity(MAX_HEADER + group.iter().map(|part| part.bytes.len()).sum::<usize>());
         let count = group.iter().map(|part| part.sub_batches).sum();
         record::assemble(&header, count, group.iter().map(|part| part.bytes.as_slice()), &mut bytes);
-        let verdict = self.input.verdicts.expect(header.session, header.sequence);
-        let appended = self.input.log.append(Bytes::from(bytes)).await;
+        let appended = self.input.appender.append(header.session, header.sequence, Bytes::from(bytes)).await;
         self.release(permit);
         match appended {
-            Ok(_) => self.settle(group, verdict).await,
+            Ok(Appended { verdict, .. }) => self.settle(group, verdict).await,
             Err(error) => {
-                self.input.verdicts.forget(header.session, header.sequence);
                 let cause = error.to_string();
                 let error = match error.code() {
                     ErrorCode::Indeterminate => WriteError::unknown(self.id(), cause),
@@ -260,18 +256,21 @@ impl PartitionQueue {
     }
 
     /// The record is committed: its definitions hold, and its parts are answered when it is applied.
-    async fn settle(&self, group: Vec<Pending>, verdict: oneshot::Receiver<Vec<SubBatchVerdict>>) {
+    async fn settle(&self, group: Vec<Pending>, verdict: PendingVerdict) {
         for part in &group {
             part.tenant.mark_defined(&part.defined);
             part.tenant.mark_metadata(&part.metadata, part.unit, part.max_families);
         }
+        let verdict = verdict.wait();
         tokio::pin!(verdict);
         match tokio::time::timeout(self.verdict_timeout, &mut verdict).await {
-            Ok(Ok(verdicts)) => answer_each(group, verdicts),
-            Ok(Err(_)) => {
-                let cause = self.why_stopped().unwrap_or_else(|| "apply stopped".to_owned());
-                answer_all(group, &WriteError::unknown(self.id(), cause));
+            Ok(Ok(Some(verdicts))) => self.answer_each(group, verdicts),
+            Ok(Ok(None)) => {
+                for part in group {
+                    let _ = part.answer.send(Ok(None));
+                }
             }
+            Ok(Err(none)) => answer_all(group, &WriteError::unknown(self.id(), none.reason)),
             Err(_) => {
                 // Durable, so it is a success; the bytes stay reserved until it is applied.
                 let held: Vec<Reservation> = group
@@ -286,15 +285,19 @@ impl PartitionQueue {
             }
         }
     }
-}
 
-/// Hands each part the verdicts of its own sub-batches. A caller may be gone.
-fn answer_each(group: Vec<Pending>, verdicts: Vec<SubBatchVerdict>) {
-    let expected: usize = group.iter().map(|part| part.sub_batches).sum();
-    let mut verdicts = (verdicts.len() == expected).then(|| verdicts.into_iter());
-    for part in group {
-        let own = verdicts.as_mut().map(|all| all.by_ref().take(part.sub_batches).collect());
-        let _ = part.answer.send(Ok(own));
+    /// Hands each part the verdicts of its own sub-batches. A caller may be gone.
+    fn answer_each(&self, group: Vec<Pending>, verdicts: Vec<SubBatchVerdict>) {
+        let expected: usize = group.iter().map(|part| part.sub_batches).sum();
+        if verdicts.len() != expected {
+            let cause = format!("{} verdicts for {expected} sub-batches", verdicts.len());
+            return answer_all(group, &WriteError::unknown(self.id(), cause));
+        }
+        let mut verdicts = verdicts.into_iter();
+        for part in group {
+            let own = verdicts.by_ref().take(part.sub_batches).collect();
+            let _ = part.answer.send(Ok(Some(own)));
+        }
     }
 }
 

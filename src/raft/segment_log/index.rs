@@ -108,6 +108,18 @@ impl GroupIndex {
         entries.find(|meta| meta.kind == EntryKind::Normal).map_or(limit, |meta| meta.id.index - 1)
     }
 
+    /// The last entry before the newest ones that take up to `bytes`; 0 if all do.
+    pub(super) fn before_newest(&self, bytes: u64) -> u64 {
+        let mut left = bytes;
+        for meta in self.entries.iter().rev() {
+            match left.checked_sub(u64::from(meta.len)) {
+                Some(rest) => left = rest,
+                None => return meta.id.index,
+            }
+        }
+        0
+    }
+
     /// The last entry, or what was purged when there is none.
     pub(super) fn last(&self) -> Option<LogId> {
         self.entries.back().map(|back| back.id).or(self.purged.map(|purged| purged.up_to))
@@ -250,6 +262,17 @@ mod tests {
         assert_eq!((indexes(&index, 0, 100), index.last()), (vec![6, 7], Some(id(7))));
         index.purge(index.purge_of(id(20)));
         assert_eq!((index.first_index(), index.last()), (None, Some(id(20))));
+    }
+
+    #[test]
+    fn the_newest_entries_are_counted_by_their_bytes() {
+        let mut index = GroupIndex::default();
+        for at in 1..=4 {
+            let entry = Entry { id: id(at), kind: EntryKind::Normal, payload: Bytes::from(vec![0; 10]) };
+            index.append(EntryMeta::queued(&entry));
+        }
+        let before = [0, 9, 10, 25, 40, 99].map(|bytes| index.before_newest(bytes));
+        assert_eq!(before, [4, 4, 3, 2, 0, 0]);
     }
 
     #[test]

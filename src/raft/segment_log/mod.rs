@@ -318,6 +318,13 @@ impl GroupLog {
         self.enqueue(vec![Record::Purge(purge)], None)
     }
 
+    /// The same when it is known which was the last proposal, though it was never here.
+    pub(crate) fn purge_as(&self, purge: Purge) -> Result<(), SegmentError> {
+        let mut index = self.group.index.lock();
+        index.purge(purge);
+        self.enqueue(vec![Record::Purge(purge)], None)
+    }
+
     /// Replaces the snapshot. `done` runs when it is durable.
     pub(crate) fn save_snapshot(&self, snapshot: Snapshot, done: Completion) -> Result<(), SegmentError> {
         let mut index = self.group.index.lock();
@@ -341,6 +348,11 @@ impl GroupLog {
     /// Index of the newest proposal at or before `up_to`, purged ones included; 0 if there was none.
     pub(crate) fn last_proposal(&self, up_to: u64) -> u64 {
         self.group.index.lock().last_proposal(up_to)
+    }
+
+    /// The last entry before the newest ones that take up to `bytes`; 0 if all do.
+    pub(crate) fn before_newest(&self, bytes: u64) -> u64 {
+        self.group.index.lock().before_newest(bytes)
     }
 
     /// The last entry before the first proposal after `after`, at most `limit`.

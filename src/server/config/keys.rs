@@ -53,9 +53,44 @@ const fn plain(path: &'static str, help: &'static str) -> Key {
 pub const KEYS: &[Key] = &[
     text("data_dir", "Folder of everything the node stores."),
     text("http_listen", "Address of the HTTP API."),
-    text("grpc_listen", "Address of the gRPC listener; it answers the standard health service."),
-    plain("node_id", "Number of this node; a data dir belongs to one number for good."),
-    plain("partitions", "Partitions of a new data dir; an existing one keeps its own count."),
+    text(
+        "grpc_listen",
+        "Address of the gRPC listener: the standard health service, and what nodes say to each other.",
+    ),
+    text(
+        "node_id",
+        "Name of this node in its cluster; a data dir that is part of one belongs to one name for good.",
+    ),
+    Key {
+        path: "peers",
+        kind: Kind::List,
+        help: "The nodes that found a cluster together, this one among them, each as NAME=HOST:PORT of its gRPC \
+               listener; the same names on each of them.",
+    },
+    Key {
+        path: "join",
+        kind: Kind::List,
+        help: "Nodes of a cluster to join, each as HOST:PORT of its gRPC listener.",
+    },
+    text(
+        "advertise",
+        "HOST:PORT where other nodes reach this node's gRPC listener; empty takes it from peers or grpc_listen.",
+    ),
+    text("zone", "Zone of this node; replicas of a partition are put in different zones."),
+    plain(
+        "replace",
+        "Whether this node, whose data dir is empty, takes the place of the node of its name, whose data is lost.",
+    ),
+    plain(
+        "partitions",
+        "Partitions of a new data dir or cluster; an existing one keeps its own count. 0 is 4 alone and 32 in a cluster.",
+    ),
+    plain("replication_factor", "Replicas of each partition of a new cluster."),
+    text(
+        "default_read_consistency",
+        "What a read sees without the header X-Read-Consistency: strong, all that was acknowledged before it; eventual, \
+         what a replica has.",
+    ),
     text("retention", "How long samples are kept; 0 keeps them for ever."),
     text(
         "multitenancy",

@@ -226,7 +226,7 @@ mod tests {
         check_error("query:\n  timeout: soon\n", &[], "quorate.yaml, line 2: ", "soon");
         check_error("", &[("query.timeout", "soon")], "--query.timeout: ", "soon");
         check_error("", &[("partitions", "many")], "--partitions: ", "many");
-        check_error("", &[("partitions", "0")], "partitions must be", "");
+        check_error("", &[("partitions", "2000")], "partitions must be", "");
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod sections;
 pub use quorate_cluster::human::{HumanDuration, HumanSize};
 pub use sections::{HttpConfig, QueryConfig, StorageConfig};
 
+use quorate_cluster::formation;
 use quorate_cluster::limits::Limits;
 use quorate_promql::Features;
 use serde::{Deserialize, Serialize};
@@ -30,12 +31,26 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Address of the HTTP API.
     pub http_listen: SocketAddr,
-    /// Address of the gRPC listener; it answers the standard health service.
+    /// Address of the gRPC listener: the standard health service, and what nodes say to each other.
     pub grpc_listen: SocketAddr,
-    /// Number of this node.
-    pub node_id: u64,
-    /// Partitions of a new data dir; an existing one keeps its own.
+    /// Name of this node.
+    pub node_id: String,
+    /// The nodes that found a cluster together, this one among them, each as `name=host:port` of its gRPC listener.
+    pub peers: Vec<String>,
+    /// Addresses of nodes of a cluster to join, `host:port` of their gRPC listeners.
+    pub join: Vec<String>,
+    /// Where other nodes reach this node's gRPC listener, `host:port`; empty takes it from `peers` or `grpc_listen`.
+    pub advertise: String,
+    /// Zone of this node; replicas of a partition are put in different ones. Empty is none.
+    pub zone: String,
+    /// Whether this node, without data, takes the place of the one that had its name.
+    pub replace: bool,
+    /// Partitions of a new data dir or cluster; an existing one keeps its own. 0 is 4 alone and 32 in a cluster.
     pub partitions: u32,
+    /// Replicas of each partition of a new cluster.
+    pub replication_factor: u8,
+    /// What a read sees whose request does not say: `strong` or `eventual`.
+    pub default_read_consistency: Consistency,
     /// How long samples are kept; 0 keeps them for ever.
     pub retention: HumanDuration,
     /// Whether requests name their tenant.
@@ -74,8 +89,15 @@ impl Default for Config {
             data_dir: PathBuf::from("./data"),
             http_listen: SocketAddr::from(([127, 0, 0, 1], 9009)),
             grpc_listen: SocketAddr::from(([127, 0, 0, 1], 9095)),
-            node_id: 1,
-            partitions: 4,
+            node_id: "n1".to_owned(),
+            peers: Vec::new(),
+            join: Vec::new(),
+            advertise: String::new(),
+            zone: String::new(),
+            replace: false,
+            partitions: 0,
+            replication_factor: 3,
+            default_read_consistency: Consistency::Strong,
             retention: HumanDuration::from_secs(15 * 86_400),
             multitenancy: Multitenancy::Optional,
             max_tenants: 100_000,
@@ -93,6 +115,22 @@ impl Default for Config {
             overrides: BTreeMap::new(),
         }
     }
+}
+
+/// Whether a text is `host:port`.
+fn is_address(text: &str) -> bool {
+    let parts = text.rsplit_once(':');
+    parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
+}
+
+/// How fresh a read is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Consistency {
+    /// It sees every write that was acknowledged before it.
+    Strong,
+    /// It sees what a replica has.
+    Eventual,
 }
 
 /// Whether requests name their tenant in `X-Scope-OrgID`.
@@ -118,6 +156,42 @@ pub enum LogFormat {
 }
 
 impl Config {
+    /// Nodes of `peers` by name, each with its address. What is no `name=host:port` is left out: [`Config::check`]
+    /// tells it.
+    pub fn peers_by_name(&self) -> BTreeMap<String, String> {
+        let split = self.peers.iter().filter_map(|peer| peer.split_once('='));
+        split.map(|(name, address)| (name.to_owned(), address.to_owned())).collect()
+    }
+
+    fn check_cluster(&self, problems: &mut Vec<String>) {
+        if let Err(reason) = formation::check_name(&self.node_id) {
+            problems.push(format!("node_id: {reason}"));
+        }
+        for peer in &self.peers {
+            let is_fine = peer
+                .split_once('=')
+                .is_some_and(|(name, address)| formation::check_name(name).is_ok() && is_address(address));
+            if !is_fine {
+                problems.push(format!("peers must be name=host:port each, {peer:?} is not"));
+            }
+        }
+        let by_name = self.peers_by_name();
+        if by_name.len() < self.peers.len() {
+            problems.push("peers must have different names".to_owned());
+        }
+        if !self.peers.is_empty() && !by_name.contains_key(&self.node_id) {
+            problems.push(format!("peers must name this node too, which node_id calls {:?}", self.node_id));
+        }
+        for address in self.join.iter().chain(Some(&self.advertise).filter(|a| !a.is_empty())) {
+            if !is_address(address) {
+                problems.push(format!("join and advertise must be host:port, {address:?} is not"));
+            }
+        }
+        if !(1..=7).contains(&self.replication_factor) {
+            problems.push(format!("replication_factor must be 1 to 7, it is {}", self.replication_factor));
+        }
+    }
+
     /// Every problem of this configuration, each naming its key. Changes nothing.
     pub fn check(&self) -> Vec<String> {
         let mut problems = Vec::new();
@@ -127,11 +201,9 @@ impl Config {
         if self.http_listen == self.grpc_listen && self.http_listen.port() != 0 {
             problems.push(format!("grpc_listen must differ from http_listen ({})", self.http_listen));
         }
-        if self.node_id == 0 || self.node_id > u64::from(u16::MAX) {
-            problems.push(format!("node_id must be 1 to {}, it is {}", u16::MAX, self.node_id));
-        }
-        if self.partitions == 0 || self.partitions > MAX_PARTITIONS {
-            problems.push(format!("partitions must be 1 to {MAX_PARTITIONS}, it is {}", self.partitions));
+        self.check_cluster(&mut problems);
+        if self.partitions > MAX_PARTITIONS {
+            problems.push(format!("partitions must be 0 to {MAX_PARTITIONS}, it is {}", self.partitions));
         }
         if self.max_tenants == 0 {
             problems.push("max_tenants must be at least 1".to_owned());
@@ -192,8 +264,13 @@ mod tests {
 
     #[test]
     fn a_problem_names_its_key() {
-        check_problem(|c| c.partitions = 0, "partitions");
-        check_problem(|c| c.node_id = 0, "node_id");
+        check_problem(|c| c.partitions = 1_025, "partitions");
+        check_problem(|c| c.node_id = "a b".to_owned(), "node_id");
+        check_problem(|c| c.peers = ["n1=h:1", "n2=h"].map(str::to_owned).to_vec(), "peers must be name=host:port");
+        check_problem(|c| c.peers = ["n1=h:1", "n1=h:2"].map(str::to_owned).to_vec(), "peers must have different names");
+        check_problem(|c| c.peers = vec!["n2=h:1".to_owned()], "peers must name this node too");
+        check_problem(|c| c.join = vec!["h".to_owned()], "join and advertise");
+        check_problem(|c| c.replication_factor = 0, "replication_factor");
         check_problem(|c| c.max_tenants = 0, "max_tenants");
         check_problem(
             |c| c.http.max_write_body = HumanSize::from_mib(65),
@@ -218,7 +295,7 @@ mod tests {
 
     #[test]
     fn all_problems_are_listed_at_once() {
-        let config = Config { partitions: 0, node_id: 0, ..Config::default() };
+        let config = Config { partitions: 9_999, node_id: String::new(), ..Config::default() };
         assert_eq!(config.check().len(), 2);
     }
 }

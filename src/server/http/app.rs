@@ -14,7 +14,7 @@ use crate::telemetry::metrics;
 use metrics_exporter_prometheus::PrometheusHandle;
 use quorate_cluster::limits::LimitsProvider;
 use quorate_ingest::InFlight;
-use quorate_model::{Clock, ErrorCode, TenantId};
+use quorate_model::{Clock, ErrorCode};
 use quorate_promql::{Expr, Features};
 use quorate_query::{QueryLimits, QueryService};
 use std::sync::{Arc, OnceLock};
@@ -133,14 +133,6 @@ impl App {
     /// 503 while partitions replay.
     pub fn queries(&self) -> Result<&QueryService, ApiError> {
         Ok(&self.services()?.queries)
-    }
-
-    /// Number of a tenant; `None` if it never wrote.
-    ///
-    /// # Errors
-    /// 503 while partitions replay.
-    pub fn tenant_id(&self, name: &str) -> Result<Option<TenantId>, ApiError> {
-        Ok(self.services()?.meta.tenant(name))
     }
 
     /// What one query of a tenant may read.

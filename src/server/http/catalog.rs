@@ -3,7 +3,7 @@
 //! Path: client -> **here** -> `query::QueryService`, which asks every partition.
 
 use super::App;
-use super::extract::{Form, Tenant};
+use super::extract::{Form, Reader};
 use super::json::{push_array, push_labels, push_string};
 use super::params::Params;
 use super::query::selector;
@@ -23,13 +23,13 @@ const METADATA_BYTES: usize = 64;
 /// The label sets of the series that any `match[]` selects.
 pub async fn series(
     State(app): State<Arc<App>>,
-    Tenant(tenant): Tenant,
+    reader: Reader,
     Form(params): Form,
 ) -> Result<Reply, ApiError> {
     if params.matchers()?.is_empty() {
         return Err(ApiError::bad("no match[] parameter provided"));
     }
-    let wanted = catalog_params(&app, &tenant, &params).await?;
+    let wanted = catalog_params(&app, &reader, &params).await?;
     let answered = app.queries()?.series(wanted, |found, guard| {
         let reply = Reply::charged_list(guard, &found.entries, labels_bytes, push_labels)?;
         Ok(reply.truncated(found.truncated))
@@ -40,17 +40,17 @@ pub async fn series(
 /// Names of labels.
 pub async fn label_names(
     State(app): State<Arc<App>>,
-    Tenant(tenant): Tenant,
+    reader: Reader,
     Form(params): Form,
 ) -> Result<Reply, ApiError> {
-    let wanted = catalog_params(&app, &tenant, &params).await?;
+    let wanted = catalog_params(&app, &reader, &params).await?;
     Ok(app.queries()?.label_names(wanted, strings).await?.into())
 }
 
 /// Values of one label.
 pub async fn label_values(
     State(app): State<Arc<App>>,
-    Tenant(tenant): Tenant,
+    reader: Reader,
     Path(name): Path<String>,
     Form(params): Form,
 ) -> Result<Reply, ApiError> {
@@ -58,7 +58,7 @@ pub async fn label_values(
     if name.is_empty() {
         return Err(ApiError::bad(format!("invalid label name: {}", quoted(&name))));
     }
-    let wanted = catalog_params(&app, &tenant, &params).await?;
+    let wanted = catalog_params(&app, &reader, &params).await?;
     Ok(app.queries()?.label_values(name, wanted, strings).await?.into())
 }
 
@@ -67,7 +67,7 @@ fn strings(found: Entries<String>, guard: &LocalGuard) -> Result<Reply, QueryErr
     Ok(reply.truncated(found.truncated))
 }
 
-async fn catalog_params(app: &App, tenant: &str, params: &Params) -> Result<CatalogParams, ApiError> {
+async fn catalog_params(app: &App, reader: &Reader, params: &Params) -> Result<CatalogParams, ApiError> {
     let start_ms = params.time("start", EARLIEST_MS)?;
     let end_ms = params.time("end", LATEST_MS)?;
     if end_ms < start_ms {
@@ -76,24 +76,26 @@ async fn catalog_params(app: &App, tenant: &str, params: &Params) -> Result<Cata
     let texts: Vec<String> = params.matchers()?.into_iter().map(Into::into).collect();
     let matcher_sets = app.off_runtime(move || texts.iter().map(|text| selector(text)).collect()).await?;
     Ok(CatalogParams {
-        tenant: app.tenant_id(tenant)?,
+        tenant: reader.tenant_id(app).await?,
         matcher_sets,
         range: TimeRange::new(start_ms, end_ms),
         limit: params.limit("limit")?.unwrap_or(0),
-        limits: app.query_limits(tenant),
+        limits: app.query_limits(&reader.tenant),
+        consistency: reader.consistency.clone(),
     })
 }
 
 /// Type, help and unit of metric families.
 pub async fn metadata(
     State(app): State<Arc<App>>,
-    Tenant(tenant): Tenant,
+    reader: Reader,
     Form(params): Form,
 ) -> Result<Reply, ApiError> {
     let limit = params.limit("limit")?.unwrap_or(usize::MAX);
     let per_metric = params.limit("limit_per_metric")?.unwrap_or(usize::MAX);
     let family = params.given("metric").map(str::to_owned);
-    let answered = app.queries()?.metadata(app.tenant_id(&tenant)?, family, move |found, guard| {
+    let tenant = reader.tenant_id(&app).await?;
+    let answered = app.queries()?.metadata(tenant, family, reader.consistency, move |found, guard| {
         let shown = || found.iter().take(limit);
         let texts = shown().flat_map(|(family, entries)| {
             entries.iter().take(per_metric).map(|entry| family.len() + entry.help.len() + METADATA_BYTES)

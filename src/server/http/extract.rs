@@ -8,18 +8,23 @@
 use super::App;
 use super::params::Params;
 use super::reply::ApiError;
+use crate::config::Consistency;
 use crate::tenant;
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use quorate_ingest::{Held, NoRoom};
-use quorate_model::ErrorCode;
+use quorate_model::{ErrorCode, TenantId};
+use quorate_query::ReadConsistency;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Says how fresh a read is to be.
+const READ_CONSISTENCY: HeaderName = HeaderName::from_static("x-read-consistency");
 
 /// Name of the request's tenant.
 #[derive(Debug, Clone)]
@@ -30,6 +35,62 @@ impl FromRequestParts<Arc<App>> for Tenant {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
         Ok(Self(tenant::resolve(&parts.headers, app.multitenancy())?))
+    }
+}
+
+/// Who reads, and how fresh.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    /// Name of the request's tenant.
+    pub tenant: Arc<str>,
+    /// What it has to see.
+    pub consistency: ReadConsistency,
+}
+
+impl FromRequestParts<Arc<App>> for Reader {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        let Tenant(tenant) = Tenant::from_request_parts(parts, app).await?;
+        let default = app.config().default_read_consistency;
+        let consistency = match parts.headers.get(READ_CONSISTENCY).map(|value| value.to_str()) {
+            None => default.into(),
+            Some(Ok("strong")) => ReadConsistency::Strong,
+            Some(Ok("eventual")) => ReadConsistency::Eventual,
+            Some(other) => {
+                let given = other.unwrap_or("what is no text");
+                return Err(ApiError::bad(format!(
+                    "the header X-Read-Consistency must be strong or eventual, it is {given:?}"
+                )));
+            }
+        };
+        Ok(Self { tenant, consistency })
+    }
+}
+
+impl From<Consistency> for ReadConsistency {
+    fn from(consistency: Consistency) -> Self {
+        match consistency {
+            Consistency::Strong => Self::Strong,
+            Consistency::Eventual => Self::Eventual,
+        }
+    }
+}
+
+impl Reader {
+    /// Number of the tenant; `None` if it never wrote. A strong read knows tenants that wrote at another node too.
+    ///
+    /// # Errors
+    /// 503 while the node starts, or when a strong read cannot be sure.
+    pub async fn tenant_id(&self, app: &App) -> Result<Option<TenantId>, ApiError> {
+        let services = app.services()?;
+        let known = services.meta.tenant(&self.tenant);
+        if known.is_some() || !services.is_shared || self.consistency == ReadConsistency::Eventual {
+            return Ok(known);
+        }
+        let fresh = services.meta.fresh().await;
+        fresh.map_err(|error| ApiError::new(ErrorCode::Unavailable, error.to_string()))?;
+        Ok(services.meta.tenant(&self.tenant))
     }
 }
 

@@ -5,7 +5,7 @@
 //! Source: Prometheus `web/api/v1/api.go`, `web/web.go`.
 
 use super::App;
-use super::extract::{Form, Tenant};
+use super::extract::{Form, Reader, Tenant};
 use super::json::push_object;
 use super::reply::{ApiError, Reply};
 use super::time::{EARLIEST_MS, LATEST_MS};
@@ -114,15 +114,13 @@ pub async fn config(State(app): State<Arc<App>>, Tenant(tenant): Tenant) -> Resu
 /// What the head holds of one tenant, and what of it is most.
 pub async fn tsdb(
     State(app): State<Arc<App>>,
-    Tenant(tenant): Tenant,
+    reader: Reader,
     Form(params): Form,
 ) -> Result<Reply, ApiError> {
     let top = params.limit("limit")?.unwrap_or(DEFAULT_TOP);
-    let (services, tenant) = (app.services()?.clone(), app.tenant_id(&tenant)?);
-    let partitions = services.queries.partitions().clone();
-    let answered = services.queries.run(None, move |guard| {
-        let status = figures::tsdb_status(&partitions, tenant, top, guard)?;
-        Ok(Reply::raw(&status.to_string()))
+    let (services, tenant) = (app.services()?.clone(), reader.tenant_id(&app).await?);
+    let answered = services.queries.cardinality(tenant, reader.consistency, move |found, _guard| {
+        Ok(Reply::raw(&figures::tsdb_status(&found, top).to_string()))
     });
     Ok(answered.await?.into())
 }

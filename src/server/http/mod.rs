@@ -6,6 +6,7 @@
 
 pub mod buckets;
 pub mod catalog;
+pub mod cluster;
 pub mod extract;
 pub mod float;
 pub mod info;
@@ -67,6 +68,7 @@ fn api_routes() -> Router<Arc<App>> {
         .route("/status/flags", get(info::flags).post(info::flags))
         .route("/status/config", get(info::config).post(info::config))
         .route("/status/tsdb", get(info::tsdb).post(info::tsdb))
+        .route("/cluster", get(cluster::cluster))
         .route("/rules", get(info::rules))
         .route("/alerts", get(info::alerts))
         .route("/alertmanagers", get(info::alertmanagers))

@@ -3,7 +3,7 @@
 //! Path: client -> **here** -> `query::QueryService` -> `promql::engine`; the answer is written by `render`.
 
 use super::App;
-use super::extract::{Form, Tenant};
+use super::extract::{Form, Reader};
 use super::params::Params;
 use super::render;
 use super::reply::{ApiError, Reply};
@@ -31,18 +31,18 @@ impl From<QueryFailure> for ApiError {
 /// Evaluates at one time.
 pub async fn instant(
     State(app): State<Arc<App>>,
-    Tenant(tenant): Tenant,
+    reader: Reader,
     Form(params): Form,
 ) -> Result<Reply, ApiError> {
     let time_ms = params.time("time", app.clock.now_ms())?;
-    let query = query_params(&app, &tenant, &params, EvalTimes::Instant(time_ms))?;
+    let query = query_params(&app, &reader, &params, EvalTimes::Instant(time_ms)).await?;
     answer(&app, query, &params).await
 }
 
 /// Evaluates at every step of a range.
 pub async fn range(
     State(app): State<Arc<App>>,
-    Tenant(tenant): Tenant,
+    reader: Reader,
     Form(params): Form,
 ) -> Result<Reply, ApiError> {
     let (start_ms, end_ms) = (params.required_time("start")?, params.required_time("end")?);
@@ -57,20 +57,27 @@ pub async fn range(
              resolution (?step=XX)",
         ));
     }
-    let query = query_params(&app, &tenant, &params, EvalTimes::Range { start_ms, end_ms, step_ms })?;
+    let times = EvalTimes::Range { start_ms, end_ms, step_ms };
+    let query = query_params(&app, &reader, &params, times).await?;
     answer(&app, query, &params).await
 }
 
-fn query_params(app: &App, tenant: &str, params: &Params, times: EvalTimes) -> Result<QueryParams, ApiError> {
+async fn query_params(
+    app: &App,
+    reader: &Reader,
+    params: &Params,
+    times: EvalTimes,
+) -> Result<QueryParams, ApiError> {
     let query = params.get("query").unwrap_or_default();
     check_query_length(app, query)?;
     Ok(QueryParams {
-        tenant: app.tenant_id(tenant)?,
+        tenant: reader.tenant_id(app).await?,
         query: query.to_owned(),
         times,
         timeout: params.timeout()?,
         lookback_delta_ms: params.lookback_delta_ms()?,
-        limits: app.query_limits(tenant),
+        limits: app.query_limits(&reader.tenant),
+        consistency: reader.consistency.clone(),
     })
 }
 

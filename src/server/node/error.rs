@@ -1,6 +1,8 @@
 //! Why a node does not start.
 
+use crate::datadir::DataDirError;
 use quorate_cluster::MetaError;
+use quorate_cluster::formation::NoPlace;
 use quorate_commitlog::LogError;
 use quorate_kv::KvError;
 use quorate_model::PartitionId;
@@ -23,6 +25,22 @@ pub enum StartError {
     /// The metadata group does not run.
     #[error(transparent)]
     Meta(#[from] MetaError),
+    /// The data dir does not belong to this node, or cannot be written.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The node gets no place in a cluster.
+    #[error(transparent)]
+    NoPlace(#[from] NoPlace),
+    /// The peers are another cluster than the one that the data dir belongs to.
+    #[error(
+        "the data dir belongs to cluster {found:032x}, and the nodes at peers or join are cluster {answered:032x}"
+    )]
+    OtherCluster {
+        /// The cluster of the data dir.
+        found: u128,
+        /// That of the others.
+        answered: u128,
+    },
     /// A partition cannot be opened.
     #[error("partition {partition}: {cause}")]
     Store {

@@ -3,16 +3,16 @@
 //! Knows the stores' statistics and the names that existing dashboards use. Cost: walks the rows of every
 //! head, so it is for scrapes and not for requests.
 
+use super::partition::Partition;
 use super::services::Services;
 use crate::telemetry::exposition::Exposition;
 use quorate_model::{METRIC_NAME, TenantId};
-use quorate_promql::engine::{QueryError, QueryGuard};
+use quorate_query::CardinalityTotals;
 use quorate_query::durations::Summary;
-use quorate_tsdb::{PartitionStats, PartitionStore};
+use quorate_tsdb::PartitionStats;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
-use std::sync::Arc;
 use std::time::Instant;
 
 /// Quantiles of the times of queries, as in Prometheus.
@@ -23,10 +23,11 @@ const OTHER_TENANTS: &str = "__other";
 
 /// Writes the figures of a node that runs.
 pub fn write(services: &Services, now: Instant, page: &mut Exposition) {
-    let stats: Vec<PartitionStats> = services.partitions.iter().map(|p| p.store.stats()).collect();
+    let partitions = services.replicas.list();
+    let stats: Vec<PartitionStats> = partitions.iter().map(|p| p.store.stats()).collect();
     write_head(&stats, page);
-    write_partitions(services, &stats, page);
-    write_tenants(services, &stats, page);
+    write_partitions(&partitions, &stats, page);
+    write_tenants(services, &partitions, &stats, page);
     write_queries(services, now, page);
     write_log(services, page);
 }
@@ -51,14 +52,13 @@ fn write_head(stats: &[PartitionStats], page: &mut Exposition) {
     page.gauge("prometheus_tsdb_storage_blocks_bytes", "Bytes of published blocks.", sum(|s| s.block_bytes));
 }
 
-fn write_partitions(services: &Services, stats: &[PartitionStats], page: &mut Exposition) {
+fn write_partitions(partitions: &[Partition], stats: &[PartitionStats], page: &mut Exposition) {
     let mut family = |name: &str, kind: &str, help: &str, value: &dyn Fn(usize) -> f64| {
         page.family(name, kind, help);
-        for (at, partition) in services.partitions.iter().enumerate() {
+        for (at, partition) in partitions.iter().enumerate() {
             page.sample(name, &[("partition", &partition.id.to_string())], value(at));
         }
     };
-    let partitions = &services.partitions;
     family("quorate_head_series", "gauge", "Series in the head.", &|at| stats[at].head_series as f64);
     family("quorate_head_bytes", "gauge", "Memory of the head.", &|at| stats[at].memory.total() as f64);
     family("quorate_late_bytes", "gauge", "Memory of late samples.", &|at| stats[at].late_bytes as f64);
@@ -94,9 +94,14 @@ impl AddAssign for TenantFigures {
     }
 }
 
-fn write_tenants(services: &Services, stats: &[PartitionStats], page: &mut Exposition) {
+fn write_tenants(
+    services: &Services,
+    partitions: &[Partition],
+    stats: &[PartitionStats],
+    page: &mut Exposition,
+) {
     let mut by_tenant: BTreeMap<TenantId, TenantFigures> = BTreeMap::new();
-    for (stats, partition) in stats.iter().zip(&services.partitions) {
+    for (stats, partition) in stats.iter().zip(partitions) {
         for (tenant, counters) in &stats.counters {
             *by_tenant.entry(*tenant).or_default() += TenantFigures {
                 samples: [counters.stored, counters.late, counters.duplicates, counters.conflicts],
@@ -186,32 +191,15 @@ fn write_log(services: &Services, page: &mut Exposition) {
 ///
 /// Prometheus' chunks and times of the head are left out: chunks and windows belong to all tenants together, and one
 /// must not learn of another's.
-///
-/// # Errors
-/// The objection of `guard`.
-pub fn tsdb_status(
-    partitions: &[Arc<PartitionStore>],
-    tenant: Option<TenantId>,
-    top: usize,
-    guard: &dyn QueryGuard,
-) -> Result<Value, QueryError> {
-    let mut series = 0;
-    let mut pairs: BTreeMap<(String, String), u64> = BTreeMap::new();
-    for (partition, tenant) in partitions.iter().filter_map(|p| Some((p, tenant?))) {
-        // Any pair of a partition may be among the first of the sum.
-        let part = quorate_query::cardinality(partition, tenant, usize::MAX, guard)?;
-        series += part.series;
-        for (pair, count) in part.pairs {
-            *pairs.entry(pair).or_default() += count;
-        }
-    }
+pub fn tsdb_status(found: &CardinalityTotals, top: usize) -> Value {
+    let CardinalityTotals { series, pairs } = found;
     let (mut values, mut bytes) = (Counts::new(), Counts::new());
-    for ((name, value), count) in &pairs {
+    for ((name, value), count) in pairs {
         *values.entry(name.clone()).or_default() += 1;
         *bytes.entry(name.clone()).or_default() += value.len() as u64 * count;
     }
     let metrics = pairs.iter().filter(|((name, _), _)| name == METRIC_NAME);
-    Ok(json!({
+    json!({
         "headStats": {
             "numSeries": series,
             "numLabelPairs": pairs.len(),
@@ -223,7 +211,7 @@ pub fn tsdb_status(
             pairs.iter().map(|((name, value), count)| (format!("{name}={value}"), *count)),
             top,
         ),
-    }))
+    })
 }
 
 type Counts = BTreeMap<String, u64>;

@@ -4,103 +4,136 @@
 //! N1: a node that has started has applied every write that was acknowledged before.
 //! N2: a partition that stops applying ends the node: an answer without it would not be complete.
 
+pub mod company;
 mod error;
 pub mod figures;
+pub mod keeper;
 pub mod partition;
+pub mod replicas;
 pub mod services;
+pub mod snapshots;
 
 pub use error::StartError;
 
 use crate::config::Config;
 use crate::datadir::DataDir;
-use futures::future::{select_all, try_join_all};
-use futures::{StreamExt, TryStreamExt, stream};
-use partition::Partition;
+use company::Company;
+use futures::future::try_join_all;
+use keeper::Keeper;
+use partition::{Origin, Partition};
 use quorate_cluster::limits::LimitsProvider;
 use quorate_cluster::{MetaHandle, SlotTable, TargetLabels};
-use quorate_ingest::{Applier, Distributor, DistributorConfig, Maintenance, MaintenanceConfig, placement};
+use quorate_ingest::{
+    Distributor, DistributorConfig, HeldHere, Maintenance, MaintenanceConfig, PartitionInput, RouteConfig,
+    RoutedAppender, WriteService, placement,
+};
 use quorate_kv::{KvOptions, RocksKv};
 use quorate_model::{Clock, NodeId, PartitionId, SessionId, TenantId};
-use quorate_query::{QueryConfig, QueryService};
+use quorate_query::{Cluster, FragmentService, QueryConfig, QueryService};
 use quorate_raft::{RaftConfig, RaftNode};
 use quorate_tsdb::Disk;
+use replicas::{Ground, Replicas};
 use services::Services;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+/// Partitions of a new data dir of a node that is alone, unless the configuration says otherwise.
+const DEFAULT_PARTITIONS: u32 = 4;
 /// How often the metadata group may forget what its image holds.
 const META_COMPACT_INTERVAL: Duration = Duration::from_secs(60);
 /// How often the memory of the heads is measured. It walks their rows.
 const HEAD_CHARGE_INTERVAL: Duration = Duration::from_secs(15);
+/// How long a query may wait for replicas that are as fresh as it asks for.
+const FRESH_WITHIN: Duration = Duration::from_secs(20);
+/// Bytes of records from other nodes that are on their way into logs.
+const PEER_BYTES: usize = 64 << 20;
 
 /// A running node. It holds the data dir until it is dropped.
 pub struct Node {
     services: Arc<Services>,
-    appliers: Vec<Applier>,
-    maintenance: Maintenance,
+    maintenance: Arc<Maintenance>,
     /// Loops that end with the node.
-    loops: [JoinHandle<()>; 2],
+    loops: Vec<JoinHandle<()>>,
     dir: DataDir,
 }
 
+/// The groups of a node, and who it is.
+struct Base {
+    raft: RaftNode,
+    meta: MetaHandle,
+    session: SessionId,
+    partitions: u32,
+    origin: Origin,
+    loops: Vec<JoinHandle<()>>,
+}
+
 impl Node {
-    /// Opens everything in `dir` and replays every log.
+    /// Opens everything in `dir` and replays every log; with a company, once it has its place in the cluster.
     ///
     /// # Errors
     /// [`StartError`]; what was opened is closed by dropping it.
     pub async fn start(
         config: &Config,
-        dir: DataDir,
+        mut dir: DataDir,
+        company: Option<&Company>,
         limits: Arc<LimitsProvider>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StartError> {
         let query_config = query_config(config)?;
-        let node = config.node_id as u16; // checked by the configuration
-        let (kv, disk) = open_disk(config, node, dir.path()).await?;
-        let log = dir.path().join("log");
-        let settings =
-            RaftConfig { segment_bytes: config.storage.log_segment_size.bytes(), ..RaftConfig::default() };
-        let raft = RaftNode::start(&log, NodeId(config.node_id), settings).await?;
-        let meta = MetaHandle::start(&raft, dir.path()).await?;
-        let incarnation = meta.register_node(&node.to_string()).await?;
-        let session = SessionId { node: u32::from(node), incarnation };
-        let ids = (0..dir.partitions()).map(PartitionId);
-        let start = |id| Partition::start(id, &raft, &disk, dir.path(), &config.storage);
-        // An image is in memory twice while it is loaded, so only as many at a time as there are processors for.
-        let at_once = std::thread::available_parallelism().map_or(1, usize::from);
-        let started: Vec<_> = stream::iter(ids.map(start)).buffered(at_once).try_collect().await?;
-        let (partitions, appliers): (Vec<Partition>, Vec<Applier>) = started.into_iter().unzip();
-        tracing::info!(partitions = partitions.len(), %session, "replaying the log");
-        try_join_all(partitions.iter().map(Partition::ready)).await?;
-        let stores = partitions.iter().map(|partition| partition.store.clone()).collect();
+        let Base { raft, meta, session, partitions, origin, mut loops } = match company {
+            Some(company) => together(config, &mut dir, company).await?,
+            None => alone(config, &mut dir).await?,
+        };
+        let node = NodeId(session.node.into());
+        let (kv, disk) = open_disk(config, session.node as u16, dir.path()).await?;
+        let replicas = Replicas::new(Ground {
+            raft: raft.clone(),
+            disk,
+            data_dir: dir.path().to_owned(),
+            storage: config.storage.clone(),
+            origin: origin.clone(),
+        });
+        let placed = match &origin {
+            Origin::Alone => (0..partitions).map(|id| (PartitionId(id), None)).collect(),
+            Origin::Shared { .. } => meta.read(|state| keeper::placed_on(node, state)),
+        };
+        // No more than their numbers: a replica whose state is replaced meanwhile must not be held.
+        let opened: Vec<PartitionId> = replicas.open(placed).await?.into_iter().map(|p| p.id).collect();
+        tracing::info!(partitions = opened.len(), %session, "replaying the log");
+        let view = view(node, &origin, &meta, &replicas);
+        let queries = Arc::new(QueryService::new(view.clone(), query_config, clock.clone()));
+        if let Some(company) = company {
+            // Other nodes need these to get ready, as this one needs theirs.
+            company.inbox().set_write(Arc::new(WriteService::new(replicas.appenders().clone(), PEER_BYTES)));
+            company.inbox().set_store(Arc::new(FragmentService::new(queries.clone())));
+            let (meta, replicas, view) = (meta.clone(), replicas.clone(), view.clone());
+            loops.extend(Keeper { node, meta, replicas, view }.start());
+        }
+        try_join_all(opened.iter().map(|id| replicas.ready(*id))).await?;
+        let inputs = (0..partitions).map(|id| input(PartitionId(id), node, &origin, &replicas)).collect();
         let services = Arc::new(Services {
-            distributor: Arc::new(distributor(
-                config,
-                &partitions,
-                &appliers,
-                session,
-                &meta,
-                &limits,
-                &clock,
-            )),
-            queries: QueryService::new(stores, query_config, clock.clone()),
-            meta,
-            partitions,
+            distributor: Arc::new(distributor(config, inputs, session, &meta, &limits, &clock)),
+            queries,
+            meta: meta.clone(),
+            replicas: replicas.clone(),
             raft,
             kv,
-            node: u32::from(node),
+            node: session.node,
+            is_shared: company.is_some(),
             renewing: AtomicBool::new(false),
         });
-        let maintenance = maintenance(config, &services, session, limits, clock)?;
-        let loops = [
-            tokio::spawn(compact_meta(services.meta.clone())),
-            tokio::spawn(charge_heads(Arc::downgrade(&services))),
-        ];
-        Ok(Self { services, appliers, maintenance, loops, dir })
+        let maintenance = Arc::new(maintenance(config, &services, session, limits, clock)?);
+        replicas.set_maintenance(maintenance.clone());
+        // One that was opened since the maintenance was made.
+        replicas.list().iter().for_each(|partition| maintenance.add(partition.maintained()));
+        loops.push(tokio::spawn(compact_meta(meta.clone())));
+        loops.push(tokio::spawn(charge_heads(Arc::downgrade(&services))));
+        Ok(Self { services, maintenance, loops, dir })
     }
 
     /// What the listeners use.
@@ -110,25 +143,21 @@ impl Node {
 
     /// Waits until a partition or the metadata stops applying, which they do only by failing. Gives the reason.
     pub async fn failed(&self) -> String {
-        let waits = self.services.partitions.iter().map(|partition| {
-            Box::pin(
-                async move { format!("partition {} stopped: {}", partition.id, partition.stopped().await) },
-            )
-        });
         tokio::select! {
-            (reason, ..) = select_all(waits) => reason,
+            reason = self.services.replicas.failed() => reason,
             reason = self.services.meta.failed() => format!("the metadata group stopped: {reason}"),
         }
     }
 
     /// Ends in order: no further writes, no background work, no apply, then the log. The data dir is free after.
     pub async fn stop(self) {
-        let Self { services, appliers, maintenance, loops, dir } = self;
+        let Self { services, maintenance, loops, dir } = self;
         services.distributor.close().await;
         loops.iter().for_each(JoinHandle::abort);
+        let replicas = services.replicas.clone();
         let stopping = tokio::task::spawn_blocking(move || {
             maintenance.stop();
-            appliers.into_iter().for_each(Applier::stop);
+            replicas.stop();
         });
         if stopping.await.is_err() {
             tracing::error!("stopping the background work panicked");
@@ -136,6 +165,63 @@ impl Node {
         services.raft.shutdown().await;
         drop(services);
         drop(dir);
+    }
+}
+
+fn raft_config(config: &Config) -> RaftConfig {
+    RaftConfig { segment_bytes: config.storage.log_segment_size.bytes(), ..RaftConfig::default() }
+}
+
+async fn alone(config: &Config, dir: &mut DataDir) -> Result<Base, StartError> {
+    let identity = dir.alone(config.partitions, DEFAULT_PARTITIONS)?;
+    let node = NodeId(identity.node);
+    let raft = RaftNode::start(&dir.path().join("log"), node, raft_config(config)).await?;
+    let meta = MetaHandle::start(&raft, dir.path()).await?;
+    let incarnation = meta.register_alone(node).await?;
+    let session = SessionId { node: node.0 as u32, incarnation };
+    let (partitions, origin, loops) = (identity.partitions, Origin::Alone, Vec::new());
+    Ok(Base { raft, meta, session, partitions, origin, loops })
+}
+
+async fn together(config: &Config, dir: &mut DataDir, company: &Company) -> Result<Base, StartError> {
+    let settled = company.settle(config, dir, raft_config(config)).await?;
+    let company::Settled { raft, meta, node, incarnation, lookout } = settled;
+    let session = SessionId { node: node.0 as u32, incarnation };
+    let partitions = meta.read(|state| state.partitions().len() as u32);
+    // Never 0, and another one for each cluster that a log may be carried into.
+    let log_incarnation = (meta.cluster_id() as u32).max(1);
+    let origin = Origin::Shared { calls: company.calls(), incarnation: log_incarnation };
+    Ok(Base { raft, meta, session, partitions, origin, loops: vec![lookout] })
+}
+
+fn view(node: NodeId, origin: &Origin, meta: &MetaHandle, replicas: &Arc<Replicas>) -> Arc<Cluster> {
+    match origin {
+        Origin::Alone => Cluster::alone(replicas.list().into_iter().map(|p| p.store).collect()),
+        Origin::Shared { calls, .. } => {
+            let view = meta.read(|state| keeper::view_of(node, state, replicas));
+            Cluster::new(node, calls.clone(), view)
+        }
+    }
+}
+
+/// What the distributor needs of a partition, wherever its replicas are.
+fn input(id: PartitionId, node: NodeId, origin: &Origin, replicas: &Arc<Replicas>) -> PartitionInput {
+    let appenders = replicas.appenders().clone();
+    match (origin, appenders.get(id)) {
+        (Origin::Alone, Some(local)) => {
+            PartitionInput { id, appender: local.appender, holdings: local.holdings }
+        }
+        (Origin::Alone, None) => unreachable!("a node that is alone has every partition"),
+        (Origin::Shared { calls, incarnation }, _) => {
+            let leader = replicas
+                .get(id)
+                .map_or_else(|| watch::channel(None).1, |partition| partition.group().watch_leader());
+            let (calls, config) = (calls.clone(), RouteConfig::default());
+            let appender =
+                RoutedAppender::new(id, node, *incarnation, leader, appenders.clone(), calls, config);
+            let holdings = Arc::new(HeldHere::new(appenders, id));
+            PartitionInput { id, appender: Arc::new(appender), holdings }
+        }
     }
 }
 
@@ -153,8 +239,7 @@ async fn open_disk(config: &Config, node: u16, dir: &Path) -> Result<(Arc<RocksK
 
 fn distributor(
     config: &Config,
-    partitions: &[Partition],
-    appliers: &[Applier],
+    inputs: Vec<PartitionInput>,
     session: SessionId,
     meta: &MetaHandle,
     limits: &Arc<LimitsProvider>,
@@ -166,9 +251,7 @@ fn distributor(
         hash_seed: meta.cluster_id() as u64,
         ..DistributorConfig::default()
     };
-    let inputs =
-        partitions.iter().zip(appliers).map(|(partition, applier)| partition.input(applier)).collect();
-    let table = Arc::new(SlotTable::build(partitions.len() as u32));
+    let table = Arc::new(SlotTable::build(inputs.len() as u32));
     let place = placement(table, Arc::new(TargetLabels::default()));
     Distributor::start(settings, inputs, place, session, limits.clone(), clock.clone())
 }
@@ -191,7 +274,7 @@ fn maintenance(
         let name = meta.tenant_name(tenant).unwrap_or_default();
         limits.of(&name).retention_ms(node_retention)
     });
-    let partitions = services.partitions.iter().map(Partition::maintained).collect();
+    let partitions = services.replicas.list().iter().map(Partition::maintained).collect();
     let (gateway, runtime) = (services.clone(), Handle::current());
     let forget_idle = Box::new(move || {
         gateway.distributor.forget_idle();
@@ -221,7 +304,8 @@ async fn charge_heads(services: Weak<Services>) {
         turns.tick().await;
         let Some(services) = services.upgrade() else { return };
         let measured = tokio::task::spawn_blocking(move || {
-            let heads = services.partitions.iter().map(|partition| partition.store.stats().memory.total());
+            let replicas = services.replicas.list();
+            let heads = replicas.iter().map(|partition| partition.store.stats().memory.total());
             services.queries.memory().set_elsewhere(heads.sum());
         });
         if measured.await.is_err() {
@@ -238,6 +322,7 @@ fn query_config(config: &Config) -> Result<QueryConfig, StartError> {
     Ok(QueryConfig {
         max_concurrent: config.query.max_concurrency,
         timeout: config.query.timeout.into(),
+        fresh_within: FRESH_WITHIN,
         max_samples: config.query.max_samples,
         lookback_delta_ms: config.query.lookback_delta.as_ms(),
         memory_budget,

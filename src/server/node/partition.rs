@@ -2,16 +2,34 @@
 
 use super::StartError;
 use crate::config::StorageConfig;
-use quorate_commitlog::PartitionLog;
+use async_trait::async_trait;
+use quorate_commitlog::LogError;
 use quorate_commitlog::raft_log::RaftLog;
-use quorate_ingest::{Applier, ApplyState, MaintainedPartition, PartitionInput};
-use quorate_model::PartitionId;
-use quorate_raft::RaftNode;
+use quorate_ingest::{Applier, ApplyState, LocalAppender, MaintainedPartition};
+use quorate_model::{NodeId, PartitionId, Position};
+use quorate_query::{IndexError, LocalReplica, PartitionIndex, ReplicaState};
+use quorate_raft::{Group, RaftNode};
 use quorate_tsdb::{Disk, PartitionStore, StoreConfig};
+use quorate_wire::Calls;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+
+/// Whose the groups of a node's partitions are.
+#[derive(Clone)]
+pub enum Origin {
+    /// This node's only.
+    Alone,
+    /// Those of a cluster.
+    Shared {
+        /// The way to the other members.
+        calls: Arc<dyn Calls>,
+        /// The incarnation of all logs: a lost disk does not begin one again.
+        incarnation: u32,
+    },
+}
 
 /// The parts of one partition that others look at.
 #[derive(Clone)]
@@ -22,11 +40,13 @@ pub struct Partition {
     pub store: Arc<PartitionStore>,
     /// How far apply has come.
     pub state: watch::Receiver<ApplyState>,
-    log: Arc<dyn PartitionLog>,
+    log: RaftLog,
+    is_shared: bool,
 }
 
 impl Partition {
-    /// Loads the newest image and begins to apply what the log holds after it.
+    /// Loads the newest image and begins to apply what the log holds after it. `first` are the voters that the group is
+    /// begun with if it never was, and this node is one of those who begin it.
     ///
     /// # Errors
     /// [`StartError`] if the store or the log cannot be read.
@@ -36,6 +56,8 @@ impl Partition {
         disk: &Arc<Disk>,
         data_dir: &Path,
         storage: &StorageConfig,
+        origin: &Origin,
+        first: Option<&BTreeSet<NodeId>>,
     ) -> Result<(Self, Applier), StartError> {
         let config = StoreConfig {
             close_delay_ms: storage.close_delay.as_ms(),
@@ -46,21 +68,26 @@ impl Partition {
         let opening = tokio::task::spawn_blocking(move || PartitionStore::open(&disk, &dir, id, config));
         let store = opening.await.map_err(|_| StartError::Panicked)?;
         let store = Arc::new(store.map_err(|cause| StartError::Store { partition: id, cause })?);
-        let log = RaftLog::start(raft, id).await.map_err(|cause| StartError::Log { partition: id, cause })?;
-        let log: Arc<dyn PartitionLog> = Arc::new(log);
-        let applier =
-            Applier::start(id, store.clone(), log.clone(), Handle::current()).map_err(StartError::Thread)?;
-        Ok((Self { id, store, state: applier.state(), log }, applier))
+        let failed = |cause| StartError::Log { partition: id, cause };
+        let log = match origin {
+            Origin::Alone => RaftLog::start(raft, id).await,
+            Origin::Shared { calls, incarnation } => {
+                RaftLog::join(raft, id, calls.clone(), *incarnation).await
+            }
+        }
+        .map_err(failed)?;
+        if let Some(first) = first {
+            log.group().begin(first).await?;
+        }
+        let is_shared = matches!(origin, Origin::Shared { .. });
+        let applier = Applier::start(id, store.clone(), Arc::new(log.clone()), Handle::current())
+            .map_err(StartError::Thread)?;
+        Ok((Self { id, store, state: applier.state(), log, is_shared }, applier))
     }
 
-    /// What the distributor needs of it.
-    pub fn input(&self, applier: &Applier) -> PartitionInput {
-        PartitionInput {
-            id: self.id,
-            log: self.log.clone(),
-            verdicts: applier.verdicts(),
-            holdings: self.store.clone(),
-        }
+    /// The way into its log.
+    pub fn appender(&self, applier: &Applier) -> LocalAppender {
+        LocalAppender::new(Arc::new(self.log.clone()), applier.verdicts())
     }
 
     /// What maintenance needs of it.
@@ -68,9 +95,23 @@ impl Partition {
         MaintainedPartition {
             id: self.id,
             store: self.store.clone(),
-            log: self.log.clone(),
+            log: Arc::new(self.log.clone()),
             state: self.state.clone(),
         }
+    }
+
+    /// What queries need of it.
+    pub fn replica(&self) -> LocalReplica {
+        LocalReplica {
+            store: self.store.clone(),
+            state: Arc::new(Applied { state: self.state.clone() }),
+            index: self.is_shared.then(|| Arc::new(Index(self.log.clone())) as Arc<dyn PartitionIndex>),
+        }
+    }
+
+    /// The group of its log.
+    pub fn group(&self) -> &Group {
+        self.log.group()
     }
 
     /// Waits until everything that was committed when it started is applied.
@@ -84,21 +125,55 @@ impl Partition {
         }
     }
 
-    /// Waits until it stops applying. Gives the reason.
-    pub async fn stopped(&self) -> Arc<str> {
-        let reason = self.wait(|state| state.stopped.is_some()).await.stopped;
-        reason.unwrap_or_else(|| Arc::from("its apply thread ended"))
-    }
-
     /// The first state that `until` accepts; the last one if apply ends before.
     async fn wait(&self, until: impl FnMut(&ApplyState) -> bool) -> ApplyState {
-        let mut state = self.state.clone();
-        let seen = state.wait_for(until).await.map(|seen| seen.clone());
-        seen.unwrap_or_else(|_ended| self.state.borrow().clone())
+        wait(&self.state, until).await
+    }
+}
+
+async fn wait(state: &watch::Receiver<ApplyState>, until: impl FnMut(&ApplyState) -> bool) -> ApplyState {
+    let mut state = state.clone();
+    let seen = state.wait_for(until).await.map(|seen| seen.clone());
+    seen.unwrap_or_else(|_ended| state.borrow().clone())
+}
+
+/// How far apply has come, as queries ask.
+struct Applied {
+    state: watch::Receiver<ApplyState>,
+}
+
+#[async_trait]
+impl ReplicaState for Applied {
+    fn is_ready(&self) -> bool {
+        self.state.borrow().is_ready
+    }
+
+    async fn reached(&self, position: Position) -> Result<(), String> {
+        let is_there = |state: &ApplyState| state.is_ready && state.applied >= position;
+        let state = wait(&self.state, |state| is_there(state) || state.stopped.is_some()).await;
+        match is_there(&state) {
+            true => Ok(()),
+            false => {
+                Err(state.stopped.map_or_else(|| "its apply thread ended".to_owned(), |why| why.to_string()))
+            }
+        }
+    }
+}
+
+/// The committed position, as queries ask.
+struct Index(RaftLog);
+
+#[async_trait]
+impl PartitionIndex for Index {
+    async fn read_index(&self) -> Result<Position, IndexError> {
+        self.0.read_index().await.map_err(|error| match error {
+            LogError::NotLeader { leader } => IndexError::NotLeader { leader },
+            error => IndexError::Unavailable { reason: error.to_string() },
+        })
     }
 }
 
 /// Where a partition keeps its images and its series log.
-fn folder(data_dir: &Path, id: PartitionId) -> PathBuf {
+pub fn folder(data_dir: &Path, id: PartitionId) -> PathBuf {
     data_dir.join("partitions").join(id.to_string())
 }

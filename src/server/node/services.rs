@@ -1,10 +1,10 @@
 //! What a running node offers to its listeners.
 
-use super::partition::Partition;
+use super::replicas::Replicas;
 use quorate_cluster::MetaHandle;
 use quorate_ingest::Distributor;
 use quorate_kv::RocksKv;
-use quorate_model::SessionId;
+use quorate_model::{NodeId, SessionId};
 use quorate_query::QueryService;
 use quorate_raft::RaftNode;
 use std::sync::Arc;
@@ -17,15 +17,17 @@ pub struct Services {
     /// Takes writes.
     pub distributor: Arc<Distributor>,
     /// Takes queries.
-    pub queries: QueryService,
-    /// The partitions of this node.
-    pub partitions: Vec<Partition>,
+    pub queries: Arc<QueryService>,
+    /// The replicas of this node.
+    pub replicas: Arc<Replicas>,
     /// The groups and their log.
     pub raft: RaftNode,
     /// The store of blocks.
     pub kv: Arc<RocksKv>,
     /// Number of this node.
     pub node: u32,
+    /// Whether it is part of a cluster.
+    pub is_shared: bool,
     /// Whether another gateway session is being opened.
     pub renewing: AtomicBool,
 }
@@ -38,7 +40,12 @@ impl Services {
         }
         let services = self.clone();
         tokio::spawn(async move {
-            match services.meta.register_node(&services.node.to_string()).await {
+            let node = NodeId(services.node.into());
+            let begun = match services.is_shared {
+                true => services.meta.begin_again(node).await,
+                false => services.meta.register_alone(node).await,
+            };
+            match begun {
                 Ok(incarnation) => {
                     let session = SessionId { node: services.node, incarnation };
                     services.distributor.renew(session).await;

@@ -47,6 +47,17 @@ fn checksum(key: &[u8], body: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(key), body)
 }
 
+/// Whether a stored value is what was sealed under `key`.
+pub(crate) fn is_sound(key: &[u8], stored: &[u8]) -> bool {
+    let parts = stored.split_first_chunk::<BODY>();
+    parts.is_some_and(|(sum, body)| checksum(key, body) == u32::from_le_bytes(*sum))
+}
+
+/// The stored value of the body of a sound one under another key, in `out`.
+pub(crate) fn reseal<'a>(key: &[u8], stored: &[u8], out: &'a mut Vec<u8>) -> &'a [u8] {
+    seal(key, &stored[BODY..], out)
+}
+
 /// The stored value of `body` under `key`, in `out`.
 pub(super) fn seal<'a>(key: &[u8], body: &[u8], out: &'a mut Vec<u8>) -> &'a [u8] {
     out.clear();
@@ -58,9 +69,8 @@ pub(super) fn seal<'a>(key: &[u8], body: &[u8], out: &'a mut Vec<u8>) -> &'a [u8
 /// Reads a value that must be there and sound; the body begins at byte [`BODY`].
 pub(super) fn fetch(kv: &dyn Kv, cf: Cf, key: &[u8]) -> Result<Vec<u8>, StoreError> {
     let stored = kv.get(cf, key)?.ok_or_else(|| damaged(cf, key, "missing"))?;
-    let (sum, body) = stored.split_first_chunk::<4>().ok_or_else(|| damaged(cf, key, "too short"))?;
-    if checksum(key, body) != u32::from_le_bytes(*sum) {
-        return Err(damaged(cf, key, "wrong checksum"));
+    if !is_sound(key, &stored) {
+        return Err(damaged(cf, key, "too short, or a wrong checksum"));
     }
     Ok(stored)
 }
@@ -69,7 +79,7 @@ pub(super) fn fetch(kv: &dyn Kv, cf: Cf, key: &[u8]) -> Result<Vec<u8>, StoreErr
 pub(super) const BODY: usize = 4;
 
 /// The error for a record that cannot be what was written.
-pub(super) fn damaged(cf: Cf, key: &[u8], detail: &str) -> StoreError {
+pub(crate) fn damaged(cf: Cf, key: &[u8], detail: &str) -> StoreError {
     let id = key.first_chunk::<8>().map(|id| BlockId(u64::from_be_bytes(*id)));
     let block = id.map_or_else(|| "no block".to_owned(), |id| format!("block {id}"));
     StoreError::Damaged { place: format!("{block}, {cf} key {}", hex(key)), detail: detail.to_owned() }

@@ -36,6 +36,8 @@ pub use reader::BlockReader;
 pub use tenant::{NameStats, PairStats, TenantStats};
 pub use writer::BlockWriter;
 
+pub(crate) use frame::{damaged, is_sound, reseal};
+
 use crate::StoreError;
 use quorate_kv::{Cf, KeyRange, Kv};
 use quorate_model::Labels;
@@ -44,7 +46,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 /// The families that hold a block.
-const FAMILIES: [Cf; 3] = [Cf::Page, Cf::Idx, Cf::Sum];
+pub(crate) const FAMILIES: [Cf; 3] = [Cf::Page, Cf::Idx, Cf::Sum];
 
 /// Order of series in a block: by metric name, then by labels. Not always the order of `Labels`, because a
 /// label name may sort before `__name__`.
@@ -62,6 +64,21 @@ pub fn remove(kv: &dyn Kv, id: BlockId) -> Result<(), StoreError> {
         kv.drop_range(cf, &range)?;
     }
     Ok(())
+}
+
+/// Whether anything is stored under an id.
+///
+/// # Errors
+/// [`StoreError::Kv`].
+pub(crate) fn has_keys(kv: &dyn Kv, id: BlockId) -> Result<bool, StoreError> {
+    let mut found = false;
+    for cf in FAMILIES {
+        kv.scan(cf, &KeyRange::prefix(&id.0.to_be_bytes()), &mut |_, _| {
+            found = true;
+            ControlFlow::Break(())
+        })?;
+    }
+    Ok(found)
 }
 
 /// The ids that have keys, listed in `cat` or not. One seek for each id and family.

@@ -128,6 +128,10 @@ impl Head {
         resolve: &Resolve<'_>,
     ) -> Result<ApplyOutcome, ApplyError> {
         let session = header.session;
+        if writer.sessions.is_over(session) {
+            // It was on its way while its gateway began anew: its refs mean nothing any more.
+            return Ok(ApplyOutcome { is_void: true, ..ApplyOutcome::default() });
+        }
         for forgotten in writer.sessions.enter(session) {
             writer.pending.forget_session(forgotten);
         }
@@ -146,7 +150,7 @@ impl Head {
             self.restore_cleared(writer, position, session, cleared, resolve, &mut rows)?;
         }
         let mut rest = rows.as_slice();
-        let mut outcome = ApplyOutcome { sub_batches: Vec::with_capacity(batches.len()) };
+        let mut outcome = ApplyOutcome { sub_batches: Vec::with_capacity(batches.len()), is_void: false };
         for batch in batches {
             let (own, others) = rest.split_at(batch.sample_count());
             rest = others;
@@ -154,9 +158,6 @@ impl Head {
             outcome.sub_batches.push(verdict);
         }
         writer.rows = rows;
-        if writer.sessions.leave(session) {
-            writer.pending.forget_session(session);
-        }
         Ok(outcome)
     }
 

@@ -1,7 +1,7 @@
 //! Gateway sessions: what the refs in records mean.
 //!
 //! Knows sessions, refs and rows. Does not know labels, except through the caller. Path: `head::apply` -> **here**.
-//! G1 (C6): a session of a newer incarnation forgets the older ones of its gateway, in log order. G2: a ref is
+//! G1 (C6): a session of a newer incarnation ends the older ones of its gateway, in log order; what comes after is void. G2: a ref is
 //! never given to a second series. G3: an entry may be cleared when its row is freed; it is then resolved again
 //! from the series log, never guessed.
 
@@ -109,10 +109,10 @@ impl Sessions {
         forgotten
     }
 
-    /// Ends a record of a session that is not its node's newest: nothing of it stays. True if it was one.
-    pub(crate) fn leave(&mut self, id: SessionId) -> bool {
-        let is_old = self.newest.get(&id.node).is_some_and(|newest| id.incarnation < *newest);
-        is_old && self.live.remove(&id).is_some()
+    /// Whether a newer incarnation of its gateway has ended the session. A gateway begins one only when all that it had
+    /// acknowledged is in the log, so a record of an ended session was never acknowledged.
+    pub(crate) fn is_over(&self, id: SessionId) -> bool {
+        self.newest.get(&id.node).is_some_and(|newest| id.incarnation < *newest)
     }
 
     /// Drops a session's definitions.
@@ -134,12 +134,6 @@ impl Sessions {
     /// A session, begun now if it is not live.
     pub(crate) fn get_mut(&mut self, id: SessionId) -> &mut Session {
         self.live.entry(id).or_default()
-    }
-
-    /// Live sessions, increasing.
-    #[cfg(test)]
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (SessionId, &Session)> {
-        self.live.iter().map(|(id, session)| (*id, session))
     }
 
     /// The newest incarnation of each node.
@@ -185,13 +179,11 @@ mod tests {
     }
 
     #[test]
-    fn a_record_of_an_old_incarnation_leaves_nothing() {
+    fn a_newer_incarnation_ends_the_older_ones() {
         let mut sessions = Sessions::default();
         sessions.enter(id(1, 6));
-        assert!(sessions.enter(id(1, 5)).is_empty());
-        sessions.get_mut(id(1, 5)).set(SeriesRef(0), TenantId(1), 0, false);
-        assert!(sessions.leave(id(1, 5)) && !sessions.leave(id(1, 6)));
-        assert_eq!(sessions.iter().map(|(s, _)| s).collect::<Vec<_>>(), [id(1, 6)]);
+        assert!(sessions.is_over(id(1, 5)));
+        assert!(!sessions.is_over(id(1, 6)) && !sessions.is_over(id(1, 7)) && !sessions.is_over(id(2, 1)));
     }
 
     #[test]

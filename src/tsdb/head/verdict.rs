@@ -72,6 +72,8 @@ pub struct ApplyOutcome {
     /// One verdict for each sub-batch of a data record, in its order; empty for other records and for
     /// positions that were applied before.
     pub sub_batches: Vec<SubBatchVerdict>,
+    /// Whether the record had no effect, because a newer session of its gateway came before it in the log.
+    pub is_void: bool,
 }
 
 /// A rolling hash over every sample and its verdict, in log order. Replicas compare it at equal positions.

@@ -1,21 +1,22 @@
-//! The asking side: a stream to each peer, opened when it is needed and again after it broke.
+//! The asking side of Raft: a stream to each peer, opened when it is needed and again after it broke.
 
-use super::{CONNECTION_WINDOW, MAX_MESSAGE, STREAM_WINDOW, cluster_header, to_header};
+use super::channels::{Windows, connect};
+use super::identity::{ClusterName, stamp};
+use super::line::{Lines, Open};
+use super::{CONNECTION_WINDOW, MAX_MESSAGE, STREAM_WINDOW, status};
 use crate::raft::raft_client::RaftClient;
 use crate::raft::{Answer, Request, answer, request};
 use crate::{Transport, TransportError};
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
-use quorate_model::{Clock, NodeId, SystemClock};
+use quorate_model::NodeId;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-use tonic::metadata::MetadataValue;
-use tonic::transport::Endpoint;
 
 /// Requests that wait for their place in a stream.
 const QUEUED: usize = 64;
@@ -60,25 +61,12 @@ impl Peers {
     }
 }
 
-/// See the module header of [`crate::grpc`].
+/// The transport of Raft. See the module header of [`crate::grpc`].
 pub struct Grpc {
-    cluster: String,
+    cluster: ClusterName,
     peers: Peers,
     timing: Timing,
-    lines: Mutex<BTreeMap<NodeId, Arc<Line>>>,
-}
-
-/// The way to one peer.
-#[derive(Default)]
-struct Line {
-    /// Held while connecting, so that there is one attempt at a time.
-    state: tokio::sync::Mutex<LineState>,
-}
-
-#[derive(Default)]
-struct LineState {
-    link: Option<Arc<Link>>,
-    failed: Option<(Instant, String)>,
+    lines: Lines<NodeId, Arc<Link>>,
 }
 
 /// An open stream.
@@ -94,64 +82,37 @@ type Waiting = Option<HashMap<u64, oneshot::Sender<answer::Message>>>;
 
 impl Grpc {
     /// A transport of a node of `cluster`.
-    pub fn new(cluster: u128, peers: Peers, timing: Timing) -> Self {
-        Self { cluster: format!("{cluster:032x}"), peers, timing, lines: Mutex::default() }
+    pub fn new(cluster: ClusterName, peers: Peers, timing: Timing) -> Self {
+        Self { cluster, peers, timing, lines: Lines::default() }
     }
 
     /// The open stream to `to`, opened if there is none.
     async fn link(&self, to: NodeId) -> Result<Arc<Link>, String> {
         let address = self.peers.get(to).ok_or("its address is not known")?;
-        let line = self.lines.lock().entry(to).or_default().clone();
-        let mut state = line.state.lock().await;
-        if let Some(link) = state.link.as_ref().filter(|link| link.is_open() && link.address == address) {
-            return Ok(link.clone());
-        }
-        state.link = None;
-        let now = SystemClock.instant();
-        if let Some((at, reason)) = state.failed.as_ref().filter(|(at, _)| now < *at + self.timing.pause) {
-            let ago = now.duration_since(*at).as_millis();
-            return Err(format!("{reason} ({ago} ms ago)"));
-        }
-        let opening = tokio::time::timeout(self.timing.connect, self.open(to, address)).await;
-        match opening.unwrap_or_else(|_| Err("connecting took too long".to_owned())) {
-            Ok(link) => {
-                (state.link, state.failed) = (Some(link.clone()), None);
-                Ok(link)
-            }
-            Err(reason) => {
-                state.failed = Some((SystemClock.instant(), reason.clone()));
-                Err(reason)
-            }
-        }
+        let (there, cluster, timing) = (address.clone(), self.cluster.clone(), self.timing.clone());
+        self.lines.get(to, address, &self.timing, || open(there, to, cluster, timing)).await
     }
+}
 
-    async fn open(&self, to: NodeId, address: String) -> Result<Arc<Link>, String> {
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|e| e.to_string())?;
-        let channel = endpoint
-            .connect_timeout(self.timing.connect)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(self.timing.keepalive)
-            .keep_alive_timeout(self.timing.keepalive_timeout)
-            .keep_alive_while_idle(true)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .connect()
-            .await
-            .map_err(|error| source_text(&error))?;
-        let mut client = RaftClient::new(channel)
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE);
-        let (requests, outgoing) = mpsc::channel(QUEUED);
-        let mut opening = tonic::Request::new(ReceiverStream::new(outgoing));
-        let cluster = MetadataValue::try_from(&self.cluster).map_err(|e| e.to_string())?;
-        opening.metadata_mut().insert(cluster_header(), cluster);
-        opening.metadata_mut().insert(to_header(), MetadataValue::from(to.0));
-        let answers = client.exchange(opening).await.map_err(|status| status.message().to_owned())?;
-        let waiting = Mutex::new(Some(HashMap::new()));
-        let link = Arc::new(Link { address, requests, next_id: AtomicU64::new(0), waiting });
-        tokio::spawn(deliver(answers.into_inner(), Arc::downgrade(&link)));
-        Ok(link)
-    }
+async fn open(
+    address: String,
+    to: NodeId,
+    cluster: ClusterName,
+    timing: Timing,
+) -> Result<Arc<Link>, String> {
+    let windows = Windows { stream: STREAM_WINDOW, connection: CONNECTION_WINDOW };
+    let connection = connect(&address, &timing, windows).await?;
+    let mut client = RaftClient::new(connection.channel)
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
+    let (requests, outgoing) = mpsc::channel(QUEUED);
+    let mut opening = tonic::Request::new(ReceiverStream::new(outgoing));
+    stamp(opening.metadata_mut(), &cluster, to)?;
+    let answers = client.exchange(opening).await.map_err(|status| status::reason(&status))?;
+    let waiting = Mutex::new(Some(HashMap::new()));
+    let link = Arc::new(Link { address, requests, next_id: AtomicU64::new(0), waiting });
+    tokio::spawn(deliver(answers.into_inner(), Arc::downgrade(&link)));
+    Ok(link)
 }
 
 /// Hands answers to those who wait until the stream ends. The stream ends as well when its link is dropped.
@@ -171,11 +132,13 @@ async fn deliver(mut answers: Streaming<Answer>, link: std::sync::Weak<Link>) {
     }
 }
 
-impl Link {
+impl Open for Arc<Link> {
     fn is_open(&self) -> bool {
         !self.requests.is_closed() && self.waiting.lock().is_some()
     }
+}
 
+impl Link {
     fn answered(&self, id: u64, message: answer::Message) {
         let waiter = self.waiting.lock().as_mut().and_then(|waiting| waiting.remove(&id));
         if let Some(waiter) = waiter {
@@ -234,13 +197,4 @@ impl Transport for Grpc {
             message => Ok(message),
         }
     }
-}
-
-/// The innermost reason: the outer ones only say that something failed.
-fn source_text(error: &dyn std::error::Error) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }

@@ -1,8 +1,12 @@
-//! The gRPC listener: the standard health service and nothing else.
+//! The gRPC listener: the services of peers, and the standard health service.
 //!
-//! Knows `grpc.health.v1`. A call that watches never ends by itself, and a connection may say nothing for ever:
-//! both end with the drain time at the latest. Serving means what `/-/ready` means: every partition has replayed its log.
+//! Knows which services there are. A call that watches never ends by itself, and a connection may say nothing for
+//! ever: both end with the drain time at the latest. Serving means what `/-/ready` means: every partition has replayed
+//! its log.
 
+use super::server::raft_service;
+use super::services::{meta_service, store_service, write_service};
+use super::{CONNECTION_WINDOW, Inbox, STREAM_WINDOW};
 use std::io;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -15,12 +19,16 @@ use tonic_health::server::health_reporter;
 /// How often a silent connection is asked whether it lives, and how long it may think about it.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
-/// Answers until `stop`, then lets open calls end for `drain` at most.
+/// Calls of one connection that are handled at the same time; further ones wait with the peer.
+const STREAMS: u32 = 1_024;
+
+/// Answers until `stop` with what is in `inbox`, then lets open calls end for `drain` at most and empties it.
 ///
 /// # Errors
 /// The reason, if the listener fails.
 pub async fn serve(
     listener: TcpListener,
+    inbox: Inbox,
     mut ready: watch::Receiver<bool>,
     drain: Duration,
     stop: CancellationToken,
@@ -37,23 +45,33 @@ pub async fn serve(
             }
         }
     };
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let server = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
+        .max_concurrent_streams(STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .add_service(service)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener), stop.clone().cancelled_owned());
+        .add_service(raft_service(inbox.clone(), stop.clone()))
+        .add_service(meta_service(inbox.clone()))
+        .add_service(write_service(inbox.clone()))
+        .add_service(store_service(inbox.clone()))
+        .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     let overdue = async move {
         stop.cancelled().await;
         tokio::time::sleep(drain).await;
     };
-    tokio::select! {
+    let ended = tokio::select! {
         served = server => served.map_err(io::Error::other),
         () = report => Ok(()),
         () = overdue => {
             tracing::warn!("gRPC connections were still open after the drain time; they are dropped");
             Ok(())
         }
-    }
+    };
+    inbox.close();
+    ended
 }
 
 #[cfg(test)]
@@ -67,7 +85,13 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (_ready, readiness) = watch::channel(true);
         let stop = CancellationToken::new();
-        let served = tokio::spawn(serve(listener, readiness, Duration::from_millis(50), stop.clone()));
+        let served = tokio::spawn(serve(
+            listener,
+            Inbox::default(),
+            readiness,
+            Duration::from_millis(50),
+            stop.clone(),
+        ));
         let silent = TcpStream::connect(address).await.unwrap();
         stop.cancel();
         let ended = tokio::time::timeout(Duration::from_secs(20), served).await;

@@ -1,49 +1,30 @@
-//! The answering side of a stream.
+//! The answering side of Raft's streams.
 
-use super::{MAX_MESSAGE, cluster_header, to_header};
+use super::{Inbox, MAX_MESSAGE};
 use crate::Handler;
 use crate::raft::raft_server::{Raft, RaftServer};
 use crate::raft::{Answer, Refusal, Request, answer};
-use quorate_model::NodeId;
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
+use tokio_util::sync::CancellationToken;
 use tonic::{Response, Status, Streaming};
 
 /// Requests of one stream that are handled at the same time; further ones wait in the connection.
 const AT_ONCE: usize = 512;
 
-/// The service of `node`, which belongs to `cluster`.
-pub fn service(node: NodeId, cluster: u128, handler: Arc<dyn Handler>) -> RaftServer<impl Raft> {
-    RaftServer::new(Service { node, cluster: format!("{cluster:032x}"), handler })
+/// The service of the node of `inbox`. Its streams end after `stop`: peers would hold them for ever.
+pub(super) fn raft_service(inbox: Inbox, stop: CancellationToken) -> RaftServer<impl Raft> {
+    RaftServer::new(Service { inbox, stop })
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE)
 }
 
 struct Service {
-    node: NodeId,
-    cluster: String,
-    handler: Arc<dyn Handler>,
-}
-
-impl Service {
-    /// Whether the stream is meant for this node of this cluster.
-    fn check(&self, request: &tonic::Request<Streaming<Request>>) -> Result<(), Status> {
-        let header =
-            |key| request.metadata().get(key).and_then(|value| value.to_str().ok()).unwrap_or("none");
-        let cluster = header(cluster_header());
-        if cluster != self.cluster {
-            let text = format!("this node is of cluster {}, not of {cluster}", self.cluster);
-            return Err(Status::failed_precondition(text));
-        }
-        let to = header(to_header());
-        if to != self.node.0.to_string() {
-            return Err(Status::failed_precondition(format!("this is node {}, not {to}", self.node)));
-        }
-        Ok(())
-    }
+    inbox: Inbox,
+    stop: CancellationToken,
 }
 
 #[tonic::async_trait]
@@ -54,9 +35,17 @@ impl Raft for Service {
         &self,
         request: tonic::Request<Streaming<Request>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
-        self.check(&request)?;
+        self.inbox.check(request.metadata())?;
+        let handler = self.inbox.raft()?;
         let (answers, outgoing) = mpsc::channel(AT_ONCE);
-        tokio::spawn(read(request.into_inner(), self.handler.clone(), answers));
+        let (requests, stop) = (request.into_inner(), self.stop.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = read(requests, handler, answers) => {}
+                // Requests that are being handled still get their answers.
+                () = stop.cancelled() => {}
+            }
+        });
         Ok(Response::new(Box::pin(ReceiverStream::new(outgoing).map(Ok))))
     }
 }

@@ -4,5 +4,8 @@ mod grafana;
 mod kill_plan;
 mod kills;
 mod power_loss;
+mod probe;
 mod promqltest;
 mod scrape;
+mod three_nodes;
+mod three_nodes_promql;

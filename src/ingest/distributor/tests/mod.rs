@@ -1,10 +1,12 @@
 //! A gateway over logs in memory: what a request stores, what it answers, what it leaves behind.
 
 mod bounds;
+mod elsewhere;
 mod sessions;
 
 use super::*;
 use crate::Applier;
+use crate::appender::LocalAppender;
 use crate::in_flight::InFlight;
 use crate::protocol::encoder::{self, Message, TestSeries, integer_histogram, series};
 use crate::refusal;
@@ -63,8 +65,7 @@ impl Setup {
             let applier = Applier::start(id, targets[at].clone(), log.clone(), Handle::current()).unwrap();
             inputs.push(PartitionInput {
                 id,
-                log,
-                verdicts: applier.verdicts(),
+                appender: Arc::new(LocalAppender::new(log, applier.verdicts())),
                 holdings: targets[at].clone(),
             });
             appliers.push(applier);

@@ -30,6 +30,18 @@ async fn another_session_defines_everything_again() {
 }
 
 #[tokio::test]
+async fn a_write_of_a_session_that_is_over_is_no_success() {
+    let rig = Setup::default().start();
+    rig.logs[0].append(crate::testing::next_session().into()).await.unwrap();
+    let error = rig.write_series(&[good()]).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::Indeterminate, "{error}");
+    assert!(rig.stored().is_empty());
+    rig.distributor.renew(SessionId { node: 1, incarnation: 3 }).await;
+    assert_eq!(rig.write_series(&[good()]).await.unwrap().samples, 1);
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn another_session_waits_for_a_write_that_is_being_read() {
     let rig = Setup::default().start();
     let sent: Vec<TestSeries> = (0..9_000).map(|at| up(&[("i", &noise(at))], &[(NOW, 1.0)])).collect();

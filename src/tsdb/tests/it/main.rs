@@ -7,4 +7,6 @@ mod concurrency;
 mod properties;
 mod restart;
 mod rules;
+mod snapshot;
+mod snapshot_crashes;
 mod support;

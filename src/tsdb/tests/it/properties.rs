@@ -20,6 +20,8 @@ enum Step {
     Retain,
     Free,
     Restart,
+    /// Another node takes the state and goes on.
+    Move,
 }
 
 fn record() -> impl Strategy<Value = LogRecord> {
@@ -45,6 +47,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Retain),
         1 => Just(Step::Free),
         1 => Just(Step::Restart),
+        1 => Just(Step::Move),
     ]
 }
 
@@ -70,6 +73,10 @@ fn run(node: &mut Node, log: &mut Vec<LogRecord>, step: Step) {
         }
         Step::Restart => {
             node.restart();
+            node.replay(log);
+        }
+        Step::Move => {
+            *node = crate::snapshot::moved(node, 1 + log.len() as u16);
             node.replay(log);
         }
     }
@@ -136,6 +143,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => Just(Act::Store(Step::Retain)),
         1 => Just(Act::Store(Step::Free)),
         1 => Just(Act::Store(Step::Restart)),
+        1 => Just(Act::Store(Step::Move)),
     ]
 }
 
@@ -247,15 +255,21 @@ proptest! {
     }
 }
 
-/// Tenant, labels and time of every sample of a log without retention marks; nothing with one.
+/// Tenant, labels and time of every sample that counts of a log without retention marks; nothing with one.
 fn sent(log: &[LogRecord]) -> BTreeSet<(u32, Labels, i64)> {
     if log.iter().any(|record| matches!(record.body, RecordBody::RetentionMark { .. })) {
         return BTreeSet::new();
     }
     let (mut meanings, mut sent) = (BTreeMap::new(), BTreeSet::new());
+    let mut newest: BTreeMap<u32, u32> = BTreeMap::new();
     for record in log {
         let RecordBody::Data(batches) = &record.body else { continue };
         let session = record.header.session;
+        let newest = newest.entry(session.node).or_default();
+        *newest = session.incarnation.max(*newest);
+        if session.incarnation < *newest {
+            continue; // of a session that is over
+        }
         for batch in batches {
             for one in &batch.definitions {
                 meanings.insert((session, one.reference), one.labels.clone());

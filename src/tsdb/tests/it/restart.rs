@@ -9,7 +9,7 @@ use quorate_tsdb::StoreConfig;
 
 /// A log with everything in it: chunks that fill, windows that change, late and out-of-order samples, conflicts,
 /// histograms, start timestamps, marks that are too late, deletes, retention and sessions.
-fn log() -> Vec<LogRecord> {
+pub(crate) fn log() -> Vec<LogRecord> {
     let mut log = vec![metadata("up", "first"), metadata("down", "d")];
     (0..130).for_each(|i| log.push(scrape(0..3, i * 15_000)));
     log.push(floats(&[(0, 7_000, 1.5), (0, 15_000, 9.0), (1, 15_000, 2.0), (4, 5, f64::NAN)]));
@@ -84,8 +84,8 @@ fn restart_at_every_record_equals_never_restarted() {
 #[test]
 fn limit_change_between_replicas() {
     let mut log = log();
-    log.push(floats(&[(0, i64::MIN, 1.0), (0, i64::MAX, 2.0), (1, -40 * 24 * HOUR, 3.0)]));
-    log.push(scrape(0..5_000, 9 * HOUR));
+    log.push(data(4, batch(&[(0, i64::MIN, 1.0), (0, i64::MAX, 2.0), (1, -40 * 24 * HOUR, 3.0)])));
+    log.push(data(4, batch(&(0..5_000).map(|i| (i, 9 * HOUR, f64::from(i))).collect::<Vec<_>>())));
     let long = Labels::from_pairs([("__name__", "x".repeat(5_000)), ("v", "y".repeat(100_000))]);
     let mut wide = batch(&[(6_000, HOUR, 1.0)]);
     wide.definitions[0].labels = long;
@@ -96,7 +96,7 @@ fn limit_change_between_replicas() {
         start_ms: 0,
         histogram: wide_histogram(2_000),
     });
-    log.push(data(1, wide));
+    log.push(data(4, wide));
     let strict =
         StoreConfig { close_delay_ms: 0, late_budget_bytes: 1, late_delay_ms: 0, ..StoreConfig::default() };
     let lax = StoreConfig {

@@ -34,6 +34,11 @@ impl FlakyKv {
     pub(crate) fn crash(&self) {
         self.inner.crash();
     }
+
+    /// See [`MemKv::flip`].
+    pub(crate) fn flip(&self, cf: Cf, key: &[u8], at: usize) -> bool {
+        self.inner.flip(cf, key, at)
+    }
 }
 
 impl KvRead for FlakyKv {
@@ -67,8 +72,17 @@ impl Kv for FlakyKv {
 pub(crate) struct Node {
     pub(crate) kv: Arc<FlakyKv>,
     dir: tempfile::TempDir,
+    pub(crate) disk: Arc<Disk>,
     pub(crate) store: Option<PartitionStore>,
     config: StoreConfig,
+    number: u16,
+}
+
+/// The partition of every test.
+pub(crate) const PARTITION: PartitionId = PartitionId(3);
+
+fn disk_of(kv: &Arc<FlakyKv>, number: u16) -> Result<Arc<Disk>, StoreError> {
+    Disk::open(Arc::clone(kv) as Arc<dyn Kv>, number, 8 << 20)
 }
 
 impl Node {
@@ -81,8 +95,18 @@ impl Node {
     }
 
     pub(crate) fn with_config(config: StoreConfig) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut node = Self { kv: Arc::default(), dir, store: None, config };
+        Self::make(1, config)
+    }
+
+    /// The node of this number, which is 1 elsewhere.
+    pub(crate) fn numbered(number: u16) -> Self {
+        Self::make(number, StoreConfig::default())
+    }
+
+    fn make(number: u16, config: StoreConfig) -> Self {
+        let (kv, dir) = (Arc::default(), tempfile::tempdir().unwrap());
+        let disk = disk_of(&kv, number).unwrap();
+        let mut node = Self { kv, dir, disk, store: None, config, number };
         node.restart();
         node
     }
@@ -95,6 +119,7 @@ impl Node {
     pub(crate) fn restart(&mut self) {
         self.store = None;
         self.kv.crash();
+        self.disk = disk_of(&self.kv, self.number).unwrap();
         self.store = Some(self.open().unwrap());
     }
 
@@ -105,8 +130,7 @@ impl Node {
     }
 
     pub(crate) fn open(&self) -> Result<PartitionStore, StoreError> {
-        let disk = Disk::open(Arc::clone(&self.kv) as Arc<dyn Kv>, 1, 8 << 20)?;
-        PartitionStore::open(&disk, self.dir.path(), PartitionId(3), self.config.clone())
+        PartitionStore::open(&self.disk, self.dir.path(), PARTITION, self.config.clone())
     }
 
     /// Applies records `from..` of a log whose first position is 1.

@@ -1,0 +1,365 @@
+//! How a node without data finds its cluster, or founds one with its peers.
+//!
+//! Knows names, addresses and what other nodes say of themselves. Does not know Raft: whoever founds starts the metadata
+//! group with all listed nodes as its voters, and only a majority of them can bring it to life, so there are never two.
+//! F1: a node without data that sees a cluster joins it, and does not found. F2: nodes found together only if all of them
+//! have the same list of peers. F3: a listed node has the number of its place in the order of names; all others get
+//! theirs from the metadata.
+//! Path: start of a node -> **here** -> `MetaHandle::join`.
+
+use crate::meta::{MetaError, MetaHandle};
+use async_trait::async_trait;
+use quorate_model::NodeId;
+use quorate_wire::meta::{
+    HelloAnswer, HelloRequest, JoinAnswer, JoinRequest, Peer, Proposal, ProposalAnswer, join_answer,
+};
+use quorate_wire::{Calls, MetaHandler};
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+use std::time::Duration;
+use xxhash_rust::xxh3::xxh3_128;
+
+/// Longest time for an answer.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// Pause between two rounds.
+const PAUSE: Duration = Duration::from_millis(300);
+/// Rounds between two lines of the log about what is missing.
+const ROUNDS_PER_LINE: u32 = 30;
+
+/// How a node is to be known, and where it looks for others.
+#[derive(Debug, Clone, Default)]
+pub struct Introduction {
+    /// Its name.
+    pub name: String,
+    /// Where others reach it, `host:port`.
+    pub address: String,
+    /// Its zone; empty for none.
+    pub zone: String,
+    /// The nodes that found the cluster together, itself among them, by name; empty if it is to join one.
+    pub peers: BTreeMap<String, String>,
+    /// Addresses of a cluster to join.
+    pub join: Vec<String>,
+    /// Whether it takes the place of a node of its name whose data is lost.
+    pub replace: bool,
+}
+
+impl Introduction {
+    /// What nodes with the same list of peers share, in hex; `None` without a list.
+    pub fn forming(&self) -> Option<String> {
+        if self.peers.is_empty() {
+            return None;
+        }
+        let mut text = String::new();
+        for name in self.peers.keys() {
+            // Addresses may be written in several ways; names may not.
+            text.push_str(name);
+            text.push('\n');
+        }
+        Some(format!("{:032x}", xxh3_128(text.as_bytes())))
+    }
+
+    /// The listed nodes with their numbers.
+    pub fn first_nodes(&self) -> Vec<(NodeId, String, String)> {
+        let numbered = (1..).map(NodeId).zip(&self.peers);
+        numbered.map(|(node, (name, address))| (node, name.clone(), address.clone())).collect()
+    }
+
+    /// Where other nodes may be.
+    pub fn others(&self) -> Vec<String> {
+        let peers = self.peers.iter().filter(|(name, _)| **name != self.name).map(|(_, address)| address);
+        peers.chain(&self.join).cloned().collect()
+    }
+}
+
+/// A node's place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// It founds the cluster together with the other listed nodes.
+    Founder(NodeId),
+    /// It has a number in a cluster that there is.
+    Member {
+        /// Its number.
+        node: NodeId,
+        /// The cluster's id.
+        cluster: u128,
+        /// Nodes that it can reach.
+        peers: Vec<(NodeId, String)>,
+    },
+}
+
+/// Why a node has no place.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoPlace {
+    /// The cluster refuses it.
+    #[error("the cluster at {address} refuses this node: {reason}")]
+    Refused {
+        /// Who said so.
+        address: String,
+        /// Why.
+        reason: String,
+    },
+    /// Peers belong to different clusters.
+    #[error("{first} is of cluster {first_cluster} and {second} of cluster {second_cluster}")]
+    TwoClusters {
+        /// An address.
+        first: String,
+        /// Its cluster.
+        first_cluster: String,
+        /// Another address.
+        second: String,
+        /// Its cluster.
+        second_cluster: String,
+    },
+    /// A peer was started with another list of peers.
+    #[error("the node at {address} was started with other --peers: all founders need the same list of names")]
+    OtherList {
+        /// The peer.
+        address: String,
+    },
+    /// Another node has this node's name.
+    #[error("the node at {address} is called {name} as well")]
+    SameName {
+        /// The other one.
+        address: String,
+        /// The name.
+        name: String,
+    },
+}
+
+/// Finds a place for a node without data. Goes on until there is one.
+///
+/// # Errors
+/// [`NoPlace`] when waiting cannot help.
+pub async fn find_place(me: &Introduction, calls: &dyn Calls) -> Result<Place, NoPlace> {
+    let majority = me.peers.len() / 2 + 1;
+    for round in 0u32.. {
+        let seen = look_around(me, calls).await;
+        if let Some((address, _)) = cluster_of(&seen)? {
+            match ask_for_place(me, calls, &address).await? {
+                Ok(place) => return Ok(place),
+                Err(reason) if round % ROUNDS_PER_LINE == 0 => {
+                    tracing::info!(address, reason, "waiting to be taken into the cluster");
+                }
+                Err(_) => {}
+            }
+        } else if let Some(founder) = founder(me, &seen, majority)? {
+            return Ok(Place::Founder(founder));
+        } else if round % ROUNDS_PER_LINE == 0 {
+            let (here, others) = (seen.len() + 1, me.others().join(", "));
+            tracing::info!(here, majority, others, "waiting for other nodes");
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    unreachable!("rounds are counted without an end")
+}
+
+/// What the nodes at the known addresses say of themselves; those that do not answer are left out.
+pub async fn look_around(me: &Introduction, calls: &dyn Calls) -> Vec<(String, HelloAnswer)> {
+    let ask = |address: String| async move {
+        let request = HelloRequest { name: me.name.clone(), forming: me.forming().unwrap_or_default() };
+        let answer = calls.hello(&address, request, TIMEOUT).await;
+        answer.ok().map(|answer| (address, answer))
+    };
+    futures::future::join_all(me.others().into_iter().map(ask)).await.into_iter().flatten().collect()
+}
+
+/// The cluster that the nodes belong to, with an address of it.
+fn cluster_of(seen: &[(String, HelloAnswer)]) -> Result<Option<(String, String)>, NoPlace> {
+    let mut members = seen.iter().filter(|(_, answer)| !answer.cluster.is_empty());
+    let Some((first, answer)) = members.next() else { return Ok(None) };
+    match members.find(|(_, other)| other.cluster != answer.cluster) {
+        None => Ok(Some((first.clone(), answer.cluster.clone()))),
+        Some((second, other)) => Err(NoPlace::TwoClusters {
+            first: first.clone(),
+            first_cluster: answer.cluster.clone(),
+            second: second.clone(),
+            second_cluster: other.cluster.clone(),
+        }),
+    }
+}
+
+/// This node's number if it can found a cluster now.
+fn founder(
+    me: &Introduction,
+    seen: &[(String, HelloAnswer)],
+    majority: usize,
+) -> Result<Option<NodeId>, NoPlace> {
+    let forming = me.forming();
+    for (address, answer) in seen {
+        if answer.name == me.name {
+            return Err(NoPlace::SameName { address: address.clone(), name: me.name.clone() });
+        }
+        if forming.as_ref().is_some_and(|forming| *forming != answer.forming) {
+            return Err(NoPlace::OtherList { address: address.clone() });
+        }
+    }
+    let mine = me.first_nodes().into_iter().find(|(_, name, _)| *name == me.name);
+    Ok(mine.filter(|_| seen.len() + 1 >= majority).map(|(node, ..)| node))
+}
+
+/// Asks for a place; the inner error is a reason to ask again.
+async fn ask_for_place(
+    me: &Introduction,
+    calls: &dyn Calls,
+    address: &str,
+) -> Result<Result<Place, String>, NoPlace> {
+    let request = JoinRequest {
+        name: me.name.clone(),
+        address: me.address.clone(),
+        zone: me.zone.clone(),
+        replace: me.replace,
+    };
+    // Longer than the cluster may take to elect a leader.
+    let answer = match calls.join(address, request, Duration::from_secs(15)).await {
+        Ok(answer) => answer.outcome,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    match answer {
+        Some(join_answer::Outcome::Joined(joined)) => {
+            let cluster = u128::from_str_radix(&joined.cluster, 16);
+            let Ok(cluster) = cluster else { return Ok(Err(format!("{} is no cluster id", joined.cluster))) };
+            let peers = joined.peers.into_iter().map(|peer| (NodeId(peer.node), peer.address)).collect();
+            Ok(Ok(Place::Member { node: NodeId(joined.node), cluster, peers }))
+        }
+        Some(join_answer::Outcome::Refused(reason)) => {
+            Err(NoPlace::Refused { address: address.to_owned(), reason })
+        }
+        Some(join_answer::Outcome::NotNow(reason)) => Ok(Err(reason)),
+        Some(join_answer::Outcome::Elsewhere(_)) | None => Ok(Err("an answer that says nothing".to_owned())),
+    }
+}
+
+/// Answers those who look for a cluster. It is there before the node has one.
+pub struct Door {
+    name: String,
+    forming: String,
+    meta: OnceLock<(NodeId, MetaHandle)>,
+}
+
+impl Door {
+    /// The door of a node that has no place yet.
+    pub fn new(me: &Introduction) -> Self {
+        Self { name: me.name.clone(), forming: me.forming().unwrap_or_default(), meta: OnceLock::new() }
+    }
+
+    /// The node has a number and follows the metadata of its cluster.
+    pub fn open(&self, node: NodeId, meta: MetaHandle) {
+        // A node opens its data once, so a second call cannot come.
+        self.meta.get_or_init(|| (node, meta));
+    }
+}
+
+#[async_trait]
+impl MetaHandler for Door {
+    async fn hello(&self, _request: HelloRequest) -> HelloAnswer {
+        let (node, cluster) = match self.meta.get() {
+            Some((node, meta)) => (node.0, meta.cluster_id()),
+            None => (0, 0),
+        };
+        let cluster = if cluster == 0 { String::new() } else { format!("{cluster:032x}") };
+        HelloAnswer { name: self.name.clone(), forming: self.forming.clone(), cluster, node }
+    }
+
+    async fn join(&self, request: JoinRequest) -> JoinAnswer {
+        let outcome = match self.meta.get().filter(|(_, meta)| meta.cluster_id() != 0) {
+            Some((_, meta)) => take_in(meta, &request).await,
+            None => join_answer::Outcome::NotNow("this node has no cluster yet".to_owned()),
+        };
+        JoinAnswer { outcome: Some(outcome) }
+    }
+
+    async fn propose(&self, request: Proposal) -> Result<ProposalAnswer, String> {
+        let (_, meta) = self.meta.get().ok_or("this node has no metadata yet")?;
+        meta.propose_for_peer(request).await
+    }
+}
+
+async fn take_in(meta: &MetaHandle, request: &JoinRequest) -> join_answer::Outcome {
+    if let Err(reason) = check_name(&request.name) {
+        return join_answer::Outcome::Refused(reason);
+    }
+    let JoinRequest { name, address, zone, replace } = request;
+    match meta.add_node(name, address, zone, *replace).await {
+        Ok(node) => {
+            let peers = meta.read(|state| {
+                let there =
+                    state.nodes().iter().filter(|(id, entry)| **id != node && !entry.address.is_empty());
+                there.map(|(id, entry)| Peer { node: id.0, address: entry.address.clone() }).collect()
+            });
+            let cluster = format!("{:032x}", meta.cluster_id());
+            tracing::info!(%node, name, address, "a node joins the cluster");
+            join_answer::Outcome::Joined(join_answer::Joined { node: node.0, cluster, peers })
+        }
+        Err(MetaError::Refused(reason)) => join_answer::Outcome::Refused(reason),
+        Err(error) => join_answer::Outcome::NotNow(error.to_string()),
+    }
+}
+
+/// Whether a text can be the name of a node: 1 to 64 letters, digits, `-`, `_` and `.`, as in host names.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_name(name: &str) -> Result<(), String> {
+    let is_fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    match (1..=64).contains(&name.len()) && name.chars().all(is_fine) {
+        true => Ok(()),
+        false => Err(format!("a node's name has 1 to 64 letters, digits, -, _ or ., and {name:?} does not")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn me(name: &str, peers: &[&str]) -> Introduction {
+        let peers = peers.iter().map(|name| ((*name).to_owned(), format!("{name}:1"))).collect();
+        Introduction { name: name.to_owned(), peers, ..Introduction::default() }
+    }
+
+    fn seen(name: &str, list: &[&str], cluster: &str) -> (String, HelloAnswer) {
+        let forming = me(name, list).forming().unwrap_or_default();
+        (
+            format!("{name}:1"),
+            HelloAnswer { name: name.to_owned(), forming, cluster: cluster.to_owned(), node: 0 },
+        )
+    }
+
+    #[test]
+    fn founders_are_numbered_by_name_and_need_a_majority() {
+        let three = ["b", "a", "c"];
+        let b = me("b", &three);
+        assert_eq!(founder(&b, &[], 2), Ok(None));
+        assert_eq!(founder(&b, &[seen("c", &three, "")], 2), Ok(Some(NodeId(2))));
+        assert_eq!(b.forming(), me("a", &three).forming());
+        assert_eq!(b.others(), ["a:1", "c:1"]);
+        assert_eq!(founder(&me("a", &["a"]), &[], 1), Ok(Some(NodeId(1))), "a cluster of one");
+    }
+
+    #[test]
+    fn other_lists_and_names_are_told() {
+        let list = ["a", "b"];
+        let other = founder(&me("a", &list), &[seen("b", &["a", "b", "c"], "")], 2);
+        assert_eq!(other, Err(NoPlace::OtherList { address: "b:1".to_owned() }));
+        let same = founder(&me("a", &list), &[seen("a", &list, "")], 2);
+        assert!(matches!(same, Err(NoPlace::SameName { .. })));
+    }
+
+    #[test]
+    fn a_cluster_that_is_seen_is_joined_and_two_are_an_error() {
+        let list = ["a", "b", "c"];
+        let all = [seen("a", &list, ""), seen("b", &list, "7"), seen("c", &list, "8")];
+        assert_eq!(cluster_of(&all[..1]), Ok(None));
+        assert_eq!(cluster_of(&all[..2]), Ok(Some(("b:1".to_owned(), "7".to_owned()))));
+        assert!(matches!(cluster_of(&all), Err(NoPlace::TwoClusters { .. })));
+    }
+
+    #[test]
+    fn names_are_plain() {
+        for name in ["n1", "a.b-c_d"] {
+            assert_eq!(check_name(name), Ok(()));
+        }
+        for name in ["", "a b", "ä", "a/b", &"x".repeat(65)] {
+            assert!(check_name(name).is_err(), "{name:?}");
+        }
+    }
+}

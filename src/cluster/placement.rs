@@ -1,0 +1,255 @@
+//! Which nodes have a replica of which partition, and which of them should lead it.
+//!
+//! Knows nodes, zones and partitions. Does not know why a node comes or goes, nor how data moves. Pure: the same
+//! input gives the same placement, and a placement that is good is left as it is.
+//! P1: replicas of a partition are on different nodes, and in different zones as far as there are any.
+//! P2: no node has more replicas than the mean rounded up, unless P1 asks for it. P3: a node that comes or goes moves
+//! about its own share, not more.
+//! Source: Thaler and Ravishankar, "Using Name-Based Mappings to Increase Hit Rates", IEEE/ACM ToN 1998 (rendezvous).
+
+use quorate_model::{NodeId, PartitionId};
+use std::collections::BTreeMap;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// A node that can have replicas.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its number.
+    pub node: NodeId,
+    /// Its zone; empty is a zone like any other.
+    pub zone: String,
+}
+
+/// Replicas of each partition, the one that should lead first. `current` is how it is now, by partition number; a
+/// partition has `replication` replicas, or one on every candidate if there are fewer.
+pub fn place(candidates: &[Candidate], replication: usize, current: &[Vec<NodeId>]) -> Vec<Vec<NodeId>> {
+    let mut plan = Plan::new(candidates, replication, current);
+    plan.fill();
+    plan.level();
+    plan.order(current);
+    plan.replicas
+}
+
+struct Plan<'a> {
+    zones: BTreeMap<NodeId, &'a str>,
+    replication: usize,
+    replicas: Vec<Vec<NodeId>>,
+    /// Replicas of each node.
+    load: BTreeMap<NodeId, usize>,
+    /// The mean of that, rounded up.
+    most: usize,
+}
+
+fn weight(partition: usize, node: NodeId) -> u64 {
+    let mut bytes = [0; 12];
+    bytes[..4].copy_from_slice(&(partition as u32).to_le_bytes());
+    bytes[4..].copy_from_slice(&node.0.to_le_bytes());
+    xxh3_64(&bytes)
+}
+
+impl<'a> Plan<'a> {
+    fn new(candidates: &'a [Candidate], replication: usize, current: &[Vec<NodeId>]) -> Self {
+        let zones: BTreeMap<NodeId, &str> = candidates.iter().map(|c| (c.node, c.zone.as_str())).collect();
+        let replication = replication.min(zones.len());
+        let kept = |nodes: &Vec<NodeId>| {
+            let there = nodes.iter().copied().filter(|node| zones.contains_key(node));
+            there.take(replication).collect::<Vec<NodeId>>()
+        };
+        let replicas: Vec<Vec<NodeId>> = current.iter().map(kept).collect();
+        let mut load: BTreeMap<NodeId, usize> = zones.keys().map(|node| (*node, 0)).collect();
+        for node in replicas.iter().flatten() {
+            *load.entry(*node).or_default() += 1;
+        }
+        let most = (current.len() * replication).div_ceil(zones.len().max(1));
+        Self { zones, replication, replicas, load, most }
+    }
+
+    /// How many of `nodes` share the zone of `node`.
+    fn crowd(&self, nodes: &[NodeId], node: NodeId) -> usize {
+        nodes.iter().filter(|other| self.zones[other] == self.zones[&node]).count()
+    }
+
+    /// Gives every partition its number of replicas.
+    fn fill(&mut self) {
+        for partition in 0..self.replicas.len() {
+            while self.replicas[partition].len() < self.replication {
+                let have = &self.replicas[partition];
+                let rank = |node: &NodeId| {
+                    let is_full = self.load[node] >= self.most;
+                    (self.crowd(have, *node), is_full, std::cmp::Reverse(weight(partition, *node)))
+                };
+                let free = self.zones.keys().filter(|node| !have.contains(node));
+                let Some(best) = free.min_by_key(|node| rank(node)).copied() else { break };
+                self.replicas[partition].push(best);
+                *self.load.entry(best).or_default() += 1;
+            }
+        }
+    }
+
+    /// Takes replicas from nodes that have too many, where another node can take them without crowding its zone.
+    fn level(&mut self) {
+        for from in self.zones.keys().copied().collect::<Vec<_>>() {
+            let mut held: Vec<usize> =
+                (0..self.replicas.len()).filter(|p| self.replicas[*p].contains(&from)).collect();
+            held.sort_by_key(|partition| weight(*partition, from));
+            for partition in held {
+                if self.load[&from] <= self.most {
+                    break;
+                }
+                self.hand_over(partition, from);
+            }
+        }
+    }
+
+    fn hand_over(&mut self, partition: usize, from: NodeId) {
+        let others: Vec<NodeId> =
+            self.replicas[partition].iter().copied().filter(|node| *node != from).collect();
+        let crowd = self.crowd(&others, from);
+        let takes = |node: &&NodeId| {
+            **node != from
+                && !others.contains(node)
+                && self.load[node] < self.most
+                && self.crowd(&others, **node) <= crowd
+        };
+        let rank = |node: &&NodeId| (self.load[*node], std::cmp::Reverse(weight(partition, **node)));
+        let Some(to) = self.zones.keys().filter(takes).min_by_key(rank).copied() else { return };
+        let place = self.replicas[partition].iter_mut().find(|node| **node == from);
+        if let Some(place) = place {
+            *place = to;
+            *self.load.entry(from).or_default() -= 1;
+            *self.load.entry(to).or_default() += 1;
+        }
+    }
+
+    /// Puts first who should lead: who does now if it still has a replica, unless another one leads fewer by two.
+    fn order(&mut self, current: &[Vec<NodeId>]) {
+        let mut leads: BTreeMap<NodeId, usize> = self.zones.keys().map(|node| (*node, 0)).collect();
+        let mut open = Vec::new();
+        for (partition, replicas) in self.replicas.iter_mut().enumerate() {
+            let leader = current[partition].first();
+            match leader.and_then(|leader| replicas.iter().position(|node| node == leader)) {
+                Some(at) => put_first(replicas, at, &mut leads),
+                None => open.push(partition),
+            }
+        }
+        for partition in open {
+            let replicas = &mut self.replicas[partition];
+            let rank = |node: &NodeId| (leads[node], weight(partition, *node));
+            let Some(at) = (0..replicas.len()).min_by_key(|at| rank(&replicas[*at])) else { continue };
+            put_first(replicas, at, &mut leads);
+        }
+        // Each change brings two nodes closer, so it ends.
+        while self.replicas.iter_mut().any(|replicas| {
+            let Some(leader) = replicas.first().copied() else { return false };
+            let fewer = replicas.iter().position(|node| leads[node] + 1 < leads[&leader]);
+            let Some(at) = fewer else { return false };
+            *leads.entry(leader).or_default() -= 1;
+            put_first(replicas, at, &mut leads);
+            true
+        }) {}
+    }
+}
+
+fn put_first(replicas: &mut [NodeId], at: usize, leads: &mut BTreeMap<NodeId, usize>) {
+    replicas[..=at].rotate_right(1);
+    *leads.entry(replicas[0]).or_default() += 1;
+}
+
+/// The partitions whose replicas differ, and what they should be.
+pub fn moves(current: &[Vec<NodeId>], wanted: Vec<Vec<NodeId>>) -> Vec<(PartitionId, Vec<NodeId>)> {
+    let numbered = (0..).map(PartitionId).zip(wanted);
+    let changed = numbered.filter(|(id, wanted)| current.get(id.0 as usize) != Some(wanted));
+    changed.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn nodes(zones: &[&str]) -> Vec<Candidate> {
+        let numbered = zones.iter().zip(1..);
+        numbered.map(|(zone, node)| Candidate { node: NodeId(node), zone: (*zone).to_owned() }).collect()
+    }
+
+    fn counts(placed: impl IntoIterator<Item = NodeId>) -> BTreeMap<NodeId, usize> {
+        placed.into_iter().fold(BTreeMap::new(), |mut counts, node| {
+            *counts.entry(node).or_default() += 1;
+            counts
+        })
+    }
+
+    fn moved(before: &[Vec<NodeId>], after: &[Vec<NodeId>]) -> usize {
+        let new = |(before, after): (&Vec<NodeId>, &Vec<NodeId>)| {
+            after.iter().filter(|node| !before.contains(node)).count()
+        };
+        before.iter().zip(after).map(new).sum()
+    }
+
+    #[test]
+    fn three_nodes_have_everything_and_lead_a_third_each() {
+        let placed = place(&nodes(&["a", "b", "c"]), 3, &vec![Vec::new(); 32]);
+        assert!(placed.iter().all(|replicas| replicas.iter().collect::<BTreeSet<_>>().len() == 3));
+        let leads = counts(placed.iter().map(|replicas| replicas[0]));
+        assert!(leads.values().all(|count| (10..=11).contains(count)), "{leads:?}");
+    }
+
+    #[test]
+    fn a_fourth_node_takes_its_share_and_nothing_else_moves() {
+        let three = place(&nodes(&[""; 3]), 3, &vec![Vec::new(); 32]);
+        let four = place(&nodes(&[""; 4]), 3, &three);
+        let load = counts(four.iter().flatten().copied());
+        assert!(load.values().all(|count| *count == 24), "{load:?}");
+        assert_eq!(moved(&three, &four), 24);
+        assert_eq!(moves(&four, four.clone()), []);
+    }
+
+    #[test]
+    fn who_leaves_is_replaced_by_others() {
+        let four = place(&nodes(&[""; 4]), 3, &vec![Vec::new(); 32]);
+        let three = place(&nodes(&[""; 4])[..3], 3, &four);
+        assert!(three.iter().all(|replicas| replicas.len() == 3 && !replicas.contains(&NodeId(4))));
+        assert_eq!(moved(&four, &three), 24);
+    }
+
+    #[test]
+    fn fewer_nodes_than_replicas_is_what_there_is() {
+        assert_eq!(place(&nodes(&["a"]), 3, &vec![Vec::new(); 2]), vec![vec![NodeId(1)]; 2]);
+        assert_eq!(place(&[], 3, &vec![vec![NodeId(1)]; 2]), vec![Vec::new(); 2]);
+    }
+
+    proptest! {
+        #[test]
+        fn zones_are_spread_load_is_bounded_and_it_is_at_rest(
+            zones in prop::collection::vec("[abc]", 1..9), partitions in 1..40usize, replication in 1..4usize,
+            lost in any::<prop::sample::Index>(),
+        ) {
+            let zones: Vec<&str> = zones.iter().map(String::as_str).collect();
+            let all = nodes(&zones);
+            let first = place(&all, replication, &vec![Vec::new(); partitions]);
+            let mut fewer = all.clone();
+            if all.len() > 1 {
+                fewer.remove(lost.index(all.len()));
+            }
+            for (candidates, before) in [(&all, &first), (&fewer, &first)] {
+                let placed = place(candidates, replication, before);
+                let zone_of: BTreeMap<NodeId, &str> =
+                    candidates.iter().map(|c| (c.node, c.zone.as_str())).collect();
+                let zones = zone_of.values().collect::<BTreeSet<_>>().len();
+                for replicas in &placed {
+                    prop_assert_eq!(replicas.len(), replication.min(candidates.len()));
+                    prop_assert_eq!(replicas.iter().collect::<BTreeSet<_>>().len(), replicas.len());
+                    let used = replicas.iter().map(|node| zone_of[node]).collect::<BTreeSet<_>>().len();
+                    prop_assert!(candidates.len() < all.len() || used == zones.min(replicas.len()));
+                }
+                prop_assert_eq!(place(candidates, replication, &placed), placed.clone(), "it is at rest");
+                if zones == 1 {
+                    let load = counts(placed.iter().flatten().copied());
+                    let most = (partitions * replication.min(candidates.len())).div_ceil(candidates.len());
+                    prop_assert!(load.values().all(|count| *count <= most + 1), "{:?}", load);
+                }
+            }
+        }
+    }
+}

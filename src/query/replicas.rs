@@ -1,0 +1,241 @@
+//! What queries know of the cluster: its partitions, and where their replicas are.
+//!
+//! Knows partitions, nodes and leaders as they are told. Does not know Raft, nor how a replica is fed:
+//! [`PartitionIndex`] and [`ReplicaState`] stand for both.
+//! Path: the node publishes a [`PartitionView`] -> **here** -> `freshness`, `fanout`, `fragment_service`.
+//!
+//! - V1: a view names every partition of the cluster, so that an answer without one of them is an error.
+//! - V2: a query takes one view and keeps it; a replica that leaves meanwhile stays readable until the query ends.
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use quorate_model::{NodeId, PartitionId, Position};
+use quorate_tsdb::PartitionStore;
+use quorate_wire::Calls;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// Why a member of a partition's group does not tell the committed position.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IndexError {
+    /// Another member leads, or none does.
+    #[error("this node does not lead it{}", leader.map(|l| format!(", but node {l} does")).unwrap_or_default())]
+    NotLeader {
+        /// Who leads, as far as this node knows.
+        leader: Option<NodeId>,
+    },
+    /// It leads, but no majority confirms that now; asking again may help.
+    #[error("{reason}")]
+    Unavailable {
+        /// What happened.
+        reason: String,
+    },
+}
+
+/// The committed position of one partition, as its leader knows it.
+#[async_trait]
+pub trait PartitionIndex: Send + Sync {
+    /// The newest committed position, confirmed with a majority after this was called, if this node leads.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    async fn read_index(&self) -> Result<Position, IndexError>;
+}
+
+/// How far a replica on this node has come.
+#[async_trait]
+pub trait ReplicaState: Send + Sync {
+    /// Whether it has applied what was committed when it started, and goes on: before that it serves no query (C1).
+    fn is_ready(&self) -> bool;
+
+    /// Waits until it is ready and has applied `position`.
+    ///
+    /// # Errors
+    /// Why it never will.
+    async fn reached(&self, position: Position) -> Result<(), String>;
+}
+
+/// A replica on this node.
+#[derive(Clone)]
+pub struct LocalReplica {
+    /// Head and blocks.
+    pub store: Arc<PartitionStore>,
+    /// How far it has come.
+    pub state: Arc<dyn ReplicaState>,
+    /// Its group. `None` if this node is the partition's only member for good: nothing is committed elsewhere, and
+    /// a write is answered when it is applied, so what is applied is what was acknowledged, and no log is asked.
+    pub index: Option<Arc<dyn PartitionIndex>>,
+}
+
+impl LocalReplica {
+    /// Whether it has applied `position` now.
+    pub(crate) fn has(&self, position: Position) -> bool {
+        self.state.is_ready() && self.store.applied() >= position
+    }
+}
+
+/// A partition, and where its replicas are.
+#[derive(Clone)]
+pub struct PartitionReplicas {
+    /// Its number.
+    pub id: PartitionId,
+    /// The replica on this node.
+    pub local: Option<LocalReplica>,
+    /// Other nodes that have a replica.
+    pub nodes: Vec<NodeId>,
+    /// Who leads it, as far as this node knows. A hint: whoever is asked says if it is wrong.
+    pub leader: watch::Receiver<Option<NodeId>>,
+}
+
+/// All partitions of the cluster at one time, in the order of their numbers.
+#[derive(Clone, Default)]
+pub struct PartitionView {
+    partitions: Vec<PartitionReplicas>,
+}
+
+impl PartitionView {
+    /// A view of `partitions`, which are all that there are, each once.
+    pub fn new(mut partitions: Vec<PartitionReplicas>) -> Self {
+        partitions.sort_by_key(|partition| partition.id);
+        debug_assert!(partitions.windows(2).all(|two| two[0].id < two[1].id), "a partition is listed twice");
+        Self { partitions }
+    }
+
+    /// The view of a node that is alone: every partition is here and nowhere else.
+    pub fn local(stores: Vec<Arc<PartitionStore>>) -> Self {
+        let alone = |store: Arc<PartitionStore>| PartitionReplicas {
+            id: store.partition(),
+            local: Some(LocalReplica { store, state: Arc::new(Alone), index: None }),
+            nodes: Vec::new(),
+            leader: watch::channel(None).1,
+        };
+        Self::new(stores.into_iter().map(alone).collect())
+    }
+
+    /// The partitions, in the order of their numbers.
+    pub fn partitions(&self) -> &[PartitionReplicas] {
+        &self.partitions
+    }
+
+    /// The partition `id`.
+    pub fn get(&self, id: PartitionId) -> Option<&PartitionReplicas> {
+        let at = self.partitions.binary_search_by_key(&id, |partition| partition.id).ok()?;
+        self.partitions.get(at)
+    }
+}
+
+/// The state of replicas that are served only once they are ready, and written only here.
+struct Alone;
+
+#[async_trait]
+impl ReplicaState for Alone {
+    fn is_ready(&self) -> bool {
+        true
+    }
+
+    async fn reached(&self, _position: Position) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// The cluster as queries of this node see it. The view changes while the node runs.
+pub struct Cluster {
+    view: ArcSwap<PartitionView>,
+    peers: Option<Peers>,
+}
+
+/// The way to other nodes.
+pub(crate) struct Peers {
+    /// This node.
+    pub(crate) node: NodeId,
+    pub(crate) calls: Arc<dyn Calls>,
+    pub(crate) load: Load,
+}
+
+impl Cluster {
+    /// A node that has all partitions to itself.
+    pub fn alone(stores: Vec<Arc<PartitionStore>>) -> Arc<Self> {
+        Arc::new(Self { view: ArcSwap::from_pointee(PartitionView::local(stores)), peers: None })
+    }
+
+    /// Node `node` of a cluster, which reaches the others by `calls`. While `view` names no partition, queries are
+    /// refused as unavailable.
+    pub fn new(node: NodeId, calls: Arc<dyn Calls>, view: PartitionView) -> Arc<Self> {
+        let peers = Some(Peers { node, calls, load: Load::default() });
+        Arc::new(Self { view: ArcSwap::from_pointee(view), peers })
+    }
+
+    /// Replaces the view; queries that run keep theirs.
+    pub fn publish(&self, view: PartitionView) {
+        self.view.store(Arc::new(view));
+    }
+
+    /// The view of now.
+    pub fn view(&self) -> Arc<PartitionView> {
+        self.view.load_full()
+    }
+
+    pub(crate) fn peers(&self) -> Option<&Peers> {
+        self.peers.as_ref()
+    }
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster").field("partitions", &self.view().partitions.len()).finish_non_exhaustive()
+    }
+}
+
+/// Calls of this node that are under way, by peer.
+#[derive(Default)]
+pub(crate) struct Load(Mutex<BTreeMap<NodeId, u32>>);
+
+impl Load {
+    /// Calls to `node` that are under way.
+    pub(crate) fn of(&self, node: NodeId) -> u32 {
+        self.0.lock().get(&node).copied().unwrap_or_default()
+    }
+
+    /// Counts a call to `node` until the result is dropped.
+    pub(crate) fn begin(&self, node: NodeId) -> InFlight<'_> {
+        *self.0.lock().entry(node).or_default() += 1;
+        InFlight { load: self, node }
+    }
+}
+
+/// A call that is under way.
+pub(crate) struct InFlight<'l> {
+    load: &'l Load,
+    node: NodeId,
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        let mut calls = self.load.0.lock();
+        if let Some(count) = calls.get_mut(&self.node) {
+            *count -= 1;
+            if *count == 0 {
+                calls.remove(&self.node);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_count_until_they_end() {
+        let load = Load::default();
+        let (first, second) = (load.begin(NodeId(2)), load.begin(NodeId(2)));
+        assert_eq!((load.of(NodeId(2)), load.of(NodeId(3))), (2, 0));
+        drop(first);
+        assert_eq!(load.of(NodeId(2)), 1);
+        drop(second);
+        assert!(load.0.lock().is_empty(), "nodes that have left are forgotten");
+    }
+}

@@ -1,0 +1,143 @@
+//! What strong, session and eventual reads see.
+
+use super::support::{AT_ONCE, ENOUGH, TestCluster, config, data, gauges, instant};
+use quorate_model::{ErrorCode, Labels, NodeId, PartitionId, Position, SeriesBuffer};
+use quorate_query::{PositionToken, QueryConfig, QueryFailure, QueryParams, ReadConsistency};
+use std::pin::pin;
+
+/// One partition on nodes 1 and 2, which asks node `asked`; a second series is committed, but no replica has it.
+struct Behind {
+    cluster: TestCluster,
+    second: Vec<(Labels, SeriesBuffer)>,
+}
+
+impl Behind {
+    fn new(places: &[&[u64]], config: &QueryConfig) -> Self {
+        let cluster = TestCluster::new(&gauges(1), places, config);
+        *cluster.truths[0].committed.lock() = Position(2);
+        Self { cluster, second: gauges(2).split_off(1) }
+    }
+
+    fn apply(&self, node: u64) {
+        let replica = self.cluster.node(node).replicas[0].as_ref().expect("a replica of partition 0");
+        replica.apply(&data(1, self.second.iter()));
+    }
+
+    async fn count(&self, node: u64, consistency: ReadConsistency) -> Result<String, QueryFailure> {
+        self.cluster.node(node).ask(QueryParams { consistency, ..instant("count(up)") }).await
+    }
+}
+
+#[track_caller]
+fn check_count(found: &Result<String, QueryFailure>, expected: u32) {
+    let found = found.as_ref().expect("an answer");
+    assert!(found.contains(&format!("Float({expected}.0)")), "{found}");
+}
+
+fn token(position: u64) -> ReadConsistency {
+    let mut token = PositionToken::default();
+    token.note(PartitionId(0), Position(position));
+    ReadConsistency::Session(token)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_strong_read_waits_for_what_is_committed() {
+    // The replica is on the node that is asked, or on another.
+    for (places, replica) in [(&[&[1u64][..], &[1]], 1), (&[&[2], &[1]], 2)] {
+        let behind = Behind::new(places, &config(1 << 30));
+        let mut strong = pin!(behind.count(1, ReadConsistency::Strong));
+        assert!(tokio::time::timeout(AT_ONCE, strong.as_mut()).await.is_err(), "it does not have it yet");
+        check_count(&behind.count(1, ReadConsistency::Eventual).await, 1);
+        behind.apply(replica);
+        check_count(&strong.await, 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_waits_for_what_it_has_seen_and_no_more() {
+    let behind = Behind::new(&[&[2], &[1]], &config(1 << 30));
+    check_count(&behind.count(1, token(1)).await, 1);
+    let mut session = pin!(behind.count(1, token(2)));
+    assert!(tokio::time::timeout(AT_ONCE, session.as_mut()).await.is_err(), "it does not have it yet");
+    behind.apply(2);
+    check_count(&session.await, 2);
+    let mut unknown = PositionToken::default();
+    unknown.note(PartitionId(9), Position(1));
+    let refused = behind.count(1, ReadConsistency::Session(unknown)).await.unwrap_err();
+    assert!(refused.to_string().contains("partition 9"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_position_that_is_not_reached_in_time_is_an_error() {
+    for places in [&[&[1u64][..], &[1]], &[&[2], &[1]]] {
+        let config = QueryConfig { fresh_within: AT_ONCE, timeout: 4 * AT_ONCE, ..config(1 << 30) };
+        let behind = Behind::new(places, &config);
+        let failure = behind.count(1, ReadConsistency::Strong).await.unwrap_err();
+        assert!(matches!(failure.code(), ErrorCode::Unavailable | ErrorCode::TimedOut), "{failure}");
+        check_count(&behind.count(1, ReadConsistency::Eventual).await, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_leader_only_eventual_reads_are_answered() {
+    let config = QueryConfig { fresh_within: 3 * AT_ONCE, ..config(1 << 30) };
+    let cluster = TestCluster::new(&gauges(4), &[&[1, 2], &[2, 1]], &config);
+    cluster.truths[1].leader.send_replace(None);
+    let failure = cluster.node(1).ask(instant("up")).await.unwrap_err();
+    assert!(matches!(&failure, QueryFailure::NotFresh(not) if not.partition == PartitionId(1)), "{failure}");
+    assert_eq!(failure.code(), ErrorCode::Unavailable);
+    let eventual = QueryParams { consistency: ReadConsistency::Eventual, ..instant("count(up)") };
+    check_count(&cluster.node(1).ask(eventual).await, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_goes_on_when_a_leader_is_elected() {
+    let cluster = TestCluster::new(&gauges(4), &[&[1, 2], &[2, 1]], &config(1 << 30));
+    cluster.truths[1].leader.send_replace(None);
+    let mut strong = pin!(cluster.node(1).ask(instant("count(up)")));
+    assert!(tokio::time::timeout(AT_ONCE, strong.as_mut()).await.is_err());
+    cluster.truths[1].leader.send_replace(Some(NodeId(2)));
+    check_count(&strong.await, 4);
+}
+
+/// The view of node 1 names a leader that is not one, or none: those that it asks know better.
+#[tokio::test(flavor = "multi_thread")]
+async fn hints_are_followed() {
+    for wrong in [None, Some(NodeId(1)), Some(NodeId(2)), Some(NodeId(9))] {
+        let cluster = TestCluster::new(&gauges(4), &[&[3, 2], &[3, 1, 2]], &config(1 << 30));
+        let mislead = |partition: &quorate_query::PartitionReplicas| quorate_query::PartitionReplicas {
+            leader: tokio::sync::watch::channel(wrong).1,
+            ..partition.clone()
+        };
+        let misled = cluster.node(1).cluster.view().partitions().iter().map(mislead).collect();
+        cluster.node(1).cluster.publish(quorate_query::PartitionView::new(misled));
+        let found = tokio::time::timeout(ENOUGH, cluster.node(1).ask(instant("count(up)"))).await;
+        check_count(&found.unwrap(), 4);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_is_not_ready_is_not_read() {
+    let cluster = TestCluster::new(&gauges(4), &[&[1, 2]], &config(1 << 30));
+    let starting = |node: u64, is_ready: bool| {
+        cluster.node(node).replicas[0].as_ref().unwrap().is_ready.send_replace(!is_ready);
+    };
+    starting(1, true);
+    for consistency in [ReadConsistency::Strong, ReadConsistency::Eventual] {
+        let query = QueryParams { consistency, ..instant("count(up)") };
+        check_count(&cluster.node(1).ask(query).await, 4);
+    }
+    starting(2, true);
+    let mut waiting = pin!(cluster.node(1).ask(instant("count(up)")));
+    assert!(tokio::time::timeout(AT_ONCE, waiting.as_mut()).await.is_err(), "no replica is ready");
+    starting(2, false);
+    check_count(&waiting.await, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_knows_no_partition_yet_refuses() {
+    let cluster = TestCluster::new(&gauges(1), &[&[1]], &config(1 << 30));
+    cluster.node(1).cluster.publish(quorate_query::PartitionView::default());
+    let failure = cluster.node(1).ask(instant("up")).await.unwrap_err();
+    assert_eq!(failure.code(), ErrorCode::Unavailable, "{failure}");
+}

@@ -1,0 +1,202 @@
+//! Keeps a cluster as its metadata wants it: who votes, where replicas are, who leads them, and what queries know of it.
+//!
+//! Knows the placement and the groups of this node. Everything here may come late or be done twice without harm: the
+//! metadata decides, each group changes its members one step at a time, and only its leader can.
+//! Path: node start -> **here** -> `MetaHandle`, `Group`, [`super::replicas`], `quorate_query::Cluster`.
+
+use super::partition::Partition;
+use super::replicas::{Placed, Replicas};
+use quorate_cluster::placement::{self, Candidate};
+use quorate_cluster::{MetaHandle, MetaState, NodeState};
+use quorate_model::{NodeId, PartitionId};
+use quorate_query::{Cluster, PartitionReplicas, PartitionView};
+use quorate_raft::Group;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// How often members and leaders are compared with what they should be.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Longest wait for one change of members; the next turn goes on with it.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Turns between two looks at who leads: a new leader stays for a while.
+const TURNS_PER_TRANSFER: u32 = 10;
+
+/// What the keeper works on.
+pub struct Keeper {
+    /// This node.
+    pub node: NodeId,
+    /// The metadata.
+    pub meta: MetaHandle,
+    /// The replicas here.
+    pub replicas: Arc<Replicas>,
+    /// What queries know.
+    pub view: Arc<Cluster>,
+}
+
+impl Keeper {
+    /// Starts its loops. They end when the handles are aborted.
+    pub fn start(self) -> Vec<JoinHandle<()>> {
+        let keeper = Arc::new(self);
+        vec![
+            tokio::spawn(keeper.clone().follow_placement()),
+            tokio::spawn(keeper.clone().keep_meta()),
+            tokio::spawn(keeper.keep_groups()),
+        ]
+    }
+
+    /// Opens what is placed here, and tells queries where everything is.
+    async fn follow_placement(self: Arc<Self>) {
+        let (mut placement, mut running) = (self.meta.watch(), self.replicas.changes());
+        loop {
+            placement.borrow_and_update();
+            let state = self.meta.state();
+            if let Err(error) = self.replicas.open(placed_on(self.node, &state)).await {
+                self.replicas.fail(format!("a replica that is placed here cannot be opened: {error}"));
+            }
+            running.borrow_and_update();
+            self.view.publish(view_of(self.node, &state, &self.replicas));
+            tokio::select! {
+                changed = placement.changed() => if changed.is_err() { return },
+                changed = running.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    /// While this node leads the metadata group: the nodes that should vote in it do, and replicas are where the
+    /// placement rules want them.
+    async fn keep_meta(self: Arc<Self>) {
+        let mut turns = tokio::time::interval(INTERVAL);
+        loop {
+            turns.tick().await;
+            let group = self.meta.group();
+            if group.leader() != Some(self.node) {
+                continue;
+            }
+            let state = self.meta.state();
+            let all = state.nodes().iter().filter(|(_, entry)| entry.state != NodeState::Gone);
+            let learners = all.map(|(node, _)| *node).collect();
+            change_members(group, &state.meta_voters(), &learners).await;
+            self.place(&state).await;
+        }
+    }
+
+    async fn place(&self, state: &MetaState) {
+        let can_have = |entry_state| matches!(entry_state, NodeState::Expected | NodeState::Member);
+        let candidates: Vec<Candidate> = state
+            .nodes()
+            .iter()
+            .filter(|(_, entry)| can_have(entry.state))
+            .map(|(node, entry)| Candidate { node: *node, zone: entry.zone.clone() })
+            .collect();
+        let current: Vec<Vec<NodeId>> =
+            state.partitions().iter().map(|partition| partition.replicas.clone()).collect();
+        let wanted = placement::place(&candidates, state.replication().into(), &current);
+        let moves = placement::moves(&current, wanted);
+        if moves.is_empty() || candidates.is_empty() {
+            return;
+        }
+        let count = moves.len();
+        match self.meta.place(state.epoch(), moves).await {
+            Ok(()) => tracing::info!(partitions = count, "replicas were placed anew"),
+            Err(error) => tracing::warn!(%error, "replicas were not placed anew"),
+        }
+    }
+
+    /// For every partition that this node leads: its members are those that the placement names, and the first of them
+    /// leads.
+    async fn keep_groups(self: Arc<Self>) {
+        let mut turns = tokio::time::interval(INTERVAL);
+        for turn in 0u32.. {
+            turns.tick().await;
+            let state = self.meta.state();
+            for partition in self.replicas.list() {
+                let Some(entry) = state.partitions().get(partition.id.0 as usize) else { continue };
+                let group = partition.group();
+                if group.leader() != Some(self.node) {
+                    continue;
+                }
+                let wanted: BTreeSet<NodeId> = entry.replicas.iter().copied().collect();
+                change_members(group, &wanted, &BTreeSet::new()).await;
+                if turn % TURNS_PER_TRANSFER == TURNS_PER_TRANSFER - 1 {
+                    self.hand_over(&partition, entry.replicas.first().copied()).await;
+                }
+            }
+        }
+    }
+
+    /// Lets another node lead if it should and can.
+    async fn hand_over(&self, partition: &Partition, to: Option<NodeId>) {
+        let group = partition.group();
+        let Some(to) = to.filter(|to| *to != self.node && group.members().voters.contains(to)) else {
+            return;
+        };
+        if group.has_all(to)
+            && let Err(error) = group.transfer_leader(to).await
+        {
+            tracing::debug!(partition = %partition.id, %to, %error, "the leader stays");
+        }
+    }
+}
+
+/// Brings the members of a group a step closer to `voters`, with `learners` beside them.
+async fn change_members(group: &Group, voters: &BTreeSet<NodeId>, learners: &BTreeSet<NodeId>) {
+    if voters.is_empty() {
+        return;
+    }
+    let members = group.members();
+    let missing = voters
+        .union(learners)
+        .find(|node| !members.voters.contains(node) && !members.learners.contains(node));
+    let stale = members.learners.iter().find(|node| !voters.contains(node) && !learners.contains(node));
+    let changing = async {
+        if let Some(node) = stale {
+            return group.remove_learner(*node).await;
+        }
+        if let Some(node) = missing {
+            return group.add_learner(*node).await;
+        }
+        // A voter that lacks entries is one less that can commit.
+        let is_ready = voters.difference(&members.voters).all(|node| group.has_all(*node));
+        if members.voters != *voters && is_ready {
+            return group.change_voters(voters).await;
+        }
+        Ok(())
+    };
+    match tokio::time::timeout(CHANGE_TIMEOUT, changing).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::info!(group = %group.id(), %error, "the members were not changed"),
+        Err(_late) => tracing::info!(group = %group.id(), ?missing, "a change of members takes long"),
+    }
+}
+
+/// The partitions with a replica on `node`. It begins the group of one whose replicas are still the first ones: of
+/// those a majority is enough, and a later replica gets everything from the leader.
+pub fn placed_on(node: NodeId, state: &MetaState) -> Vec<Placed> {
+    let numbered = (0..).map(PartitionId).zip(state.partitions());
+    let here = numbered.filter(|(_, entry)| entry.replicas.contains(&node));
+    here.map(|(id, entry)| {
+        let [first, now]: [BTreeSet<NodeId>; 2] =
+            [&entry.first, &entry.replicas].map(|nodes| nodes.iter().copied().collect());
+        (id, (first.contains(&node) && first == now).then_some(first))
+    })
+    .collect()
+}
+
+/// What queries know: every partition, the replica here, and the nodes with the others.
+pub fn view_of(node: NodeId, state: &MetaState, replicas: &Replicas) -> PartitionView {
+    let numbered = (0..).map(PartitionId).zip(state.partitions());
+    let partition = |(id, entry): (PartitionId, &quorate_cluster::meta::PartitionEntry)| {
+        // One that was moved elsewhere gets nothing new.
+        let here = replicas.get(id).filter(|_| entry.replicas.contains(&node));
+        PartitionReplicas {
+            id,
+            leader: here.as_ref().map_or_else(|| watch::channel(None).1, |p| p.group().watch_leader()),
+            local: here.map(|partition| partition.replica()),
+            nodes: entry.replicas.iter().copied().filter(|other| *other != node).collect(),
+        }
+    };
+    PartitionView::new(numbered.map(partition).collect())
+}

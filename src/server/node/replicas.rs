@@ -1,0 +1,223 @@
+//! The replicas of this node: opened when they are placed here, and what stops one of them ends the node.
+//!
+//! Knows the disk and the groups. Does not know why a partition is placed here. Path: node start, [`super::keeper`] ->
+//! **here** -> [`super::partition`]; [`super::snapshots`] closes one and opens it again over another state.
+
+use super::StartError;
+use super::partition::{Origin, Partition, folder};
+use super::snapshots::Snapshots;
+use crate::config::StorageConfig;
+use futures::{StreamExt, TryStreamExt, stream};
+use parking_lot::{Mutex, RwLock};
+use quorate_ingest::{Applier, ApplyState, LocalReplica, LocalReplicas, Maintenance};
+use quorate_model::{NodeId, PartitionId};
+use quorate_raft::RaftNode;
+use quorate_tsdb::Disk;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock, Weak};
+use tokio::sync::watch;
+
+/// A partition that is placed here, and the voters that its group is begun with if this node begins it.
+pub type Placed = (PartitionId, Option<BTreeSet<NodeId>>);
+
+/// What every replica of the node is opened with.
+pub struct Ground {
+    /// The groups.
+    pub raft: RaftNode,
+    /// What the partitions share on disk.
+    pub disk: Arc<Disk>,
+    /// The data dir.
+    pub data_dir: PathBuf,
+    /// Settings of the stores.
+    pub storage: StorageConfig,
+    /// Whose the groups are.
+    pub origin: Origin,
+}
+
+/// The replicas that run here.
+pub struct Replicas {
+    me: Weak<Self>,
+    ground: Ground,
+    running: RwLock<BTreeMap<PartitionId, Running>>,
+    /// Those whose state is being replaced.
+    replacing: Mutex<BTreeSet<PartitionId>>,
+    /// The same as writes need them.
+    appenders: Arc<LocalReplicas>,
+    maintenance: OnceLock<Arc<Maintenance>>,
+    /// Counts the changes of what runs here.
+    changes: watch::Sender<u64>,
+    failure: watch::Sender<Option<String>>,
+}
+
+struct Running {
+    partition: Partition,
+    applier: Applier,
+}
+
+impl Replicas {
+    /// No replica yet.
+    pub fn new(ground: Ground) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            ground,
+            running: RwLock::default(),
+            replacing: Mutex::default(),
+            appenders: Arc::default(),
+            maintenance: OnceLock::new(),
+            changes: watch::Sender::new(0),
+            failure: watch::Sender::new(None),
+        })
+    }
+
+    /// Has those that are opened from now on looked after as well. Called once.
+    pub fn set_maintenance(&self, maintenance: Arc<Maintenance>) {
+        self.maintenance.get_or_init(|| maintenance);
+    }
+
+    /// Opens those of `placed` that do not run yet, and begins to apply their logs. Returns the new ones.
+    ///
+    /// # Errors
+    /// [`StartError`]; those that were opened before it run.
+    pub async fn open(&self, placed: Vec<Placed>) -> Result<Vec<Partition>, StartError> {
+        let new: Vec<Placed> = {
+            let (running, replacing) = (self.running.read(), self.replacing.lock());
+            let is_new = |(id, _): &Placed| !running.contains_key(id) && !replacing.contains(id);
+            placed.into_iter().filter(is_new).collect()
+        };
+        // An image is in memory twice while it is loaded, so only as many at a time as there are processors for.
+        let at_once = std::thread::available_parallelism().map_or(1, usize::from);
+        let starting = stream::iter(new.into_iter().map(|(id, first)| self.start(id, first)));
+        starting.buffered(at_once).try_collect().await
+    }
+
+    async fn start(&self, id: PartitionId, first: Option<BTreeSet<NodeId>>) -> Result<Partition, StartError> {
+        let Ground { raft, disk, data_dir, storage, origin } = &self.ground;
+        let started = Partition::start(id, raft, disk, data_dir, storage, origin, first.as_ref());
+        let (partition, applier) = started.await?;
+        if matches!(origin, Origin::Shared { .. }) {
+            // The first owner stays: it finds the replica of the moment by its number.
+            let owner = Snapshots::new(id, self.me.clone(), disk.clone(), folder(data_dir, id));
+            partition.group().set_owner(Arc::new(owner));
+        }
+        let appender = Arc::new(partition.appender(&applier));
+        self.appenders.insert(id, LocalReplica { appender, holdings: partition.store.clone() });
+        if let Some(maintenance) = self.maintenance.get() {
+            maintenance.add(partition.maintained());
+        }
+        tokio::spawn(watch_over(self.me.clone(), id, partition.state.clone()));
+        self.running.write().insert(id, Running { partition: partition.clone(), applier });
+        self.changes.send_modify(|changes| *changes += 1);
+        Ok(partition)
+    }
+
+    /// Takes a replica out of service, so that its state can be replaced. What still uses it ends by itself.
+    ///
+    /// # Errors
+    /// If its apply thread cannot be waited for.
+    pub async fn close(&self, id: PartitionId) -> Result<(), String> {
+        self.replacing.lock().insert(id);
+        let running = self.running.write().remove(&id);
+        self.appenders.remove(id);
+        if let Some(maintenance) = self.maintenance.get() {
+            maintenance.remove(id);
+        }
+        self.changes.send_modify(|changes| *changes += 1);
+        let Some(Running { partition, applier }) = running else { return Ok(()) };
+        drop(partition);
+        tokio::task::spawn_blocking(move || applier.stop()).await.map_err(|error| error.to_string())
+    }
+
+    /// Takes it into service again.
+    ///
+    /// # Errors
+    /// What it cannot be opened for.
+    pub async fn open_again(&self, id: PartitionId) -> Result<(), String> {
+        let started = self.start(id, None).await;
+        self.replacing.lock().remove(&id);
+        started.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// A replica cannot go on: the node ends. The first reason is told.
+    pub fn fail(&self, reason: String) {
+        self.failure.send_if_modified(|known| {
+            let is_first = known.is_none();
+            known.get_or_insert(reason);
+            is_first
+        });
+    }
+
+    /// Follows the number of changes of what runs here.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Waits until the replica of `id` has applied everything that was committed when it started; if its state is replaced
+    /// meanwhile, the one in its place.
+    ///
+    /// # Errors
+    /// [`StartError::Replay`] if it stopped instead.
+    pub async fn ready(&self, id: PartitionId) -> Result<(), StartError> {
+        let mut changes = self.changes();
+        loop {
+            changes.borrow_and_update();
+            if let Some(partition) = self.get(id) {
+                let ready = partition.ready().await;
+                let is_replaced = !self.is_running(id, &partition.state);
+                if ready.is_ok() || !is_replaced {
+                    return ready;
+                }
+                continue;
+            }
+            if changes.changed().await.is_err() {
+                return Err(StartError::Replay { partition: id, reason: Arc::from("the node is stopping") });
+            }
+        }
+    }
+
+    fn is_running(&self, id: PartitionId, state: &watch::Receiver<ApplyState>) -> bool {
+        self.running.read().get(&id).is_some_and(|running| running.partition.state.same_channel(state))
+    }
+
+    /// Those that run, by number.
+    pub fn list(&self) -> Vec<Partition> {
+        self.running.read().values().map(|running| running.partition.clone()).collect()
+    }
+
+    /// The one of a partition, if it runs here.
+    pub fn get(&self, id: PartitionId) -> Option<Partition> {
+        self.running.read().get(&id).map(|running| running.partition.clone())
+    }
+
+    /// The same as writes need them.
+    pub fn appenders(&self) -> &Arc<LocalReplicas> {
+        &self.appenders
+    }
+
+    /// Waits until one stops applying, which it does only by failing. Gives the reason.
+    pub async fn failed(&self) -> String {
+        let mut failure = self.failure.subscribe();
+        let failed = failure.wait_for(Option::is_some).await.map(|reason| reason.clone());
+        failed.ok().flatten().unwrap_or_else(|| "the replicas are gone".to_owned())
+    }
+
+    /// Ends every apply thread after the record it is at, and waits for them. Blocks.
+    pub fn stop(&self) {
+        let running = std::mem::take(&mut *self.running.write());
+        for (id, Running { applier, .. }) in running {
+            self.appenders.remove(id);
+            applier.stop();
+        }
+    }
+}
+
+/// Ends the node when a replica stops that was not taken out of service.
+async fn watch_over(replicas: Weak<Replicas>, id: PartitionId, mut state: watch::Receiver<ApplyState>) {
+    let stopped = state.wait_for(|state| state.stopped.is_some()).await;
+    let reason = stopped.ok().and_then(|state| state.stopped.clone());
+    let Some(replicas) = replicas.upgrade() else { return };
+    if replicas.is_running(id, &state) {
+        let reason = reason.unwrap_or_else(|| Arc::from("its apply thread ended"));
+        replicas.fail(format!("partition {id} stopped: {reason}"));
+    }
+}
