@@ -92,6 +92,11 @@ impl Server {
         server
     }
 
+    /// Replaces the further command line arguments, for the next launch.
+    pub fn set_args(&mut self, args: &[&str]) {
+        self.options.args = args.iter().map(|arg| (*arg).to_owned()).collect();
+    }
+
     /// Replaces the content of the configuration file; what runs reads it when it is told to.
     ///
     /// # Panics

@@ -2,7 +2,7 @@
 //!
 //! Knows names, addresses and what other nodes say of themselves. Does not know Raft: whoever founds starts the metadata
 //! group with all listed nodes as its voters, and only a majority of them can bring it to life, so there are never two.
-//! F1: a node without data that sees a cluster joins it, and does not found. F2: nodes found together only if all of them
+//! F1: a node without data that sees a cluster joins it, and does not found; one with data founds nothing with others. F2: nodes found together only if all of them
 //! have the same list of peers. F3: a listed node has the number of its place in the order of names; all others get
 //! theirs from the metadata.
 //! Path: start of a node -> **here** -> `MetaHandle::join`.
@@ -41,12 +41,14 @@ pub struct Introduction {
     pub join: Vec<String>,
     /// Whether it takes the place of a node of its name whose data is lost.
     pub replace: bool,
+    /// Whether it brings data from a time when it was alone: then it has a cluster already, and founds none with others.
+    pub has_data: bool,
 }
 
 impl Introduction {
-    /// What nodes with the same list of peers share, in hex; `None` without a list.
+    /// What founders with the same list of peers share, in hex; `None` if it is no founder.
     pub fn forming(&self) -> Option<String> {
-        if self.peers.is_empty() {
+        if self.peers.is_empty() || self.has_data {
             return None;
         }
         let mut text = String::new();
@@ -185,7 +187,9 @@ fn founder(
     majority: usize,
 ) -> Result<Option<NodeId>, NoPlace> {
     let forming = me.forming();
-    for (address, answer) in seen {
+    // One that brings data, or is to join, says so by naming no list.
+    let founders = || seen.iter().filter(|(_, answer)| !answer.forming.is_empty());
+    for (address, answer) in founders() {
         if answer.name == me.name {
             return Err(NoPlace::SameName { address: address.clone(), name: me.name.clone() });
         }
@@ -194,7 +198,7 @@ fn founder(
         }
     }
     let mine = me.first_nodes().into_iter().find(|(_, name, _)| *name == me.name);
-    Ok(mine.filter(|_| seen.len() + 1 >= majority).map(|(node, ..)| node))
+    Ok(mine.filter(|_| founders().count() + 1 >= majority).map(|(node, ..)| node))
 }
 
 /// Asks for a place; the inner error is a reason to ask again.
@@ -330,6 +334,8 @@ mod tests {
         let b = me("b", &three);
         assert_eq!(founder(&b, &[], 2), Ok(None));
         assert_eq!(founder(&b, &[seen("c", &three, "")], 2), Ok(Some(NodeId(2))));
+        assert_eq!(founder(&b, &[seen("c", &[], "")], 2), Ok(None), "one that founds nothing does not count");
+        assert_eq!(Introduction { has_data: true, ..b.clone() }.forming(), None);
         assert_eq!(b.forming(), me("a", &three).forming());
         assert_eq!(b.others(), ["a:1", "c:1"]);
         assert_eq!(founder(&me("a", &["a"]), &[], 1), Ok(Some(NodeId(1))), "a cluster of one");

@@ -25,6 +25,7 @@ pub struct Candidate {
 pub fn place(candidates: &[Candidate], replication: usize, current: &[Vec<NodeId>]) -> Vec<Vec<NodeId>> {
     let mut plan = Plan::new(candidates, replication, current);
     plan.fill();
+    plan.spread();
     plan.level();
     plan.order(current);
     plan.replicas
@@ -84,6 +85,27 @@ impl<'a> Plan<'a> {
                 *self.load.entry(best).or_default() += 1;
             }
         }
+    }
+
+    /// Takes replicas from nodes that share a zone with another one, where a zone has none.
+    fn spread(&mut self) {
+        for partition in 0..self.replicas.len() {
+            while let Some((at, to)) = self.better_spread(partition) {
+                let from = std::mem::replace(&mut self.replicas[partition][at], to);
+                *self.load.entry(from).or_default() -= 1;
+                *self.load.entry(to).or_default() += 1;
+            }
+        }
+    }
+
+    /// The place of a replica in a crowded zone, and the node of an empty one that should have it.
+    fn better_spread(&self, partition: usize) -> Option<(usize, NodeId)> {
+        let have = &self.replicas[partition];
+        let crowded = (0..have.len()).filter(|at| self.crowd(have, have[*at]) > 1);
+        let at = crowded.min_by_key(|at| weight(partition, have[*at]))?;
+        let free = self.zones.keys().filter(|node| self.crowd(have, **node) == 0);
+        let rank = |node: &&NodeId| (self.load[*node], std::cmp::Reverse(weight(partition, **node)));
+        Some((at, free.min_by_key(rank).copied()?))
     }
 
     /// Takes replicas from nodes that have too many, where another node can take them without crowding its zone.
@@ -214,6 +236,14 @@ mod tests {
     }
 
     #[test]
+    fn zones_that_are_told_later_are_used() {
+        let blind = place(&nodes(&[""; 5]), 3, &vec![Vec::new(); 16]);
+        let zones = ["a", "a", "a", "b", "c"];
+        let seeing = place(&nodes(&zones), 3, &blind);
+        assert!(seeing.iter().all(|replicas| replicas.contains(&NodeId(4)) && replicas.contains(&NodeId(5))));
+    }
+
+    #[test]
     fn fewer_nodes_than_replicas_is_what_there_is() {
         assert_eq!(place(&nodes(&["a"]), 3, &vec![Vec::new(); 2]), vec![vec![NodeId(1)]; 2]);
         assert_eq!(place(&[], 3, &vec![vec![NodeId(1)]; 2]), vec![Vec::new(); 2]);
@@ -241,7 +271,7 @@ mod tests {
                     prop_assert_eq!(replicas.len(), replication.min(candidates.len()));
                     prop_assert_eq!(replicas.iter().collect::<BTreeSet<_>>().len(), replicas.len());
                     let used = replicas.iter().map(|node| zone_of[node]).collect::<BTreeSet<_>>().len();
-                    prop_assert!(candidates.len() < all.len() || used == zones.min(replicas.len()));
+                    prop_assert_eq!(used, zones.min(replicas.len()));
                 }
                 prop_assert_eq!(place(candidates, replication, &placed), placed.clone(), "it is at rest");
                 if zones == 1 {

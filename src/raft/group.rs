@@ -139,7 +139,7 @@ impl Group {
             .current_leader(node, "become leader")
             .await
             .map_err(|error| failed(error.to_string()))?;
-        // Waits for the first entry of this term, and so for all before it (C6).
+        // Waits for the first entry of this term, and so for all before it.
         raft.ensure_linearizable(ReadPolicy::ReadIndex).await.map_err(|error| failed(error.to_string()))?;
         Ok(())
     }

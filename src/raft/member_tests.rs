@@ -332,6 +332,7 @@ async fn a_member_that_lacks_trimmed_entries_takes_a_snapshot_and_goes_on() {
     cluster.stop(away).await;
     cluster.restart(away).await;
     cluster.groups[leader].propose(payload(51)).await.unwrap();
-    assert_eq!(cluster.read_after(away, late.state.lock().0, 1).await, [payload(51)]);
+    let after = late.state.lock().0;
+    assert_eq!(cluster.read_after(away, after, 1).await, [payload(51)]);
     cluster.end().await;
 }

@@ -266,8 +266,14 @@ mod tests {
     fn a_problem_names_its_key() {
         check_problem(|c| c.partitions = 1_025, "partitions");
         check_problem(|c| c.node_id = "a b".to_owned(), "node_id");
-        check_problem(|c| c.peers = ["n1=h:1", "n2=h"].map(str::to_owned).to_vec(), "peers must be name=host:port");
-        check_problem(|c| c.peers = ["n1=h:1", "n1=h:2"].map(str::to_owned).to_vec(), "peers must have different names");
+        check_problem(
+            |c| c.peers = ["n1=h:1", "n2=h"].map(str::to_owned).to_vec(),
+            "peers must be name=host:port",
+        );
+        check_problem(
+            |c| c.peers = ["n1=h:1", "n1=h:2"].map(str::to_owned).to_vec(),
+            "peers must have different names",
+        );
         check_problem(|c| c.peers = vec!["n2=h:1".to_owned()], "peers must name this node too");
         check_problem(|c| c.join = vec!["h".to_owned()], "join and advertise");
         check_problem(|c| c.replication_factor = 0, "replication_factor");

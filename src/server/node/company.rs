@@ -49,6 +49,8 @@ impl Company {
     /// The company of the node that owns `dir`, or `None` if it is alone: nothing names a cluster.
     pub fn of(config: &Config, dir: &DataDir, grpc: SocketAddr) -> Option<Self> {
         let is_member = dir.identity().is_some_and(|identity| identity.membership.is_some());
+        // Only a folder of a node that was alone knows how many partitions it has.
+        let has_data = dir.identity().is_some_and(|identity| identity.partitions != 0);
         if config.peers.is_empty() && config.join.is_empty() && !is_member {
             return None;
         }
@@ -65,6 +67,7 @@ impl Company {
             peers: listed,
             join: config.join.clone(),
             replace: config.replace,
+            has_data,
         };
         let (cluster, peers) = (ClusterName::default(), Peers::default());
         if let Some(forming) = me.forming() {
@@ -115,7 +118,7 @@ impl Company {
         let meta = MetaHandle::join(&raft, dir.path(), self.calls(), first.as_ref()).await?;
         self.inbox.identify(node);
         self.door.open(node, meta.clone());
-        let lookout = self.look_out(meta.clone());
+        let lookout = self.look_out(meta.clone(), cluster.is_none() && !self.me.has_data);
         self.founded(config, dir, &identity, &meta).await?;
         let incarnation = self.begin(&meta, node).await?;
         Ok(Settled { raft, meta, node, incarnation, lookout })
@@ -171,6 +174,7 @@ impl Company {
             meta.found(&nodes, config.replication_factor, replicas).await?;
         }
         let id = meta.cluster_id();
+        self.check_others(id).await?;
         let known = identity.membership.as_ref().and_then(|membership| membership.cluster);
         if known.is_some_and(|known| known != id) {
             return Err(StartError::OtherCluster { found: known.unwrap_or_default(), answered: id });
@@ -186,6 +190,19 @@ impl Company {
         Ok(())
     }
 
+    /// A node that brings data is not taken into another cluster, nor does it go on beside one that its peers founded.
+    async fn check_others(&self, id: u128) -> Result<(), StartError> {
+        if !self.me.has_data {
+            return Ok(());
+        }
+        let seen = formation::look_around(&self.me, &*self.calls).await;
+        let others = seen.iter().filter_map(|(_, answer)| u128::from_str_radix(&answer.cluster, 16).ok());
+        match others.filter(|other| *other != 0).find(|other| *other != id) {
+            Some(answered) => Err(StartError::OtherCluster { found: id, answered }),
+            None => Ok(()),
+        }
+    }
+
     async fn begin(&self, meta: &MetaHandle, node: NodeId) -> Result<u32, StartError> {
         loop {
             match meta.begin_incarnation(node, &self.me.address, &self.me.zone).await {
@@ -198,8 +215,8 @@ impl Company {
     }
 
     /// Keeps the addresses of other nodes up to date: from the metadata, and by asking those who may be there as long as
-    /// the metadata has nothing to say.
-    fn look_out(&self, meta: MetaHandle) -> JoinHandle<()> {
+    /// the metadata has nothing to say. A founder learns its cluster's id from them if it `lacks_id`.
+    fn look_out(&self, meta: MetaHandle, lacks_id: bool) -> JoinHandle<()> {
         let (me, cluster, peers, calls) =
             (self.me.clone(), self.cluster.clone(), self.peers.clone(), self.calls.clone());
         tokio::spawn(async move {
@@ -218,7 +235,8 @@ impl Company {
                     }
                     continue;
                 }
-                ask_around(&me, &*calls, &cluster, &peers).await;
+                let may_name = lacks_id && known.cluster_id() == 0;
+                ask_around(&me, &*calls, may_name.then_some(&cluster), &peers).await;
                 tokio::select! {
                     changed = changes.changed() => if changed.is_err() { return },
                     () = tokio::time::sleep(LOOK_INTERVAL) => {}
@@ -229,14 +247,18 @@ impl Company {
 }
 
 /// Learns from those who answer where they are, and from fellow founders which id the cluster has.
-async fn ask_around(me: &Introduction, calls: &dyn Calls, cluster: &ClusterName, peers: &Peers) {
+async fn ask_around(me: &Introduction, calls: &dyn Calls, cluster: Option<&ClusterName>, peers: &Peers) {
     for (address, answer) in formation::look_around(me, calls).await {
         if answer.node != 0 {
             peers.set(NodeId(answer.node), address);
         }
         let is_fellow = me.forming().is_some_and(|forming| forming == answer.forming);
         match u128::from_str_radix(&answer.cluster, 16) {
-            Ok(id) if is_fellow && id != 0 => cluster.set_id(id),
+            Ok(id) if is_fellow && id != 0 => {
+                if let Some(cluster) = cluster {
+                    cluster.set_id(id);
+                }
+            }
             _ => {}
         }
     }

@@ -6,21 +6,26 @@
 
 use super::partition::Partition;
 use super::replicas::{Placed, Replicas};
+use futures::future::join_all;
 use quorate_cluster::placement::{self, Candidate};
 use quorate_cluster::{MetaHandle, MetaState, NodeState};
 use quorate_model::{NodeId, PartitionId};
 use quorate_query::{Cluster, PartitionReplicas, PartitionView};
 use quorate_raft::Group;
-use std::collections::BTreeSet;
+use quorate_wire::Calls;
+use quorate_wire::store::ReadIndexRequest;
+use quorate_wire::store::read_index_answer::index::Outcome;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// How often members and leaders are compared with what they should be.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Longest wait for one change of members; the next turn goes on with it.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often some member is asked who leads a partition without a replica here.
+const LEADER_INTERVAL: Duration = Duration::from_secs(2);
 /// Turns between two looks at who leads: a new leader stays for a while.
 const TURNS_PER_TRANSFER: u32 = 10;
 
@@ -34,6 +39,8 @@ pub struct Keeper {
     pub replicas: Arc<Replicas>,
     /// What queries know.
     pub view: Arc<Cluster>,
+    /// The way to the other nodes.
+    pub calls: Arc<dyn Calls>,
 }
 
 impl Keeper {
@@ -43,7 +50,8 @@ impl Keeper {
         vec![
             tokio::spawn(keeper.clone().follow_placement()),
             tokio::spawn(keeper.clone().keep_meta()),
-            tokio::spawn(keeper.keep_groups()),
+            tokio::spawn(keeper.clone().keep_groups()),
+            tokio::spawn(keeper.keep_leaders()),
         ]
     }
 
@@ -127,6 +135,54 @@ impl Keeper {
         }
     }
 
+    /// Replicas that were moved elsewhere end once their group has let this node go; of partitions without a replica here
+    /// some member is asked who leads, another one each time.
+    async fn keep_leaders(self: Arc<Self>) {
+        let mut turns = tokio::time::interval(LEADER_INTERVAL);
+        for turn in 0usize.. {
+            turns.tick().await;
+            let state = self.meta.state();
+            let mut asked: BTreeMap<NodeId, Vec<PartitionId>> = BTreeMap::new();
+            for (id, entry) in (0..).map(PartitionId).zip(state.partitions()) {
+                let is_placed = entry.replicas.contains(&self.node);
+                match self.replicas.get(id) {
+                    Some(here) if !is_placed && !is_member(here.group(), self.node) => self.leave(id).await,
+                    Some(_) if is_placed => {}
+                    // Its group may not have told it that it was let go.
+                    Some(_) | None => {
+                        if let Some(member) = entry.replicas.get(turn % entry.replicas.len().max(1)) {
+                            asked.entry(*member).or_default().push(id);
+                        }
+                    }
+                }
+            }
+            let asking = asked.into_iter().filter(|(node, _)| *node != self.node);
+            join_all(asking.map(|(node, ids)| self.ask_for_leaders(node, ids))).await;
+        }
+    }
+
+    async fn leave(&self, id: PartitionId) {
+        tracing::info!(partition = %id, "its replica here has moved elsewhere");
+        if let Err(reason) = self.replicas.leave(id).await {
+            self.replicas.fail(format!("partition {id} cannot be closed: {reason}"));
+        }
+    }
+
+    /// What `node` says about who leads. One that does not answer says nothing.
+    async fn ask_for_leaders(&self, node: NodeId, ids: Vec<PartitionId>) {
+        let request = ReadIndexRequest { partitions: ids.iter().map(|id| id.0).collect() };
+        let Ok(answer) = self.calls.read_index(node, request, LEADER_INTERVAL).await else { return };
+        for (id, index) in ids.into_iter().zip(answer.indexes) {
+            match index.outcome {
+                Some(Outcome::Position(_)) => self.replicas.leaders().set(id, Some(node)),
+                Some(Outcome::NotLeader(leader)) if leader != 0 => {
+                    self.replicas.leaders().set(id, Some(NodeId(leader)));
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// Lets another node lead if it should and can.
     async fn hand_over(&self, partition: &Partition, to: Option<NodeId>) {
         let group = partition.group();
@@ -139,6 +195,11 @@ impl Keeper {
             tracing::debug!(partition = %partition.id, %to, %error, "the leader stays");
         }
     }
+}
+
+fn is_member(group: &Group, node: NodeId) -> bool {
+    let members = group.members();
+    members.voters.contains(&node) || members.learners.contains(&node)
 }
 
 /// Brings the members of a group a step closer to `voters`, with `learners` beside them.
@@ -193,7 +254,7 @@ pub fn view_of(node: NodeId, state: &MetaState, replicas: &Replicas) -> Partitio
         let here = replicas.get(id).filter(|_| entry.replicas.contains(&node));
         PartitionReplicas {
             id,
-            leader: here.as_ref().map_or_else(|| watch::channel(None).1, |p| p.group().watch_leader()),
+            leader: replicas.leaders().watch(id),
             local: here.map(|partition| partition.replica()),
             nodes: entry.replicas.iter().copied().filter(|other| *other != node).collect(),
         }

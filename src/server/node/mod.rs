@@ -8,6 +8,7 @@ pub mod company;
 mod error;
 pub mod figures;
 pub mod keeper;
+pub mod leaders;
 pub mod partition;
 pub mod replicas;
 pub mod services;
@@ -39,7 +40,6 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// Partitions of a new data dir of a node that is alone, unless the configuration says otherwise.
@@ -91,13 +91,14 @@ impl Node {
         };
         let node = NodeId(session.node.into());
         let (kv, disk) = open_disk(config, session.node as u16, dir.path()).await?;
-        let replicas = Replicas::new(Ground {
+        let ground = Ground {
             raft: raft.clone(),
             disk,
             data_dir: dir.path().to_owned(),
             storage: config.storage.clone(),
             origin: origin.clone(),
-        });
+        };
+        let replicas = Replicas::new(ground, partitions);
         let placed = match &origin {
             Origin::Alone => (0..partitions).map(|id| (PartitionId(id), None)).collect(),
             Origin::Shared { .. } => meta.read(|state| keeper::placed_on(node, state)),
@@ -112,7 +113,8 @@ impl Node {
             company.inbox().set_write(Arc::new(WriteService::new(replicas.appenders().clone(), PEER_BYTES)));
             company.inbox().set_store(Arc::new(FragmentService::new(queries.clone())));
             let (meta, replicas, view) = (meta.clone(), replicas.clone(), view.clone());
-            loops.extend(Keeper { node, meta, replicas, view }.start());
+            let calls = company.calls();
+            loops.extend(Keeper { node, meta, replicas, view, calls }.start());
         }
         try_join_all(opened.iter().map(|id| replicas.ready(*id))).await?;
         let inputs = (0..partitions).map(|id| input(PartitionId(id), node, &origin, &replicas)).collect();
@@ -213,9 +215,7 @@ fn input(id: PartitionId, node: NodeId, origin: &Origin, replicas: &Arc<Replicas
         }
         (Origin::Alone, None) => unreachable!("a node that is alone has every partition"),
         (Origin::Shared { calls, incarnation }, _) => {
-            let leader = replicas
-                .get(id)
-                .map_or_else(|| watch::channel(None).1, |partition| partition.group().watch_leader());
+            let leader = replicas.leaders().watch(id);
             let (calls, config) = (calls.clone(), RouteConfig::default());
             let appender =
                 RoutedAppender::new(id, node, *incarnation, leader, appenders.clone(), calls, config);

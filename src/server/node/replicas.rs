@@ -4,6 +4,7 @@
 //! **here** -> [`super::partition`]; [`super::snapshots`] closes one and opens it again over another state.
 
 use super::StartError;
+use super::leaders::Leaders;
 use super::partition::{Origin, Partition, folder};
 use super::snapshots::Snapshots;
 use crate::config::StorageConfig;
@@ -44,6 +45,7 @@ pub struct Replicas {
     replacing: Mutex<BTreeSet<PartitionId>>,
     /// The same as writes need them.
     appenders: Arc<LocalReplicas>,
+    leaders: Arc<Leaders>,
     maintenance: OnceLock<Arc<Maintenance>>,
     /// Counts the changes of what runs here.
     changes: watch::Sender<u64>,
@@ -56,14 +58,15 @@ struct Running {
 }
 
 impl Replicas {
-    /// No replica yet.
-    pub fn new(ground: Ground) -> Arc<Self> {
+    /// No replica yet of any of so many partitions.
+    pub fn new(ground: Ground, partitions: u32) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             ground,
             running: RwLock::default(),
             replacing: Mutex::default(),
             appenders: Arc::default(),
+            leaders: Arc::new(Leaders::new(partitions)),
             maintenance: OnceLock::new(),
             changes: watch::Sender::new(0),
             failure: watch::Sender::new(None),
@@ -105,8 +108,14 @@ impl Replicas {
         if let Some(maintenance) = self.maintenance.get() {
             maintenance.add(partition.maintained());
         }
-        tokio::spawn(watch_over(self.me.clone(), id, partition.state.clone()));
         self.running.write().insert(id, Running { partition: partition.clone(), applier });
+        tokio::spawn(watch_over(self.me.clone(), id, partition.state.clone()));
+        tokio::spawn(follow_leader(
+            self.leaders.clone(),
+            id,
+            partition.group().watch_leader(),
+            partition.state.clone(),
+        ));
         self.changes.send_modify(|changes| *changes += 1);
         Ok(partition)
     }
@@ -194,6 +203,21 @@ impl Replicas {
         &self.appenders
     }
 
+    /// Who leads each partition.
+    pub fn leaders(&self) -> &Arc<Leaders> {
+        &self.leaders
+    }
+
+    /// Takes a replica out of service for good: it was moved to another node.
+    ///
+    /// # Errors
+    /// As [`Replicas::close`].
+    pub async fn leave(&self, id: PartitionId) -> Result<(), String> {
+        let closed = self.close(id).await;
+        self.replacing.lock().remove(&id);
+        closed
+    }
+
     /// Waits until one stops applying, which it does only by failing. Gives the reason.
     pub async fn failed(&self) -> String {
         let mut failure = self.failure.subscribe();
@@ -219,5 +243,22 @@ async fn watch_over(replicas: Weak<Replicas>, id: PartitionId, mut state: watch:
     if replicas.is_running(id, &state) {
         let reason = reason.unwrap_or_else(|| Arc::from("its apply thread ended"));
         replicas.fail(format!("partition {id} stopped: {reason}"));
+    }
+}
+
+/// Tells the leader that a replica's group knows, until the replica goes out of service.
+async fn follow_leader(
+    leaders: Arc<Leaders>,
+    id: PartitionId,
+    mut leader: watch::Receiver<Option<NodeId>>,
+    mut state: watch::Receiver<ApplyState>,
+) {
+    loop {
+        let known = *leader.borrow_and_update();
+        leaders.set(id, known);
+        tokio::select! {
+            changed = leader.changed() => if changed.is_err() { return },
+            _ended = state.wait_for(|state| state.stopped.is_some()) => return,
+        }
     }
 }

@@ -80,6 +80,14 @@ fn describe() {
         "quorate_apply_stopped_total",
         "Partitions that stopped applying, which ends the node."
     );
+    describe_counter!(
+        "quorate_query_replica_failures_total",
+        "Replicas on other nodes that did not answer a read, which went to the next."
+    );
+    describe_counter!(
+        "quorate_query_repeated_series_total",
+        "Series that two partitions had, which should not be."
+    );
     describe_counter!("quorate_maintenance_failures_total", "Failed background work; it is tried again.");
     describe_counter!("cortex_distributor_received_requests_total", "Write requests by tenant.");
     describe_counter!("cortex_distributor_received_samples_total", "Received samples by tenant.");
