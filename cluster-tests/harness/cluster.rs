@@ -97,10 +97,10 @@ pub struct Replica {
     pub replicas: Vec<u64>,
     /// Id of its leader, if this node knows one.
     pub leader: Option<u64>,
-    /// Position up to which the log is applied.
-    pub applied: u64,
+    /// Position up to which the log is applied; `None` while the replica is replaced by another's state.
+    pub applied: Option<u64>,
     /// Hash of the state at that position.
-    pub state_hash: String,
+    pub state_hash: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -384,11 +384,12 @@ impl Cluster {
             for status in &statuses {
                 assert_eq!(status.partitions.len(), self.setup.partitions as usize, "{status:?}");
                 for Replica { id, applied, state_hash, .. } in &status.partitions {
+                    let (Some(applied), Some(state_hash)) = (applied, state_hash) else { return None };
                     let seen = hashes.entry((*id, *applied)).or_insert_with(|| state_hash.clone());
                     assert_eq!(seen, state_hash, "node {}, partition {id} at {applied}", status.node);
                 }
             }
-            let positions = |status: &Status| -> HashMap<u32, u64> {
+            let positions = |status: &Status| -> HashMap<u32, Option<u64>> {
                 status.partitions.iter().map(|replica| (replica.id, replica.applied)).collect()
             };
             statuses.iter().all(|status| positions(status) == positions(&statuses[0])).then_some(())

@@ -2,7 +2,8 @@
 //!
 //! Knows names, addresses and what other nodes say of themselves. Does not know Raft: whoever founds starts the metadata
 //! group with all listed nodes as its voters, and only a majority of them can bring it to life, so there are never two.
-//! F1: a node without data that sees a cluster joins it, and does not found; one with data founds nothing with others. F2: nodes found together only if all of them
+//! F1: a node without data that sees a cluster joins it, and does not found; one with data founds nothing with others,
+//! and tells its cluster from its first moment. F2: nodes found together only if all of them
 //! have the same list of peers. F3: a listed node has the number of its place in the order of names; all others get
 //! theirs from the metadata.
 //! Path: start of a node -> **here** -> `MetaHandle::join`.
@@ -229,7 +230,7 @@ async fn ask_for_place(
             Err(NoPlace::Refused { address: address.to_owned(), reason })
         }
         Some(join_answer::Outcome::NotNow(reason)) => Ok(Err(reason)),
-        Some(join_answer::Outcome::Elsewhere(_)) | None => Ok(Err("an answer that says nothing".to_owned())),
+        None => Ok(Err("an answer that says nothing".to_owned())),
     }
 }
 
@@ -237,13 +238,16 @@ async fn ask_for_place(
 pub struct Door {
     name: String,
     forming: String,
+    /// What the data dir says, before the metadata is there: who hears of a cluster founds no other.
+    cluster: Option<u128>,
     meta: OnceLock<(NodeId, MetaHandle)>,
 }
 
 impl Door {
-    /// The door of a node that has no place yet.
-    pub fn new(me: &Introduction) -> Self {
-        Self { name: me.name.clone(), forming: me.forming().unwrap_or_default(), meta: OnceLock::new() }
+    /// The door of a node whose data dir names `cluster`.
+    pub fn new(me: &Introduction, cluster: Option<u128>) -> Self {
+        let forming = me.forming().unwrap_or_default();
+        Self { name: me.name.clone(), forming, cluster, meta: OnceLock::new() }
     }
 
     /// The node has a number and follows the metadata of its cluster.
@@ -260,6 +264,7 @@ impl MetaHandler for Door {
             Some((node, meta)) => (node.0, meta.cluster_id()),
             None => (0, 0),
         };
+        let cluster = if cluster == 0 { self.cluster.unwrap_or(0) } else { cluster };
         let cluster = if cluster == 0 { String::new() } else { format!("{cluster:032x}") };
         HelloAnswer { name: self.name.clone(), forming: self.forming.clone(), cluster, node }
     }
@@ -357,6 +362,14 @@ mod tests {
         assert_eq!(cluster_of(&all[..1]), Ok(None));
         assert_eq!(cluster_of(&all[..2]), Ok(Some(("b:1".to_owned(), "7".to_owned()))));
         assert!(matches!(cluster_of(&all), Err(NoPlace::TwoClusters { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_node_with_data_tells_its_cluster_before_it_has_opened_it() {
+        let door = Door::new(&me("a", &["a", "b"]), Some(7));
+        assert_eq!(door.hello(HelloRequest::default()).await.cluster, format!("{:032x}", 7));
+        let answer = door.join(JoinRequest::default()).await;
+        assert!(matches!(answer.outcome, Some(join_answer::Outcome::NotNow(_))), "{answer:?}");
     }
 
     #[test]

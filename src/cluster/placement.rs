@@ -3,7 +3,7 @@
 //! Knows nodes, zones and partitions. Does not know why a node comes or goes, nor how data moves. Pure: the same
 //! input gives the same placement, and a placement that is good is left as it is.
 //! P1: replicas of a partition are on different nodes, and in different zones as far as there are any.
-//! P2: no node has more replicas than the mean rounded up, unless P1 asks for it. P3: a node that comes or goes moves
+//! P2: no node has more replicas than one above the mean rounded up, unless P1 asks for it. P3: a node that comes or goes moves
 //! about its own share, not more.
 //! Source: Thaler and Ravishankar, "Using Name-Based Mappings to Increase Hit Rates", IEEE/ACM ToN 1998 (rendezvous).
 

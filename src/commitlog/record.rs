@@ -142,6 +142,17 @@ pub fn decode(bytes: &[u8]) -> Result<LogRecord, RecordError> {
     Ok(record)
 }
 
+/// The header of a data record whose bytes are as they were written; the sub-batches are not looked at.
+///
+/// # Errors
+/// [`RecordError`]; other kinds of records are one.
+pub fn data_header(bytes: &[u8]) -> Result<RecordHeader, RecordError> {
+    match open(bytes)? {
+        (header, RecordKind::Data, _) => Ok(header),
+        (_, other, _) => Err(RecordError::Kind { found: other as u8 }),
+    }
+}
+
 /// A data record without sub-batches, to be decoded into.
 pub fn empty_record() -> LogRecord {
     let header = RecordHeader { log_incarnation: 0, epoch: 0, session: SessionId::default(), sequence: 0 };

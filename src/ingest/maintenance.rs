@@ -166,9 +166,12 @@ impl Maintenance {
         roster.push(partition);
     }
 
-    /// Looks after a partition no more, once the work that is under way is done.
+    /// Looks after a partition no more. Its store is told to break long work off, but may be in use for a moment yet.
     pub fn remove(&self, partition: PartitionId) {
-        self.stop.roster.lock().retain(|known| known.id != partition);
+        let mut roster = self.stop.roster.lock();
+        let leaving = roster.iter().filter(|known| known.id == partition);
+        leaving.for_each(|known| known.store.stop());
+        roster.retain(|known| known.id != partition);
     }
 
     /// Starts a thread. Work that stopped without a sound would fill memory and disk for days, so a panic ends the

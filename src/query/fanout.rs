@@ -62,8 +62,10 @@ pub(crate) trait Collect {
 /// Why a call gives nothing.
 #[derive(Debug)]
 pub(crate) enum CallError {
-    /// Another replica may do better.
+    /// Another replica may do better, and so may this one later.
     Failed(String),
+    /// Another replica may do better; this one will not.
+    Damaged(String),
     /// No replica can.
     Final(SourceError),
 }
@@ -122,26 +124,52 @@ pub(crate) async fn gather<C: Collect>(
         match ended {
             Some(Called { outcome: Ok(parts), .. }) => found.extend(parts),
             Some(Called { outcome: Err(CallError::Final(error)), .. }) => return Err(error),
-            Some(Called { outcome: Err(CallError::Failed(reason)), node, mut attempts }) => {
-                tracing::debug!(%node, %reason, partitions = attempts.len(), "reading another replica");
-                metrics::counter!("quorate_query_replica_failures_total").increment(1);
-                attempts.iter_mut().for_each(|attempt| attempt.failed.push((node, reason.clone())));
-                open = attempts;
+            Some(Called { outcome: Err(CallError::Failed(reason)), node, attempts }) => {
+                open = set_aside(attempts, node, &reason, false);
+            }
+            Some(Called { outcome: Err(CallError::Damaged(reason)), node, attempts }) => {
+                open = set_aside(attempts, node, &reason, true);
             }
             None => return Ok(found.into_iter().collect()),
         }
     }
 }
 
+/// The attempts after one at `node` has failed.
+fn set_aside<'r>(
+    mut attempts: Vec<Attempt<'r>>,
+    node: NodeId,
+    reason: &str,
+    is_damage: bool,
+) -> Vec<Attempt<'r>> {
+    tracing::debug!(%node, reason, partitions = attempts.len(), "reading another replica");
+    metrics::counter!("quorate_query_replica_failures_total").increment(1);
+    if attempts.len() > 1 {
+        // It may be about one of them only: a node that replaces a replica has the others.
+        attempts.iter_mut().for_each(|attempt| attempt.alone_at = Some(node));
+        return attempts;
+    }
+    for attempt in &mut attempts {
+        attempt.alone_at = None;
+        attempt.failed.push((node, reason.to_owned()));
+        attempt.may_heal |= !is_damage;
+    }
+    attempts
+}
+
 /// A partition that has no answer yet, and the replicas that failed.
 struct Attempt<'r> {
     of: Remote<'r>,
     failed: Vec<(NodeId, String)>,
+    /// Whether one of them may answer when it is asked again.
+    may_heal: bool,
+    /// The node that is asked for this partition by itself next.
+    alone_at: Option<NodeId>,
 }
 
 impl<'r> Attempt<'r> {
     fn new(of: Remote<'r>) -> Self {
-        Self { of, failed: Vec::new() }
+        Self { of, failed: Vec::new(), may_heal: false, alone_at: None }
     }
 
     /// The replica with the fewest calls under way, of those that have not failed; of equal ones the lowest node.
@@ -155,7 +183,11 @@ impl<'r> Attempt<'r> {
         let reasons: Vec<String> =
             self.failed.iter().map(|(node, why)| format!("node {node}: {why}")).collect();
         let reasons = if reasons.is_empty() { "it has no replica".to_owned() } else { reasons.join("; ") };
-        SourceError::Unavailable(format!("partition {} cannot be read: {reasons}", self.of.id))
+        let text = format!("partition {} cannot be read: {reasons}", self.of.id);
+        match self.may_heal || self.failed.is_empty() {
+            true => SourceError::Unavailable(text),
+            false => SourceError::Failed(text),
+        }
     }
 }
 
@@ -163,13 +195,19 @@ impl<'r> Attempt<'r> {
 fn by_node<'r>(
     attempts: Vec<Attempt<'r>>,
     peers: &Peers,
-) -> Result<BTreeMap<NodeId, Vec<Attempt<'r>>>, SourceError> {
+) -> Result<Vec<(NodeId, Vec<Attempt<'r>>)>, SourceError> {
     let mut by_node: BTreeMap<NodeId, Vec<Attempt<'_>>> = BTreeMap::new();
+    let mut alone = Vec::new();
     for attempt in attempts {
+        if let Some(node) = attempt.alone_at {
+            alone.push((node, vec![attempt]));
+            continue;
+        }
         let node = attempt.choose(peers).ok_or_else(|| attempt.unavailable())?;
         by_node.entry(node).or_default().push(attempt);
     }
-    Ok(by_node)
+    alone.extend(by_node);
+    Ok(alone)
 }
 
 /// A call that has ended.
@@ -256,7 +294,8 @@ fn ended(end: store::frame::End) -> Result<(), CallError> {
     match end.outcome {
         Some(Outcome::Complete(_)) => Ok(()),
         Some(Outcome::Limit(text)) => Err(CallError::Final(SourceError::Limit(text))),
-        Some(Outcome::Unavailable(reason) | Outcome::Failed(reason)) => Err(CallError::Failed(reason)),
+        Some(Outcome::Unavailable(reason)) => Err(CallError::Failed(reason)),
+        Some(Outcome::Failed(reason)) => Err(CallError::Damaged(reason)),
         None => Err(CallError::Failed("an end of an unknown kind".to_owned())),
     }
 }

@@ -36,6 +36,8 @@ use tokio::time::{Instant, interval_at, timeout, timeout_at};
 
 /// How often the peer is told that the work goes on, by an empty part.
 pub const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+/// How long a replica here may take to have what is asked for.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a leader may take to confirm its position.
 const INDEX_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -103,7 +105,9 @@ impl FragmentService {
     {
         let waits = replicas.iter().map(|(replica, position)| async move {
             let id = replica.store.partition();
-            reached(replica, *position, deadline).await.map_err(|why| format!("partition {id}: {why}"))
+            // Another replica may have it at once, and whoever asks can go there.
+            let patience = deadline.min(Instant::now() + PATIENCE);
+            reached(replica, *position, patience).await.map_err(|why| format!("partition {id}: {why}"))
         });
         try_join_all(waits).await.map_err(end::Outcome::Unavailable)?;
         let stores: Vec<Arc<PartitionStore>> =

@@ -65,8 +65,7 @@ pub struct LocalReplica {
     pub store: Arc<PartitionStore>,
     /// How far it has come.
     pub state: Arc<dyn ReplicaState>,
-    /// Its group. `None` if this node is the partition's only member for good: nothing is committed elsewhere, and
-    /// a write is answered when it is applied, so what is applied is what was acknowledged, and no log is asked.
+    /// What is committed. `None` if what is applied is all that there ever is, as of a store that is only read.
     pub index: Option<Arc<dyn PartitionIndex>>,
 }
 
@@ -105,14 +104,14 @@ impl PartitionView {
     }
 
     /// The view of a node that is alone: every partition is here and nowhere else.
-    pub fn local(stores: Vec<Arc<PartitionStore>>) -> Self {
-        let alone = |store: Arc<PartitionStore>| PartitionReplicas {
-            id: store.partition(),
-            local: Some(LocalReplica { store, state: Arc::new(Alone), index: None }),
+    pub fn local(replicas: Vec<LocalReplica>) -> Self {
+        let alone = |replica: LocalReplica| PartitionReplicas {
+            id: replica.store.partition(),
+            local: Some(replica),
             nodes: Vec::new(),
             leader: watch::channel(None).1,
         };
-        Self::new(stores.into_iter().map(alone).collect())
+        Self::new(replicas.into_iter().map(alone).collect())
     }
 
     /// The partitions, in the order of their numbers.
@@ -124,20 +123,6 @@ impl PartitionView {
     pub fn get(&self, id: PartitionId) -> Option<&PartitionReplicas> {
         let at = self.partitions.binary_search_by_key(&id, |partition| partition.id).ok()?;
         self.partitions.get(at)
-    }
-}
-
-/// The state of replicas that are served only once they are ready, and written only here.
-struct Alone;
-
-#[async_trait]
-impl ReplicaState for Alone {
-    fn is_ready(&self) -> bool {
-        true
-    }
-
-    async fn reached(&self, _position: Position) -> Result<(), String> {
-        Ok(())
     }
 }
 
@@ -157,8 +142,8 @@ pub(crate) struct Peers {
 
 impl Cluster {
     /// A node that has all partitions to itself.
-    pub fn alone(stores: Vec<Arc<PartitionStore>>) -> Arc<Self> {
-        Arc::new(Self { view: ArcSwap::from_pointee(PartitionView::local(stores)), peers: None })
+    pub fn alone(replicas: Vec<LocalReplica>) -> Arc<Self> {
+        Arc::new(Self { view: ArcSwap::from_pointee(PartitionView::local(replicas)), peers: None })
     }
 
     /// Node `node` of a cluster, which reaches the others by `calls`. While `view` names no partition, queries are

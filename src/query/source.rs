@@ -206,10 +206,15 @@ impl MergedSelection {
         }
         // Each part is a sorted run already, which this sort finds and merges. It is stable: of equal labels those of
         // the lower partition come first.
-        order.sort_by(|a, b| label_at(&parts, *a).cmp(label_at(&parts, *b)));
-        let all = order.len();
-        order.dedup_by(|b, a| a.0 != b.0 && label_at(&parts, *a) == label_at(&parts, *b));
-        if order.len() < all {
+        let mut has_equal = false;
+        order.sort_by(|a, b| {
+            let ordering = label_at(&parts, *a).cmp(label_at(&parts, *b));
+            has_equal |= ordering.is_eq() && a != b;
+            ordering
+        });
+        if has_equal {
+            let all = order.len();
+            order.dedup_by(|b, a| a.0 != b.0 && label_at(&parts, *a) == label_at(&parts, *b));
             let repeats = all - order.len();
             tracing::error!(repeats, "series in two partitions: samples of the higher one are not shown");
             metrics::counter!("quorate_query_repeated_series_total").increment(repeats as u64);

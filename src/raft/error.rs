@@ -15,6 +15,14 @@ pub enum RaftError {
         /// Who leads it, as far as this node knows.
         leader: Option<NodeId>,
     },
+    /// This node leads the group and hears of no majority; nothing was asked to change.
+    #[error("group {group} has no majority now: {reason}")]
+    NoMajority {
+        /// The group.
+        group: GroupId,
+        /// What is missing.
+        reason: String,
+    },
     /// The proposal may or may not be committed, now or later.
     #[error("no answer from group {group}: {reason}; the entry may still appear")]
     Unknown {
@@ -72,9 +80,10 @@ impl RaftError {
     /// What the error means to the caller.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::NotLeader { .. } | Self::Stopped { .. } | Self::OtherMembers { .. } => {
-                ErrorCode::Unavailable
-            }
+            Self::NotLeader { .. }
+            | Self::NoMajority { .. }
+            | Self::Stopped { .. }
+            | Self::OtherMembers { .. } => ErrorCode::Unavailable,
             Self::Unknown { .. } => ErrorCode::Indeterminate,
             Self::Start { .. } => ErrorCode::Internal,
             Self::Trimmed { .. } | Self::Lost { .. } => ErrorCode::Corrupt,

@@ -14,8 +14,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::errors::{ClientWriteError, RaftError as OpenraftError};
+use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError as OpenraftError};
 use openraft::impls::EmptyNode;
+use openraft::metrics::WaitError;
 use openraft::{Config, Raft, ReadPolicy, SnapshotPolicy};
 use quorate_model::{NodeId, Position, failpoint};
 use quorate_wire::Transport;
@@ -31,6 +32,8 @@ use crate::types::{Proposal, TypeConfig};
 
 /// Longest wait for this node to lead a group of which it is the only voter.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest wait for one step of a trim.
+const TRIM_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of newest entries that are kept for members that lag.
 const KEPT_FOR_OTHERS: u64 = 64 << 20;
 /// Payload that one read returns at most, unless a single entry is larger.
@@ -190,9 +193,19 @@ impl Group {
         let id = *id;
         match raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
             Ok(_) => Ok(Position(log.last_proposal(self.committed().0))),
-            Err(OpenraftError::APIError(_)) => Err(RaftError::NotLeader { group: id, leader: self.leader() }),
+            Err(OpenraftError::APIError(LinearizableReadError::ForwardToLeader(to))) => {
+                Err(RaftError::NotLeader { group: id, leader: to.leader_id.map(NodeId) })
+            }
+            Err(OpenraftError::APIError(error)) => {
+                Err(RaftError::NoMajority { group: id, reason: error.to_string() })
+            }
             Err(OpenraftError::Fatal(_)) => Err(RaftError::Stopped { group: id }),
         }
+    }
+
+    /// The newest committed proposal that this node knows of; as the only member it knows of all.
+    pub fn known_index(&self) -> Position {
+        Position(self.inner.log.last_proposal(self.committed().0))
     }
 
     /// The newest committed position that this node knows of; it may be a leader's own entry.
@@ -230,9 +243,12 @@ impl Group {
         self.trim_below(up_to, needed).await
     }
 
-    /// The same without regard to members that lag, if snapshots can be had: they then need one.
+    /// The same without regard to members that are silent, if snapshots can be had: they then need one. A member that
+    /// does not lead knows of no others, and regards none.
     pub async fn trim_fully(&self, up_to: Position) -> Result<(), RaftError> {
+        let leads = self.leader() == Some(self.inner.shared.node);
         match self.inner.snapshots.owner() {
+            Some(_) if leads => self.trim_below(up_to, self.known_to_live()).await,
             Some(_) => self.trim_below(up_to, u64::MAX).await,
             None => self.trim(up_to).await,
         }
@@ -252,14 +268,29 @@ impl Group {
             trim_target.store(up_to, Ordering::SeqCst);
             raft.trigger().snapshot().await.map_err(|_| stopped())?;
         }
-        let wait = raft.wait(None);
+        let wait = raft.wait(Some(TRIM_TIMEOUT));
         let has_snapshot = wait.metrics(|m| m.snapshot.is_some_and(|at| at.index >= up_to), "snapshot");
-        has_snapshot.await.map_err(|_| stopped())?;
+        if let Err(error) = has_snapshot.await {
+            return self.trim_later(&error);
+        }
         raft.trigger().purge_log(up_to).await.map_err(|_| stopped())?;
         let is_purged = wait.metrics(|m| m.purged.is_some_and(|at| at.index >= up_to), "purge");
-        is_purged.await.map_err(|_| stopped())?;
+        if let Err(error) = is_purged.await {
+            return self.trim_later(&error);
+        }
         failpoint::hit("trim.after");
         Ok(())
+    }
+
+    /// A trim that openraft does not get to, as while it installs a snapshot, is done by the next one.
+    fn trim_later(&self, error: &WaitError) -> Result<(), RaftError> {
+        match error {
+            WaitError::Timeout(..) => {
+                tracing::debug!(group = %self.inner.id, %error, "the log is not trimmed yet");
+                Ok(())
+            }
+            WaitError::ShuttingDown => Err(RaftError::Stopped { group: self.inner.id }),
+        }
     }
 
     /// Sets who makes and takes snapshots; the first one stays. Until then a member that lacks trimmed entries waits.

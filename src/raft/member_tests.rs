@@ -329,10 +329,14 @@ async fn a_member_that_lacks_trimmed_entries_takes_a_snapshot_and_goes_on() {
     }
     assert!(late.installs.load(Ordering::SeqCst) > 0 && owners[3].installs.load(Ordering::SeqCst) > 0);
     assert_eq!(owners[leader].installs.load(Ordering::SeqCst), 0);
+    // Its log says so a moment after its owner has the state.
+    let after = late.state.lock().0;
+    let mut committed = cluster.groups[away].watch_committed();
+    let logged = committed.wait_for(|committed| *committed >= after.0);
+    tokio::time::timeout(LONG, logged).await.expect("the log follows its owner").unwrap();
     cluster.stop(away).await;
     cluster.restart(away).await;
     cluster.groups[leader].propose(payload(51)).await.unwrap();
-    let after = late.state.lock().0;
     assert_eq!(cluster.read_after(away, after, 1).await, [payload(51)]);
     cluster.end().await;
 }

@@ -3,16 +3,19 @@
 //! Knows nodes by number. Does not know why a member comes or goes: placement is `cluster`'s.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use openraft::ChangeMembers;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError as OpenraftError};
 use openraft::impls::EmptyNode;
+use openraft::{ChangeMembers, Instant};
 use quorate_model::NodeId;
 
 use crate::types::TypeConfig;
 use crate::{Group, RaftError};
 
+/// A member that was not heard of for so long is not waited for.
+const SILENT: Duration = Duration::from_secs(10);
 /// Entries that a member may lack and still take over at once.
 const NEARLY_ALL: u64 = 100;
 
@@ -52,6 +55,17 @@ impl Group {
             voters: membership.voter_ids().map(NodeId).collect(),
             learners: membership.learner_ids().map(NodeId).collect(),
         }
+    }
+
+    /// Whether the group has let `node` go: it is no member any more, and that is committed.
+    pub async fn has_let_go(&self, node: NodeId) -> bool {
+        let is_gone = self.raft().with_raft_state(move |state| {
+            let known = [state.membership_state.committed(), state.membership_state.effective()];
+            known.iter().all(|stored| {
+                stored.log_id().is_some() && !stored.membership().nodes().any(|(member, _)| *member == node.0)
+            })
+        });
+        is_gone.await.unwrap_or(false)
     }
 
     /// Adds a member that only follows and returns once it has caught up. Only the leader can.
@@ -102,10 +116,25 @@ impl Group {
         matched.is_some_and(|matched| matched + NEARLY_ALL >= last)
     }
 
-    /// The position up to which every other member has the log, as far as this node knows.
+    /// The position up to which every other member has the log, as far as this node knows: 0 if it does not lead.
     pub(crate) fn known_to_all(&self) -> u64 {
+        self.known_to(|_| true)
+    }
+
+    /// The same of the members that this leader has heard of lately.
+    pub(crate) fn known_to_live(&self) -> u64 {
         let metrics = self.raft().metrics().borrow_watched().clone();
-        let others = metrics.membership_config.membership().nodes().filter(|(id, _)| **id != metrics.id);
+        let heard = |id: u64| {
+            let at = metrics.heartbeat.as_ref().and_then(|all| all.get(&id)?.as_ref().copied());
+            at.is_some_and(|at| at.elapsed() < SILENT)
+        };
+        self.known_to(heard)
+    }
+
+    fn known_to(&self, counts: impl Fn(u64) -> bool) -> u64 {
+        let metrics = self.raft().metrics().borrow_watched().clone();
+        let members = metrics.membership_config.membership().nodes();
+        let others = members.filter(|(id, _)| **id != metrics.id && counts(**id));
         let matched = |id: &u64| metrics.replication.as_ref()?.get(id)?.as_ref().map(|log_id| log_id.index);
         others.map(|(id, _)| matched(id).unwrap_or(0)).min().unwrap_or(u64::MAX)
     }

@@ -25,7 +25,8 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 /// What makes and takes snapshots of a group: whoever applies its log.
 #[async_trait]
 pub trait SnapshotOwner: Send + Sync + 'static {
-    /// The newest durable state, as another member gets it: the position that it has applied, and its bytes.
+    /// The state as another member gets it: the position that it has applied, and its bytes. It need not be the newest,
+    /// but must not be older than what the log was trimmed to.
     ///
     /// # Errors
     /// Why there is none now.
@@ -148,6 +149,9 @@ impl Snapshots {
         let last =
             last.ok_or_else(|| format!("the log does not hold position {position} of the owner's state"))?;
         let last_membership = self.membership_at(Some(last.index));
+        if last_membership.log_id().is_none() {
+            return Err(format!("the members at position {position} are not known any more"));
+        }
         let meta = RaftSnapshotMeta { last_log_id: Some(from_log_id(last)), last_membership };
         Ok(Given { meta, proposal: position, state })
     }

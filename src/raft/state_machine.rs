@@ -42,13 +42,19 @@ impl StateMachine {
             snapshot.map(|meta| (meta.last_log_id, meta.last_membership)).unwrap_or_default();
         let applied = state.committed.map(from_log_id).max(snapshot_last);
         let mut memberships = vec![snapshot_membership];
-        let in_log = applied.as_ref().and_then(|applied| log.last_membership(applied.index));
-        if let Some(id) = in_log {
+        let mut up_to = applied.as_ref().map(|applied| applied.index);
+        let mut in_log = Vec::new();
+        while let Some(id) = up_to.and_then(|up_to| log.last_membership(up_to)) {
             for entry in log.read(id.index, id.index + 1, usize::MAX)? {
                 let membership = decode_membership(&entry.payload)?;
-                memberships = vec![RaftStoredMembership::new(Some(from_log_id(id)), membership)];
+                in_log.push(RaftStoredMembership::new(Some(from_log_id(id)), membership));
             }
+            up_to = id.index.checked_sub(1);
         }
+        // What an older snapshot stands for may still be in the log.
+        let newest = memberships[0].log_id().as_ref().map(|id| id.index);
+        memberships
+            .extend(in_log.into_iter().rev().filter(|m| m.log_id().as_ref().map(|id| id.index) > newest));
         let (committed, _) = watch::channel(applied.as_ref().map_or(0, |id| id.index));
         let snapshots = Snapshots::new(log.clone(), memberships);
         Ok(Self { log, applied, snapshots, committed, trim_target: TrimTarget::default() })
@@ -127,10 +133,14 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 Some(proposal)
             }
         };
-        durable(|done| self.log.save_snapshot(to_snapshot(meta), done)).await?;
-        if let Some((last, proposal)) = meta.last_log_id.as_ref().zip(proposal) {
-            // Readers of the owner's state go on from the last proposal in it, which may come before the last entry.
-            self.log.purge_as(Purge { up_to: to_log_id(last), proposal })?;
+        let snapshot = to_snapshot(meta);
+        match meta.last_log_id.as_ref().zip(proposal) {
+            Some((last, proposal)) => {
+                // Readers of the owner's state go on from the last proposal in it, which may come before the last entry.
+                let purge = Purge { up_to: to_log_id(last), proposal };
+                durable(|done| self.log.save_snapshot_and_purge(snapshot, purge, done)).await?;
+            }
+            None => durable(|done| self.log.save_snapshot(snapshot, done)).await?,
         }
         self.applied = meta.last_log_id;
         self.snapshots.replace_memberships(meta.last_membership.clone());

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Newest version of the layout that this build writes and reads.
 pub const FORMAT_VERSION: u32 = 2;
@@ -79,7 +80,7 @@ pub enum DataDirError {
 pub struct DataDir {
     path: PathBuf,
     identity: Option<Identity>,
-    _lock: File,
+    lock: Arc<File>,
 }
 
 /// Whose a data dir is.
@@ -165,7 +166,7 @@ impl DataDir {
             }
             Err(error) => return Err(at(&file, error)),
         };
-        Ok(Self { path: path.to_owned(), identity, _lock: lock })
+        Ok(Self { path: path.to_owned(), identity, lock: Arc::new(lock) })
     }
 
     /// The folder of a node that is alone; a new one gets number 1 and `partitions`, an existing one keeps its own.
@@ -217,6 +218,12 @@ impl DataDir {
                 wanted: name.to_owned(),
             }),
         }
+    }
+
+    /// Keeps the folder locked as long as the process lives: tasks and threads of a start that was given up may still
+    /// write for a moment.
+    pub fn hold_until_exit(&self) {
+        std::mem::forget(self.lock.clone());
     }
 
     /// The folder.

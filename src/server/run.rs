@@ -123,6 +123,7 @@ impl Listeners {
 
 async fn serve(source: Source, config: Arc<Config>, clock: Arc<dyn Clock>) -> Result<(), Failure> {
     let dir = DataDir::lock(&config.data_dir).map_err(text)?;
+    dir.hold_until_exit();
     // Before anything can be reached from outside: whoever sees the node start may send it a signal.
     let mut signals = Signals::new().map_err(text)?;
     let listeners = Listeners::bind(&config).await?;

@@ -18,7 +18,7 @@ use crate::image_file;
 use crate::merge_policy::{MergePlan, is_expired, plan};
 use crate::series_file::SeriesFile;
 use crate::store_block::StoreBlock;
-use crate::uses::Hold;
+use crate::uses::{Hold, Use};
 use crate::view::Views;
 use parking_lot::Mutex;
 use quorate_kv::{Cf, Kv, WriteBatch};
@@ -196,7 +196,7 @@ impl Background {
     pub(crate) fn merge(&self, now_ms: i64, close_delay_ms: i64) -> Result<u64, StoreError> {
         let _replacing = self.replacing.lock();
         let mut merges = 0;
-        while !self.stopping.load(Ordering::Relaxed) {
+        while !self.stopping.load(Ordering::Relaxed) && !self.is_taking() {
             self.drop_expired()?;
             let view = self.views.pin();
             let metas: Vec<&BlockMeta> = view.blocks().iter().map(|b| b.meta()).collect();
@@ -213,6 +213,10 @@ impl Background {
             };
             failpoint::hit("merge.after_ingest");
             drop((view, readers));
+            if self.is_taking() {
+                block::remove(self.disk.kv().as_ref(), meta.id())?;
+                break;
+            }
             self.publish(Some(meta), &inputs)?;
             merges += 1;
         }
@@ -223,7 +227,12 @@ impl Background {
     /// does it itself.
     pub(crate) fn retain(&self) -> Result<u64, StoreError> {
         let Some(_replacing) = self.replacing.try_lock() else { return Ok(0) };
-        self.drop_expired()
+        if self.is_taking() { Ok(0) } else { self.drop_expired() }
+    }
+
+    /// Whether another state of the partition is on its way, which may count on blocks that are here.
+    fn is_taking(&self) -> bool {
+        self.disk.uses().is_held(self.partition, Use::Install)
     }
 
     /// The caller holds `replacing`.

@@ -50,6 +50,13 @@ impl Uses {
     }
 }
 
+impl Uses {
+    /// Whether somebody uses a partition for this now.
+    pub(crate) fn is_held(&self, partition: PartitionId, what: Use) -> bool {
+        self.partitions.lock().get(&partition).is_some_and(|counts| counts[what as usize] > 0)
+    }
+}
+
 /// One use of a partition.
 #[derive(Debug)]
 pub(crate) struct Hold {

@@ -116,13 +116,17 @@ struct Taken {
 impl Fetched for Taken {
     async fn install(self: Box<Self>) -> Result<(), String> {
         let Self { inner, progress, position, bytes, content } = *self;
+        let mut imaged = inner.imaged.lock().await;
+        if position <= *imaged {
+            return Ok(());
+        }
         let path = inner.image_path.clone();
         let written = tokio::task::spawn_blocking(move || image::store(&path, &bytes)).await;
         written.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        *imaged = position;
         let mut state = inner.state.write();
         if position > *progress.borrow() {
             *state = content;
-            *inner.imaged.lock() = position;
             progress.send_replace(position);
         }
         Ok(())

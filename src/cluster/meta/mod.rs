@@ -109,7 +109,8 @@ struct Inner {
     applied: watch::Receiver<Position>,
     /// Why applying stopped.
     failure: OnceLock<String>,
-    imaged: Mutex<Position>,
+    /// Position of the image. Held while one is written: there is one file.
+    imaged: tokio::sync::Mutex<Position>,
 }
 
 impl MetaHandle {
@@ -166,7 +167,7 @@ impl MetaHandle {
             arriving: Mutex::default(),
             applied,
             failure: OnceLock::new(),
-            imaged: Mutex::new(position),
+            imaged: tokio::sync::Mutex::new(position),
         }));
         group.set_owner(Arc::new(follow::Owner::new(&handle.0, &progress)));
         tokio::spawn(follow(Arc::downgrade(&handle.0), group, position, progress));
@@ -348,13 +349,13 @@ impl MetaHandle {
     /// # Errors
     /// [`MetaError`]; the old image and the log then stay as they were.
     pub async fn compact(&self, force: bool) -> Result<(), MetaError> {
-        let imaged = *self.0.imaged.lock();
+        let mut imaged = self.0.imaged.lock().await;
         let applied = *self.0.applied.borrow();
         let is_due = applied.0.saturating_sub(imaged.0) >= IMAGE_EVERY;
         if !force && !is_due && !self.0.node.oldest_pinning_groups().contains(&META_GROUP) {
             return Ok(());
         }
-        if applied > imaged {
+        if applied > *imaged {
             let (position, bytes) = {
                 let state = self.0.state.read();
                 let position = *self.0.applied.borrow();
@@ -363,10 +364,11 @@ impl MetaHandle {
             let path = self.0.image_path.clone();
             let written = tokio::task::spawn_blocking(move || image::store(&path, &bytes)).await;
             written.map_err(|_panicked| MetaError::Stopped)??;
-            *self.0.imaged.lock() = position;
+            *imaged = position;
         }
-        let imaged = *self.0.imaged.lock();
-        Ok(self.0.group.trim(imaged).await?)
+        let trimmed = *imaged;
+        drop(imaged);
+        Ok(self.0.group.trim(trimmed).await?)
     }
 }
 

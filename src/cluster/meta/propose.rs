@@ -59,19 +59,27 @@ impl MetaHandle {
     }
 
     async fn attempt(&self, command: Bytes, until: Instant) -> Result<Attempt, MetaError> {
-        let here = self.propose_here(command.clone()).await;
+        let left = until.saturating_duration_since(SystemClock.instant()).min(ATTEMPT_TIMEOUT);
+        let proposed = tokio::time::timeout(left, self.propose_here(command.clone())).await;
+        let Ok(here) = proposed else {
+            // A leader that has lost its majority would wait for ever.
+            return Ok(Attempt::Again(format!("this node leads and nothing is committed within {left:?}")));
+        };
         let leader = match (here, &self.0.calls) {
             (Ok((position, response)), _) => return Ok(Attempt::Done(position, response)),
             (Err(MetaError::Raft(RaftError::NotLeader { leader: Some(leader), .. })), Some(calls)) => {
-                let left = until.saturating_duration_since(SystemClock.instant());
-                let called = calls.propose(leader, Proposal { command }, left.min(ATTEMPT_TIMEOUT)).await;
+                let called = calls.propose(leader, Proposal { command }, left).await;
                 return match called {
                     Ok(answer) => read_answer(leader, answer),
                     Err(error) => Ok(Attempt::Again(error.to_string())),
                 };
             }
             (
-                Err(MetaError::Raft(error @ (RaftError::NotLeader { .. } | RaftError::Unknown { .. }))),
+                Err(MetaError::Raft(
+                    error @ (RaftError::NotLeader { .. }
+                    | RaftError::NoMajority { .. }
+                    | RaftError::Unknown { .. }),
+                )),
                 Some(_),
             ) => error.to_string(),
             (Err(error), _) => return Err(error),
@@ -109,9 +117,12 @@ impl MetaHandle {
                 let leader = leader.map_or(0, |leader| leader.0);
                 proposal_answer::Outcome::NotLeader(proposal_answer::NotLeader { leader })
             }
-            Err(error @ (MetaError::Raft(RaftError::Unknown { .. }) | MetaError::Stopped)) => {
-                proposal_answer::Outcome::Unknown(error.to_string())
-            }
+            // Committed perhaps, and not applied here in time.
+            Err(
+                error @ (MetaError::Raft(RaftError::Unknown { .. })
+                | MetaError::NoLeader { .. }
+                | MetaError::Stopped),
+            ) => proposal_answer::Outcome::Unknown(error.to_string()),
             Err(error) => proposal_answer::Outcome::Failed(error.to_string()),
         };
         Ok(ProposalAnswer { outcome: Some(outcome) })

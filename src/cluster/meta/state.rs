@@ -37,6 +37,17 @@ pub struct NodeEntry {
     pub state: NodeState,
 }
 
+impl NodeEntry {
+    /// Whether it may vote and have replicas: it was there from the beginning, or has begun since it joined.
+    pub fn can_serve(&self) -> bool {
+        match self.state {
+            NodeState::Expected => true,
+            NodeState::Member => self.incarnation > 0,
+            NodeState::Draining | NodeState::Gone => false,
+        }
+    }
+}
+
 /// What is known of a partition.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PartitionEntry {
@@ -129,7 +140,8 @@ impl MetaState {
             self.nodes.iter_mut().find(|(_, entry)| entry.name == name && entry.state != NodeState::Gone);
         if let Some((node, entry)) = known {
             if entry.state == NodeState::Expected {
-                (entry.state, entry.address, entry.zone) = (NodeState::Member, address, zone);
+                // It keeps its replicas while it gets ready to begin.
+                (entry.address, entry.zone) = (address, zone);
                 return Response::Node(*node);
             }
             if entry.incarnation > 0 && !replace {
@@ -138,10 +150,16 @@ impl MetaState {
                      start with --replace if it is lost for good"
                 ));
             }
-            if entry.incarnation == 0 {
+            if entry.incarnation == 0 && entry.address == address {
                 // Its answer got lost: it has written nothing under its number.
-                (entry.address, entry.zone) = (address, zone);
+                entry.zone = zone;
                 return Response::Node(*node);
+            }
+            if !replace {
+                let other = &entry.address;
+                return Response::Refused(format!(
+                    "{name} is being started at {other}; start with --replace if that one is lost for good"
+                ));
             }
             entry.state = NodeState::Gone;
         }
@@ -219,8 +237,7 @@ impl MetaState {
 
     /// The nodes that should vote in the metadata group: up to five of those that are not gone, oldest first.
     pub fn meta_voters(&self) -> BTreeSet<NodeId> {
-        let is_there = |entry: &NodeEntry| matches!(entry.state, NodeState::Expected | NodeState::Member);
-        let there = self.nodes.iter().filter(|(_, entry)| is_there(entry)).map(|(node, _)| *node);
+        let there = self.nodes.iter().filter(|(_, entry)| entry.can_serve()).map(|(node, _)| *node);
         let all: Vec<NodeId> = there.take(MOST_VOTERS).collect();
         // An even number of voters survives no more losses than one voter less.
         let count = if all.len() > 2 && all.len().is_multiple_of(2) { all.len() - 1 } else { all.len() };
@@ -283,8 +300,12 @@ mod tests {
     fn numbers_of_nodes_are_not_given_twice() {
         let mut state = founded();
         assert_eq!(add(&mut state, "n2", false), Response::Node(NodeId(2)), "it was expected");
+        assert!(state.nodes()[&NodeId(2)].can_serve(), "and keeps its replicas until it has begun");
         assert_eq!(add(&mut state, "n3", false), Response::Node(NodeId(3)));
         assert_eq!(add(&mut state, "n3", false), Response::Node(NodeId(3)), "it never began");
+        let [name, address, zone] = ["n3", "elsewhere:1", "a"].map(str::to_owned);
+        let twin = Command::AddNode { name, address, zone, replace: false };
+        assert!(matches!(state.apply(twin), Response::Refused(_)), "two processes get no common number");
         assert_eq!(begin(&mut state, 3), Response::Incarnation(1));
         assert!(matches!(add(&mut state, "n3", false), Response::Refused(_)));
         assert_eq!(add(&mut state, "n3", true), Response::Node(NodeId(4)));
@@ -326,7 +347,10 @@ mod tests {
         for (count, expected) in [(2, 2), (3, 3), (4, 3), (5, 5), (6, 5)] {
             while state.nodes().len() < count {
                 let name = format!("m{}", state.nodes().len());
-                add(&mut state, &name, false);
+                let Response::Node(node) = add(&mut state, &name, false) else { panic!("{name}") };
+                let voters = state.meta_voters();
+                assert!(!voters.contains(&node), "it has not begun");
+                begin(&mut state, node.0);
             }
             assert_eq!(state.meta_voters().len(), expected, "of {count}");
         }

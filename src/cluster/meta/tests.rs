@@ -211,7 +211,8 @@ impl Trio {
         let raft = RaftNode::start_with_peers(&dir.join("log"), id, config, transport).await.unwrap();
         let first = (1..=3).map(NodeId).collect();
         let meta = MetaHandle::join(&raft, dir, self.board.calls(id), Some(&first)).await.unwrap();
-        let door = Door::new(&Introduction { name: format!("n{id}"), ..Introduction::default() });
+        let me = Introduction { name: format!("n{id}"), ..Introduction::default() };
+        let door = Door::new(&me, None);
         door.open(id, meta.clone());
         self.board.connect(id, Arc::new(raft.clone()));
         self.board.answer(id, Handlers { meta: Some(Arc::new(door)), ..Handlers::default() });

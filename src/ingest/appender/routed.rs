@@ -2,7 +2,8 @@
 //!
 //! Knows who leads, as told by a watch and by nodes that do not. Does not know how that is found out.
 //! It is the one layer of the write path that tries again (TR26): only after outcomes that certainly had no effect,
-//! and until a deadline. Cost: one look at a watch and one at a map for each record; its bytes are never copied.
+//! and until a deadline. Cost: one look at a watch and one at a map for each record; its bytes are not copied for
+//! another try.
 
 use super::{Appended, Appender, LocalReplicas, PendingVerdict, convert};
 use async_trait::async_trait;

@@ -4,12 +4,14 @@
 //! Path: `RoutedAppender` of another node -> `wire` -> **here** -> [`LocalAppender`].
 //!
 //! - WS1: once its record has a place among those on their way, a caller that goes away loses only the answer (TR24).
-//! - WS2: records of peers are on their way until they are applied, and their bytes are bounded. Whoever is over the
-//!   bound waits a little, then is refused: that is how this node pushes back.
+//! - WS2: records of peers that are taken are on their way until they are applied or given up, and their bytes are
+//!   bounded. Whoever is over the bound waits a little, then is refused: that is how this node pushes back. What waits is
+//!   bounded by the calls that `wire` lets in.
+//! - WS3: nothing is appended that the replicas could not read.
 
 use super::{Appended, Appender, LocalAppender, LocalReplicas, PendingVerdict, convert};
 use async_trait::async_trait;
-use quorate_commitlog::LogError;
+use quorate_commitlog::{LogError, record};
 use quorate_model::{ErrorCode, NodeId, PartitionId, Position, SessionId};
 use quorate_wire::WriteHandler;
 use quorate_wire::write::append_answer::{NotLeader, Outcome};
@@ -19,15 +21,15 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
 
-/// Bytes of peers' records that are on their way at once, unless a node is told otherwise.
+/// Bytes of peers' records that are on their way at once in a node.
 pub const PEER_BYTES: usize = 64 << 20;
 /// What a record counts for beside its bytes, so that very many small ones are bounded too.
 const RECORD_COST: usize = 4 << 10;
 /// How long a record waits for a place among them.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the log may take to commit; a leader that lost its majority would wait forever. With the wait for a place
-/// this is no longer than callers wait (`RouteConfig::commit_timeout`), so that they hear it from here.
-const COMMIT_TIMEOUT: Duration = Duration::from_secs(7);
+/// this is shorter than callers wait (`RouteConfig::commit_timeout`), so that they hear it from here.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for a verdict, whatever the caller asks for.
 const MAX_VERDICT_WAIT: Duration = Duration::from_secs(10);
 
@@ -63,6 +65,7 @@ impl WriteHandler for WriteService {
         if replica.holdings.is_full() {
             return Ok(not_taken(format!("partition {partition} holds too many late samples")));
         }
+        check(&request, replica.appender.incarnation())?;
         let Some(room) = self.room(request.record.len()).await else {
             return Ok(not_taken(format!("over {} bytes of other nodes are on their way", self.max_bytes)));
         };
@@ -70,6 +73,26 @@ impl WriteHandler for WriteService {
         tokio::spawn(take(replica.appender, request, answer, room));
         Ok(answered.await.unwrap_or_else(|_| unknown("the append was given up".to_owned())))
     }
+}
+
+/// What is committed is applied by every replica, so it is looked at before: a record that is damaged, of a version that
+/// this node cannot read, or of another log would stop all of them.
+fn check(request: &AppendRequest, log_incarnation: u32) -> Result<(), String> {
+    let header = record::data_header(&request.record).map_err(|error| error.to_string())?;
+    let session = SessionId { node: request.gateway, incarnation: request.incarnation };
+    if (header.session, header.sequence) != (session, request.sequence) {
+        return Err(format!(
+            "record {} of session {} came as {} of {session}",
+            header.sequence, header.session, request.sequence
+        ));
+    }
+    if header.log_incarnation != log_incarnation {
+        return Err(format!(
+            "the log has incarnation {log_incarnation}, the record {}",
+            header.log_incarnation
+        ));
+    }
+    Ok(())
 }
 
 /// Appends a record and answers, whether or not the caller still waits. Holds its room until it is applied.

@@ -318,18 +318,24 @@ impl GroupLog {
         self.enqueue(vec![Record::Purge(purge)], None)
     }
 
-    /// The same when it is known which was the last proposal, though it was never here.
-    pub(crate) fn purge_as(&self, purge: Purge) -> Result<(), SegmentError> {
-        let mut index = self.group.index.lock();
-        index.purge(purge);
-        self.enqueue(vec![Record::Purge(purge)], None)
-    }
-
     /// Replaces the snapshot. `done` runs when it is durable.
     pub(crate) fn save_snapshot(&self, snapshot: Snapshot, done: Completion) -> Result<(), SegmentError> {
         let mut index = self.group.index.lock();
         index.snapshot = Some(snapshot.clone());
         self.enqueue(vec![Record::Snapshot(snapshot)], Some(done))
+    }
+
+    /// Replaces the snapshot and removes what it stands for, in one batch: a crash leaves both or neither.
+    pub(crate) fn save_snapshot_and_purge(
+        &self,
+        snapshot: Snapshot,
+        purge: Purge,
+        done: Completion,
+    ) -> Result<(), SegmentError> {
+        let mut index = self.group.index.lock();
+        index.snapshot = Some(snapshot.clone());
+        index.purge(purge);
+        self.enqueue(vec![Record::Snapshot(snapshot), Record::Purge(purge)], Some(done))
     }
 
     /// Remembers what is committed. Written with the group's next batch, so that it costs no sync of its own.

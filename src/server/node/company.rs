@@ -7,9 +7,9 @@
 use super::StartError;
 use crate::config::Config;
 use crate::datadir::{DataDir, Identity, Membership};
-use quorate_cluster::MetaHandle;
 use quorate_cluster::formation::{self, Door, Introduction, Place};
 use quorate_cluster::placement::{self, Candidate};
+use quorate_cluster::{MetaError, MetaHandle};
 use quorate_model::NodeId;
 use quorate_raft::{RaftConfig, RaftNode};
 use quorate_wire::Calls;
@@ -70,11 +70,15 @@ impl Company {
             has_data,
         };
         let (cluster, peers) = (ClusterName::default(), Peers::default());
-        if let Some(forming) = me.forming() {
-            cluster.set_forming(&forming);
+        let known = dir.identity().and_then(|identity| identity.membership.as_ref()?.cluster);
+        match (known, me.forming()) {
+            (Some(id), _) => cluster.set_id(id),
+            // Only who has no cluster listens to founders of one.
+            (None, Some(forming)) => cluster.set_forming(&forming),
+            (None, None) => {}
         }
         let calls = Arc::new(GrpcCalls::new(cluster.clone(), peers.clone(), Timing::default()));
-        let door = Arc::new(Door::new(&me));
+        let door = Arc::new(Door::new(&me, known));
         let inbox = Inbox::new(cluster.clone());
         inbox.set_meta(door.clone());
         Some(Self { me, cluster, peers, calls, door, inbox })
@@ -163,7 +167,7 @@ impl Company {
         identity: &Identity,
         meta: &MetaHandle,
     ) -> Result<(), StartError> {
-        wait_for_leader(meta).await;
+        wait_for_leader(meta).await?;
         if meta.read(|state| state.partitions().is_empty()) {
             let nodes = match identity.partitions {
                 0 => self.me.first_nodes(),
@@ -206,7 +210,7 @@ impl Company {
     async fn begin(&self, meta: &MetaHandle, node: NodeId) -> Result<u32, StartError> {
         loop {
             match meta.begin_incarnation(node, &self.me.address, &self.me.zone).await {
-                Err(quorate_cluster::MetaError::NoLeader { reason }) => {
+                Err(MetaError::NoLeader { reason }) => {
                     tracing::info!(reason, "waiting for the metadata group");
                 }
                 begun => return Ok(begun?),
@@ -236,7 +240,7 @@ impl Company {
                     continue;
                 }
                 let may_name = lacks_id && known.cluster_id() == 0;
-                ask_around(&me, &*calls, may_name.then_some(&cluster), &peers).await;
+                ask_around(&me, &*calls, may_name.then_some(&cluster), known.cluster_id(), &peers).await;
                 tokio::select! {
                     changed = changes.changed() => if changed.is_err() { return },
                     () = tokio::time::sleep(LOOK_INTERVAL) => {}
@@ -247,29 +251,39 @@ impl Company {
 }
 
 /// Learns from those who answer where they are, and from fellow founders which id the cluster has.
-async fn ask_around(me: &Introduction, calls: &dyn Calls, cluster: Option<&ClusterName>, peers: &Peers) {
+async fn ask_around(
+    me: &Introduction,
+    calls: &dyn Calls,
+    cluster: Option<&ClusterName>,
+    own: u128,
+    peers: &Peers,
+) {
     for (address, answer) in formation::look_around(me, calls).await {
+        let id = u128::from_str_radix(&answer.cluster, 16).unwrap_or(0);
+        if own != 0 && id != 0 && id != own {
+            let (own, other) = (format!("{own:032x}"), &answer.cluster);
+            tracing::warn!(address, own, other, "a node at peers or join is of another cluster");
+            continue;
+        }
         if answer.node != 0 {
             peers.set(NodeId(answer.node), address);
         }
         let is_fellow = me.forming().is_some_and(|forming| forming == answer.forming);
-        match u128::from_str_radix(&answer.cluster, 16) {
-            Ok(id) if is_fellow && id != 0 => {
-                if let Some(cluster) = cluster {
-                    cluster.set_id(id);
-                }
-            }
-            _ => {}
+        if let Some(cluster) = cluster.filter(|_| is_fellow && id != 0) {
+            cluster.set_id(id);
         }
     }
 }
 
 /// Waits until a leader of the metadata group has answered.
-async fn wait_for_leader(meta: &MetaHandle) {
-    while let Err(error) = meta.fresh().await {
-        tracing::info!(%error, "waiting for a majority of the metadata group");
-        // `fresh` has waited already, unless it failed for another reason.
-        tokio::time::sleep(LOOK_INTERVAL).await;
+async fn wait_for_leader(meta: &MetaHandle) -> Result<(), StartError> {
+    loop {
+        match meta.fresh().await {
+            Err(MetaError::NoLeader { reason }) => {
+                tracing::info!(reason, "waiting for a majority of the metadata group");
+            }
+            fresh => return Ok(fresh?),
+        }
     }
 }
 

@@ -67,6 +67,9 @@ pub enum StartError {
         /// Why it stopped.
         reason: Arc<str>,
     },
+    /// Something that has to run stopped before the node was ready.
+    #[error("{0}")]
+    Stopped(String),
     /// The system gives no thread.
     #[error("no thread: {0}")]
     Thread(#[source] std::io::Error),

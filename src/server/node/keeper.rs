@@ -4,7 +4,6 @@
 //! metadata decides, each group changes its members one step at a time, and only its leader can.
 //! Path: node start -> **here** -> `MetaHandle`, `Group`, [`super::replicas`], `quorate_query::Cluster`.
 
-use super::partition::Partition;
 use super::replicas::{Placed, Replicas};
 use futures::future::join_all;
 use quorate_cluster::placement::{self, Candidate};
@@ -92,11 +91,10 @@ impl Keeper {
     }
 
     async fn place(&self, state: &MetaState) {
-        let can_have = |entry_state| matches!(entry_state, NodeState::Expected | NodeState::Member);
         let candidates: Vec<Candidate> = state
             .nodes()
             .iter()
-            .filter(|(_, entry)| can_have(entry.state))
+            .filter(|(_, entry)| entry.can_serve())
             .map(|(node, entry)| Candidate { node: *node, zone: entry.zone.clone() })
             .collect();
         let current: Vec<Vec<NodeId>> =
@@ -120,16 +118,16 @@ impl Keeper {
         for turn in 0u32.. {
             turns.tick().await;
             let state = self.meta.state();
-            for partition in self.replicas.list() {
-                let Some(entry) = state.partitions().get(partition.id.0 as usize) else { continue };
-                let group = partition.group();
+            // Groups only: a replica whose state is replaced meanwhile must not be held.
+            for (id, group) in self.replicas.groups() {
+                let Some(entry) = state.partitions().get(id.0 as usize) else { continue };
                 if group.leader() != Some(self.node) {
                     continue;
                 }
                 let wanted: BTreeSet<NodeId> = entry.replicas.iter().copied().collect();
-                change_members(group, &wanted, &BTreeSet::new()).await;
+                change_members(&group, &wanted, &BTreeSet::new()).await;
                 if turn % TURNS_PER_TRANSFER == TURNS_PER_TRANSFER - 1 {
-                    self.hand_over(&partition, entry.replicas.first().copied()).await;
+                    self.hand_over(&group, entry.replicas.first().copied()).await;
                 }
             }
         }
@@ -145,8 +143,9 @@ impl Keeper {
             let mut asked: BTreeMap<NodeId, Vec<PartitionId>> = BTreeMap::new();
             for (id, entry) in (0..).map(PartitionId).zip(state.partitions()) {
                 let is_placed = entry.replicas.contains(&self.node);
-                match self.replicas.get(id) {
-                    Some(here) if !is_placed && !is_member(here.group(), self.node) => self.leave(id).await,
+                let group = self.replicas.get(id).map(|here| here.group().clone());
+                match group {
+                    Some(group) if !is_placed && group.has_let_go(self.node).await => self.leave(id).await,
                     Some(_) if is_placed => {}
                     // Its group may not have told it that it was let go.
                     Some(_) | None => {
@@ -156,6 +155,8 @@ impl Keeper {
                     }
                 }
             }
+            // Who leads a partition that is moving away is known here first.
+            self.view.publish(view_of(self.node, &self.meta.state(), &self.replicas));
             let asking = asked.into_iter().filter(|(node, _)| *node != self.node);
             join_all(asking.map(|(node, ids)| self.ask_for_leaders(node, ids))).await;
         }
@@ -184,22 +185,16 @@ impl Keeper {
     }
 
     /// Lets another node lead if it should and can.
-    async fn hand_over(&self, partition: &Partition, to: Option<NodeId>) {
-        let group = partition.group();
+    async fn hand_over(&self, group: &Group, to: Option<NodeId>) {
         let Some(to) = to.filter(|to| *to != self.node && group.members().voters.contains(to)) else {
             return;
         };
         if group.has_all(to)
             && let Err(error) = group.transfer_leader(to).await
         {
-            tracing::debug!(partition = %partition.id, %to, %error, "the leader stays");
+            tracing::debug!(group = %group.id(), %to, %error, "the leader stays");
         }
     }
-}
-
-fn is_member(group: &Group, node: NodeId) -> bool {
-    let members = group.members();
-    members.voters.contains(&node) || members.learners.contains(&node)
 }
 
 /// Brings the members of a group a step closer to `voters`, with `learners` beside them.
@@ -233,25 +228,22 @@ async fn change_members(group: &Group, voters: &BTreeSet<NodeId>, learners: &BTr
     }
 }
 
-/// The partitions with a replica on `node`. It begins the group of one whose replicas are still the first ones: of
-/// those a majority is enough, and a later replica gets everything from the leader.
+/// The partitions with a replica on `node`, and the voters of the groups that it helps to begin: those that it was placed
+/// on first. A group whose log is not empty is not begun again, and no log of a group is ever removed.
 pub fn placed_on(node: NodeId, state: &MetaState) -> Vec<Placed> {
     let numbered = (0..).map(PartitionId).zip(state.partitions());
     let here = numbered.filter(|(_, entry)| entry.replicas.contains(&node));
-    here.map(|(id, entry)| {
-        let [first, now]: [BTreeSet<NodeId>; 2] =
-            [&entry.first, &entry.replicas].map(|nodes| nodes.iter().copied().collect());
-        (id, (first.contains(&node) && first == now).then_some(first))
-    })
-    .collect()
+    let begins = |first: &[NodeId]| first.contains(&node).then(|| first.iter().copied().collect());
+    here.map(|(id, entry)| (id, begins(&entry.first))).collect()
 }
 
 /// What queries know: every partition, the replica here, and the nodes with the others.
 pub fn view_of(node: NodeId, state: &MetaState, replicas: &Replicas) -> PartitionView {
     let numbered = (0..).map(PartitionId).zip(state.partitions());
     let partition = |(id, entry): (PartitionId, &quorate_cluster::meta::PartitionEntry)| {
-        // One that was moved elsewhere gets nothing new.
-        let here = replicas.get(id).filter(|_| entry.replicas.contains(&node));
+        // One that moves elsewhere serves as long as it leads; then it gets nothing new.
+        let serves = |group: &Group| entry.replicas.contains(&node) || group.leader() == Some(node);
+        let here = replicas.get(id).filter(|here| serves(here.group()));
         PartitionReplicas {
             id,
             leader: replicas.leaders().watch(id),

@@ -24,6 +24,7 @@ use keeper::Keeper;
 use partition::{Origin, Partition};
 use quorate_cluster::limits::LimitsProvider;
 use quorate_cluster::{MetaHandle, SlotTable, TargetLabels};
+use quorate_ingest::appender::PEER_BYTES;
 use quorate_ingest::{
     Distributor, DistributorConfig, HeldHere, Maintenance, MaintenanceConfig, PartitionInput, RouteConfig,
     RoutedAppender, WriteService, placement,
@@ -50,9 +51,6 @@ const META_COMPACT_INTERVAL: Duration = Duration::from_secs(60);
 const HEAD_CHARGE_INTERVAL: Duration = Duration::from_secs(15);
 /// How long a query may wait for replicas that are as fresh as it asks for.
 const FRESH_WITHIN: Duration = Duration::from_secs(20);
-/// Bytes of records from other nodes that are on their way into logs.
-const PEER_BYTES: usize = 64 << 20;
-
 /// A running node. It holds the data dir until it is dropped.
 pub struct Node {
     services: Arc<Services>,
@@ -105,6 +103,10 @@ impl Node {
         };
         // No more than their numbers: a replica whose state is replaced meanwhile must not be held.
         let opened: Vec<PartitionId> = replicas.open(placed).await?.into_iter().map(|p| p.id).collect();
+        if company.is_some() {
+            // Not waited for: who was moved away may hear of no leader any more.
+            replicas.open(replicas.left_over((0..partitions).map(PartitionId))).await?;
+        }
         tracing::info!(partitions = opened.len(), %session, "replaying the log");
         let view = view(node, &origin, &meta, &replicas);
         let queries = Arc::new(QueryService::new(view.clone(), query_config, clock.clone()));
@@ -116,7 +118,11 @@ impl Node {
             let calls = company.calls();
             loops.extend(Keeper { node, meta, replicas, view, calls }.start());
         }
-        try_join_all(opened.iter().map(|id| replicas.ready(*id))).await?;
+        tokio::select! {
+            ready = try_join_all(opened.iter().map(|id| replicas.ready(*id))) => drop(ready?),
+            reason = replicas.failed() => return Err(StartError::Stopped(reason)),
+            reason = meta.failed() => return Err(StartError::Stopped(reason)),
+        }
         let inputs = (0..partitions).map(|id| input(PartitionId(id), node, &origin, &replicas)).collect();
         let services = Arc::new(Services {
             distributor: Arc::new(distributor(config, inputs, session, &meta, &limits, &clock)),
@@ -198,7 +204,7 @@ async fn together(config: &Config, dir: &mut DataDir, company: &Company) -> Resu
 
 fn view(node: NodeId, origin: &Origin, meta: &MetaHandle, replicas: &Arc<Replicas>) -> Arc<Cluster> {
     match origin {
-        Origin::Alone => Cluster::alone(replicas.list().into_iter().map(|p| p.store).collect()),
+        Origin::Alone => Cluster::alone(replicas.list().iter().map(Partition::replica).collect()),
         Origin::Shared { calls, .. } => {
             let view = meta.read(|state| keeper::view_of(node, state, replicas));
             Cluster::new(node, calls.clone(), view)

@@ -105,7 +105,10 @@ impl Partition {
         LocalReplica {
             store: self.store.clone(),
             state: Arc::new(Applied { state: self.state.clone() }),
-            index: self.is_shared.then(|| Arc::new(Index(self.log.clone())) as Arc<dyn PartitionIndex>),
+            index: Some(match self.is_shared {
+                true => Arc::new(Index(self.log.clone())),
+                false => Arc::new(OnlyMember(self.log.group().clone())),
+            }),
         }
     }
 
@@ -170,6 +173,17 @@ impl PartitionIndex for Index {
             LogError::NotLeader { leader } => IndexError::NotLeader { leader },
             error => IndexError::Unavailable { reason: error.to_string() },
         })
+    }
+}
+
+/// The same of a node that is alone: it knows what is committed. A write whose verdict was late is answered before it is
+/// applied, so even there a strong read has to wait.
+struct OnlyMember(Group);
+
+#[async_trait]
+impl PartitionIndex for OnlyMember {
+    async fn read_index(&self) -> Result<Position, IndexError> {
+        Ok(self.0.known_index())
     }
 }
 

@@ -12,10 +12,11 @@ use futures::{StreamExt, TryStreamExt, stream};
 use parking_lot::{Mutex, RwLock};
 use quorate_ingest::{Applier, ApplyState, LocalReplica, LocalReplicas, Maintenance};
 use quorate_model::{NodeId, PartitionId};
-use quorate_raft::RaftNode;
+use quorate_raft::{Group, RaftNode};
 use quorate_tsdb::Disk;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use tokio::sync::watch;
 
@@ -43,6 +44,7 @@ pub struct Replicas {
     running: RwLock<BTreeMap<PartitionId, Running>>,
     /// Those whose state is being replaced.
     replacing: Mutex<BTreeSet<PartitionId>>,
+    is_stopped: AtomicBool,
     /// The same as writes need them.
     appenders: Arc<LocalReplicas>,
     leaders: Arc<Leaders>,
@@ -65,6 +67,7 @@ impl Replicas {
             ground,
             running: RwLock::default(),
             replacing: Mutex::default(),
+            is_stopped: AtomicBool::new(false),
             appenders: Arc::default(),
             leaders: Arc::new(Leaders::new(partitions)),
             maintenance: OnceLock::new(),
@@ -95,6 +98,9 @@ impl Replicas {
     }
 
     async fn start(&self, id: PartitionId, first: Option<BTreeSet<NodeId>>) -> Result<Partition, StartError> {
+        if self.is_stopped.load(Ordering::SeqCst) {
+            return Err(StartError::Replay { partition: id, reason: Arc::from("the node is stopping") });
+        }
         let Ground { raft, disk, data_dir, storage, origin } = &self.ground;
         let started = Partition::start(id, raft, disk, data_dir, storage, origin, first.as_ref());
         let (partition, applier) = started.await?;
@@ -193,6 +199,18 @@ impl Replicas {
         self.running.read().values().map(|running| running.partition.clone()).collect()
     }
 
+    /// The groups of those that run.
+    pub fn groups(&self) -> Vec<(PartitionId, Group)> {
+        let running = self.running.read();
+        running.iter().map(|(id, running)| (*id, running.partition.group().clone())).collect()
+    }
+
+    /// The partitions among `all` that had a replica here before: it may still vote, until its group has let it go.
+    pub fn left_over(&self, all: impl Iterator<Item = PartitionId>) -> Vec<Placed> {
+        let has_folder = |id: &PartitionId| folder(&self.ground.data_dir, *id).exists();
+        all.filter(has_folder).map(|id| (id, None)).collect()
+    }
+
     /// The one of a partition, if it runs here.
     pub fn get(&self, id: PartitionId) -> Option<Partition> {
         self.running.read().get(&id).map(|running| running.partition.clone())
@@ -227,6 +245,7 @@ impl Replicas {
 
     /// Ends every apply thread after the record it is at, and waits for them. Blocks.
     pub fn stop(&self) {
+        self.is_stopped.store(true, Ordering::SeqCst);
         let running = std::mem::take(&mut *self.running.write());
         for (id, Running { applier, .. }) in running {
             self.appenders.remove(id);

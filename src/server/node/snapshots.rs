@@ -52,13 +52,14 @@ struct Open {
 }
 
 impl Offers {
-    fn add(&mut self, offer: Offer) -> u64 {
+    fn add(&mut self, offer: Arc<Offer>) -> u64 {
         self.expire();
         while self.open.len() >= MOST_OFFERS {
-            self.open.pop_first();
+            let oldest = self.open.iter().min_by_key(|(_, open)| open.used).map(|(number, _)| *number);
+            oldest.and_then(|number| self.open.remove(&number));
         }
         self.next += 1;
-        self.open.insert(self.next, Open { offer: Arc::new(offer), used: SystemClock.instant() });
+        self.open.insert(self.next, Open { offer, used: SystemClock.instant() });
         self.next
     }
 
@@ -66,6 +67,16 @@ impl Offers {
         let open = self.open.get_mut(&number)?;
         open.used = SystemClock.instant();
         Some(open.offer.clone())
+    }
+
+    /// The number of an open offer of this position.
+    fn find(&mut self, position: Position) -> Option<(u64, Arc<Offer>)> {
+        self.expire();
+        let mut same =
+            self.open.iter_mut().filter(|(_, open)| open.offer.description().position() == position);
+        let (number, open) = same.next_back()?;
+        open.used = SystemClock.instant();
+        Some((*number, open.offer.clone()))
     }
 
     fn expire(&mut self) {
@@ -86,7 +97,13 @@ impl Snapshots {
     }
 }
 
-/// Ends an offer in time although nobody asks for another.
+/// An offer as it is sent: its number u64, then its description.
+fn given(number: u64, offer: &Offer) -> (Position, Bytes) {
+    let description = offer.description();
+    (description.position(), [&number.to_le_bytes()[..], &description.encode()].concat().into())
+}
+
+/// Ends offers in time although nobody asks for another.
 fn expire_later(offers: &Arc<Mutex<Offers>>) {
     let offers = Arc::downgrade(offers);
     tokio::spawn(async move {
@@ -104,15 +121,24 @@ fn expire_later(offers: &Arc<Mutex<Offers>>) {
 
 #[async_trait]
 impl SnapshotOwner for Snapshots {
-    /// The number of an offer u64, then its description.
     async fn give(&self) -> Result<(Position, Bytes), String> {
         let partition = self.replicas()?.get(self.partition).ok_or("there is no replica here now")?;
+        // A member that tries again and again costs no reading of the files each time.
+        if let Some((number, offer)) = self.offers.lock().find(partition.store.durable()) {
+            return Ok(given(number, &offer));
+        }
         let offering = tokio::task::spawn_blocking(move || partition.store.offer());
         let offer = offering.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-        let (position, description) = (offer.description().position(), offer.description().encode());
-        let number = self.offers.lock().add(offer);
-        expire_later(&self.offers);
-        Ok((position, [&number.to_le_bytes()[..], &description].concat().into()))
+        let offer = Arc::new(offer);
+        let (number, is_first) = {
+            let mut offers = self.offers.lock();
+            let is_first = offers.open.is_empty();
+            (offers.add(offer.clone()), is_first)
+        };
+        if is_first {
+            expire_later(&self.offers);
+        }
+        Ok(given(number, &offer))
     }
 
     /// A piece of an offer.
@@ -155,7 +181,7 @@ impl SnapshotOwner for Snapshots {
                 Err(error) => return Err(error.to_string()),
             }
         }
-        Ok(Box::new(Taken { partition, replicas: self.replicas()?, install }))
+        Ok(Box::new(Taken { partition, replicas: self.replicas()?, offers: self.offers.clone(), install }))
     }
 }
 
@@ -227,6 +253,8 @@ impl Question {
 struct Taken {
     partition: PartitionId,
     replicas: Arc<Replicas>,
+    /// What this replica offers of its old state.
+    offers: Arc<Mutex<Offers>>,
     install: Install,
 }
 
@@ -245,8 +273,9 @@ impl Fetched for Taken {
 
 impl Taken {
     async fn switch(self) -> Result<(), String> {
-        let Self { partition, replicas, mut install } = self;
+        let Self { partition, replicas, offers, mut install } = self;
         replicas.close(partition).await?;
+        offers.lock().open.clear();
         let until = SystemClock.instant() + CLOSE_TIMEOUT;
         loop {
             let (finished, back) = blocking(move || (install.finish(), install)).await?;

@@ -1,9 +1,9 @@
 //! Gateway sessions: what the refs in records mean.
 //!
 //! Knows sessions, refs and rows. Does not know labels, except through the caller. Path: `head::apply` -> **here**.
-//! G1 (C6): a session of a newer incarnation ends the older ones of its gateway, in log order; what comes after is void. G2: a ref is
-//! never given to a second series. G3: an entry may be cleared when its row is freed; it is then resolved again
-//! from the series log, never guessed.
+//! G1 (C6): a session of a newer incarnation ends the older ones of its gateway, in log order; what comes after is void.
+//! G2: a ref is never given to a second series. G3: an entry may be cleared when its row is freed; it is then resolved
+//! again from the series log, never guessed.
 
 use quorate_model::{SeriesRef, SessionId, TenantId};
 use std::collections::BTreeMap;

@@ -2,8 +2,9 @@
 //!
 //! Knows keys and values of the bulk families. Does not know what they mean, nor files and offers. Format:
 //! `docs/formats/snapshot.md`.
-//! Path: `offer` -> [`BlockBytes`]; [`BlockFile`] -> `install`. S1: the length follows from the entry of `cat`, so that nothing is read to tell it: what stands before a value is
-//! as long as the block id that its key leaves out. Cost: one [`read`](BlockBytes::read) holds what it returns; a
+//! Path: `offer` -> [`BlockBytes`]; [`BlockFile`] -> `install`.
+//! S1: the length follows from the entry of `cat`, so that nothing is read to tell it: what stands before a value is as
+//! long as the block id that its key leaves out. Cost: one [`read`](BlockBytes::read) holds what it returns; a
 //! read that goes on where another ended seeks, any other one walks from the last place that is known.
 
 use super::{InstallError, Part};

@@ -123,13 +123,14 @@ impl Staging {
     fn check(&self, number: usize) -> Result<(), InstallError> {
         let path = self.path(number);
         let part = &self.description.parts()[number];
-        if part.kind == PartKind::Block {
-            return self.block(number, &path).check().map(|_: BlockMeta| ());
-        }
         let failed = |e| StoreError::file(&path, e);
         let file = File::open(&path).map_err(failed)?;
+        // Before anything is allocated by what the description says.
         if file.metadata().map_err(failed)?.len() != part.length {
             return Err(InstallError::wrong(number, "has another length than described"));
+        }
+        if part.kind == PartKind::Block {
+            return self.block(number, &path).check().map(|_: BlockMeta| ());
         }
         if u64::from(checksum_of(&file, &path, part.length)?) != part.checksum {
             return Err(InstallError::wrong(number, "has another checksum than described"));

@@ -126,7 +126,7 @@ impl MetaHandler for Played {
 
     async fn join(&self, request: meta::JoinRequest) -> meta::JoinAnswer {
         let elsewhere = format!("{} {}", request.name, self.node);
-        meta::JoinAnswer { outcome: Some(meta::join_answer::Outcome::Elsewhere(elsewhere)) }
+        meta::JoinAnswer { outcome: Some(meta::join_answer::Outcome::NotNow(elsewhere)) }
     }
 
     async fn propose(&self, request: meta::Proposal) -> Result<meta::ProposalAnswer, String> {
@@ -202,7 +202,7 @@ async fn who_is_at_an_address(place: &dyn CallsPlace, calls: &dyn Calls) {
         assert_eq!((answer.node, &answer.name, answer.forming.as_str()), (node, &name, "ab"));
         let join = meta::JoinRequest { name, ..Default::default() };
         let answer = calls.join(&address, join, LONG).await.expect("a node is there");
-        let expected = meta::join_answer::Outcome::Elsewhere(format!("asked {node} {node}"));
+        let expected = meta::join_answer::Outcome::NotNow(format!("asked {node} {node}"));
         assert_eq!(answer.outcome, Some(expected));
     }
     let hello = calls.hello(&place.address(NodeId(4)), meta::HelloRequest::default(), LONG).await;

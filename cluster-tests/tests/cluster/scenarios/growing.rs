@@ -60,7 +60,7 @@ fn start_load(writer: usize, client: &Client) -> Team {
     let now = now_ms() / 15_000 * 15_000;
     // Whole hours of the past, so that there are blocks beside the head.
     let past = Stream { writer, series: 100, base_ms: now - 6 * HOUR_MS, step_ms: 15_000 };
-    let team = Team::start_at(&[client.clone()], vec![past], PACE);
+    let team = Team::start_at(std::slice::from_ref(client), vec![past], PACE);
     team.gate().open();
     wait_for("a load", LIMIT, || (team.acknowledged() >= 6 * PACE).then_some(()));
     team
@@ -111,19 +111,20 @@ fn assert_refused_without_its_data(other: &str) {
     stranger.set_args(&["--node-id", "n3", "--join", other]);
     stranger.launch(None);
     assert!(!stranger.ready_or_ended(), "a node without its data was taken in under its name");
-    let log = std::fs::read_to_string(stranger.log_path()).unwrap();
+    let log = std::fs::read_to_string(stranger.log_path()).expect("it can be done");
     assert!(log.contains("n3 is node") && log.contains("--replace"), "{log}");
 }
 
 #[test]
 fn the_lines_of_the_readme_start_three_nodes() {
-    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md"))
+        .expect("it can be done");
     let section = readme.split("## Three nodes").nth(1).expect("the section");
     let lines: Vec<&str> = section.lines().filter(|line| line.starts_with("quorate serve")).take(3).collect();
     assert_eq!(lines.len(), 3, "{section}");
-    let folder = tempfile::tempdir().unwrap();
-    std::os::unix::fs::symlink(binary(), folder.path().join("quorate")).unwrap();
-    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+    let folder = tempfile::tempdir().expect("it can be done");
+    std::os::unix::fs::symlink(binary(), folder.path().join("quorate")).expect("it can be done");
+    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").expect("it can be done"));
     let start = |line: &str| {
         // `exec`, so that the process that is known is the node.
         let command = format!("exec {}", line.trim_end_matches('&'));

@@ -1,17 +1,34 @@
 //! A node that is alone.
 
 use super::support::{ENOUGH, Stores, TENANT, catalog, config, gauges, instant, share};
-use quorate_model::{MatchOp, Matcher, PartitionId, SystemClock, TimeRange};
+use async_trait::async_trait;
+use quorate_model::{MatchOp, Matcher, PartitionId, Position, SystemClock, TimeRange};
 use quorate_promql::engine::{NoGuard, QueryError, QueryGuard};
 use quorate_promql::source::conformance::{TestSeries, check_source};
 use quorate_promql::source::{SelectRequest, SeriesSource, SourceError};
 use quorate_query::freshness::Reading;
 use quorate_query::source::ClusterSource;
-use quorate_query::{Cluster, QueryFailure, QueryLimits, QueryService, ReadConsistency};
+use quorate_query::{
+    Cluster, LocalReplica, QueryFailure, QueryLimits, QueryService, ReadConsistency, ReplicaState,
+};
 use std::sync::Arc;
 use tokio::runtime::Runtime;
 
 const PARTITIONS: usize = 3;
+
+/// The state of stores that nobody writes.
+struct Fixed;
+
+#[async_trait]
+impl ReplicaState for Fixed {
+    fn is_ready(&self) -> bool {
+        true
+    }
+
+    async fn reached(&self, _position: Position) -> Result<(), String> {
+        Ok(())
+    }
+}
 
 /// Three partitions that hold `series`, dealt out in turn.
 struct Node {
@@ -23,7 +40,9 @@ impl Node {
     fn holding(series: &TestSeries) -> Self {
         let stores = Stores::new();
         let open = |nth| stores.open(PartitionId(nth as u32), &[share(series, nth, PARTITIONS)]);
-        Self { cluster: Cluster::alone((0..PARTITIONS).map(open).collect()), _stores: stores }
+        let fixed = |store| LocalReplica { store, state: Arc::new(Fixed), index: None };
+        let replicas = (0..PARTITIONS).map(open).map(fixed).collect();
+        Self { cluster: Cluster::alone(replicas), _stores: stores }
     }
 
     fn source(&self, runtime: &Runtime, limits: QueryLimits) -> ClusterSource {
