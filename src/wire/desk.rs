@@ -11,8 +11,10 @@ use parking_lot::RwLock;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc};
 
-/// Calls that change something and are handled at the same time; further ones wait with their callers.
-const AT_ONCE: usize = 1_024;
+/// Appends that are handled at the same time; further ones wait with their callers.
+const APPENDS_AT_ONCE: usize = 1_024;
+/// The same of changes of the cluster: they never wait behind appends.
+const CHANGES_AT_ONCE: usize = 256;
 
 /// Who answers the calls of peers. A node that has just started lacks some of them.
 #[derive(Clone, Default)]
@@ -39,12 +41,15 @@ pub(crate) enum Declined {
 /// The handlers of a node, and room for their work.
 pub(crate) struct Desk {
     handlers: RwLock<Handlers>,
-    room: Arc<Semaphore>,
+    appends: Arc<Semaphore>,
+    changes: Arc<Semaphore>,
 }
 
 impl Default for Desk {
     fn default() -> Self {
-        Self { handlers: RwLock::default(), room: Arc::new(Semaphore::new(AT_ONCE)) }
+        let [appends, changes] =
+            [APPENDS_AT_ONCE, CHANGES_AT_ONCE].map(|at_once| Arc::new(Semaphore::new(at_once)));
+        Self { handlers: RwLock::default(), appends, changes }
     }
 }
 
@@ -60,12 +65,12 @@ impl Desk {
 
     pub(crate) async fn join(&self, request: meta::JoinRequest) -> Result<meta::JoinAnswer, Declined> {
         let handler = self.meta()?;
-        self.to_the_end(async move { Ok(handler.join(request).await) }).await
+        to_the_end(&self.changes, async move { Ok(handler.join(request).await) }).await
     }
 
     pub(crate) async fn propose(&self, request: meta::Proposal) -> Result<meta::ProposalAnswer, Declined> {
         let handler = self.meta()?;
-        self.to_the_end(async move { handler.propose(request).await }).await
+        to_the_end(&self.changes, async move { handler.propose(request).await }).await
     }
 
     pub(crate) async fn append(
@@ -73,7 +78,7 @@ impl Desk {
         request: write::AppendRequest,
     ) -> Result<write::AppendAnswer, Declined> {
         let handler = self.handlers.read().write.clone().ok_or(Declined::Starting)?;
-        self.to_the_end(async move { handler.append(request).await }).await
+        to_the_end(&self.appends, async move { handler.append(request).await }).await
     }
 
     pub(crate) async fn read_index(
@@ -104,20 +109,19 @@ impl Desk {
     fn store(&self) -> Result<Arc<dyn StoreHandler>, Declined> {
         self.handlers.read().store.clone().ok_or(Declined::Starting)
     }
+}
 
-    /// Does `work` as soon as there is room, then to its end (D2). A caller that goes before there is room changes
-    /// nothing.
-    async fn to_the_end<A: Send + 'static>(
-        &self,
-        work: impl Future<Output = Result<A, String>> + Send + 'static,
-    ) -> Result<A, Declined> {
-        let place = self.room.clone().acquire_owned().await;
-        let place = place.map_err(|closed| Declined::Broken(closed.to_string()))?;
-        let working = tokio::spawn(async move {
-            let done = work.await;
-            drop(place);
-            done
-        });
-        working.await.map_err(|panic| Declined::Broken(panic.to_string()))?.map_err(Declined::Refused)
-    }
+/// Does `work` as soon as there is room, then to its end (D2). A caller that goes before there is room changes nothing.
+async fn to_the_end<A: Send + 'static>(
+    room: &Arc<Semaphore>,
+    work: impl Future<Output = Result<A, String>> + Send + 'static,
+) -> Result<A, Declined> {
+    let place = room.clone().acquire_owned().await;
+    let place = place.map_err(|closed| Declined::Broken(closed.to_string()))?;
+    let working = tokio::spawn(async move {
+        let done = work.await;
+        drop(place);
+        done
+    });
+    working.await.map_err(|panic| Declined::Broken(panic.to_string()))?.map_err(Declined::Refused)
 }

@@ -3,7 +3,8 @@
 //! Knows the byte form. Does not know queries, replicas or the network; the page is `docs/formats/frame.md`.
 //! Path: `fragment_service` writes -> `wire` -> `fanout` reads. [`series`] has samples, [`lists`] has none.
 //!
-//! - W1: reading takes any bytes: an error, never a panic, and nothing is allocated for more than the bytes hold.
+//! - W1: reading takes any bytes: an error, never a panic, and nothing is allocated for more samples than a run may
+//!   have.
 //! - W2: what was written is read back bit for bit: NaN payloads, stale markers, reset hints, start timestamps.
 //! - W3: a frame can be read alone, but for the labels of a series that goes on from the frame before.
 

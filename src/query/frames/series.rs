@@ -7,7 +7,7 @@
 
 use super::{FrameError, HEADER_BYTES, Kind, SEND_AT, begin, open, put_bytes, take_bytes};
 use bytes::Bytes;
-use quorate_chunk::{ChunkError, MAX_SAMPLES, histogram, starts, times, varint};
+use quorate_chunk::{ChunkError, histogram, starts, times, varint};
 use quorate_model::{Histogram, Labels, PartitionId, SeriesBuffer};
 use quorate_promql::source::SourceError;
 use std::sync::Arc;
@@ -277,7 +277,8 @@ struct RunRef<'a> {
 impl<'a> RunRef<'a> {
     fn take(rest: &mut &'a [u8], is_float: bool) -> Result<Self, FrameError> {
         let mut parts = || {
-            let count = varint::take_len(rest, MAX_SAMPLES).filter(|count| *count > 0)?;
+            let most = if is_float { FLOATS } else { HISTOGRAMS };
+            let count = varint::take_len(rest, most).filter(|count| *count > 0)?;
             let times = take_bytes(rest)?;
             let values = if is_float { varint::take_bytes(rest, 8 * count)? } else { take_bytes(rest)? };
             Some(Self { count: count as u32, times, values, starts: take_bytes(rest)?, is_float })
