@@ -238,7 +238,7 @@ async fn a_dropped_proposal_is_committed_all_the_same_or_never_was() {
         assert!(futures::poll!(proposal.as_mut()).is_pending());
     }
     // Every dropped proposal gave its share of the pending bytes back.
-    let last = tokio::time::timeout(Duration::from_secs(60), group.propose(Bytes::from(vec![9; 64])));
+    let last = tokio::time::timeout(Duration::from_secs(60), group.propose(Bytes::from(vec![255; 64])));
     let last = last.await.unwrap().unwrap();
     let mut reader = group.reader(Position(0));
     let mut numbers = Vec::new();
