@@ -1,7 +1,7 @@
 # The commands of the project. `make` alone lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test verify checks fix bench bench-peers campaign
+.PHONY: help run test verify checks fix bench bench-peers bench-cluster campaign simulation jepsen jepsen-teeth
 
 ENV := .ci/setup build && . .ci/env &&
 
@@ -13,6 +13,9 @@ run: ## Builds and starts one node; ARGS="--data-dir /var/lib/quorate" passes fl
 
 test: ## Every test: units, properties, end to end; ends with the totals
 	@.ci/test
+
+simulation: ## Seeds of simulated clusters; SEEDS=2000 runs more than 100, SEED=7 replays one
+	@.ci/setup build && SEED="$(SEED)" SEEDS="$(SEEDS)" .ci/simulation
 
 checks: ## Format, lints, docs, dependencies; read-only
 	@.ci/checks
@@ -28,5 +31,17 @@ bench: ## The criterion benches; ARGS="chunk" selects some by name
 bench-peers: ## Quorate, Prometheus and VictoriaMetrics side by side; prints the table
 	@.ci/bench-peers $(ARGS)
 
-campaign: ## The long forms: 200 kills, crash images of a power loss, the planted bug
+bench-cluster: ## What three nodes cost and do, against the bars; CHECK=1 fails below one, ARGS="--only cpu,idle" selects
+	@CHECK="$(CHECK)" .ci/bench-cluster $(ARGS)
+
+jepsen: ## Clusters under faults: clients, histories, checkers; ten minutes, all cells must pass
+	@.ci/jepsen clean
+
+jepsen-teeth: ## Each planted bug, which the cells must see within ten runs; ARGS="--bug local-read" takes one
+	@.ci/jepsen teeth $(ARGS)
+
+campaign: ## The long forms: kills, crash images, the planted bugs, and jepsen for QUORATE_CAMPAIGN_MINUTES (60)
 	@.ci/test campaign
+	@.ci/jepsen clean
+	@.ci/jepsen teeth
+	@.ci/jepsen campaign --minutes "$${QUORATE_CAMPAIGN_MINUTES:-60}"

@@ -6,7 +6,7 @@
 //! that start one, each waits for its turn, or elections would be lost to the load of the others.
 
 use super::http::Client;
-use super::net::{self, Inside, Network};
+use super::net::{self, Inside, Middle, Network};
 use super::process::Process;
 use super::server::{DRAIN_LIMIT, READY_LIMIT, binary};
 use super::{free_port, wait_for};
@@ -31,18 +31,41 @@ static TURN: Mutex<()> = Mutex::new(());
 pub struct Setup {
     /// Number of nodes that are peers of each other from the start.
     pub nodes: usize,
+    /// Number of nodes that [`Cluster::grow`] may add later.
+    pub spare: usize,
+    /// On the loopback interface, even where networks can be made: what is measured is then free of their cost.
+    pub on_loopback: bool,
+    /// What joins the links of the nodes, where networks can be made.
+    pub middle: Middle,
     /// Number of partitions.
     pub partitions: u32,
     /// Further command line arguments of `serve`, at each node.
     pub args: Vec<String>,
     /// Content of the configuration file of each node; without it there is none.
     pub config: Option<String>,
+    /// Another binary than [`binary`].
+    pub binary: Option<PathBuf>,
+    /// Further environment of each node; `{name}` in a value stands for the node's name.
+    pub env: Vec<(String, String)>,
+    /// The folder with all data folders; else a temporary one.
+    pub data_root: Option<PathBuf>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         let args = ["--self-monitor", "false"].map(str::to_owned).to_vec();
-        Self { nodes: 3, partitions: 8, args, config: None }
+        Self {
+            nodes: 3,
+            spare: 0,
+            on_loopback: false,
+            middle: Middle::Bridge,
+            partitions: 8,
+            args,
+            config: None,
+            binary: None,
+            env: Vec::new(),
+            data_root: None,
+        }
     }
 }
 
@@ -97,6 +120,9 @@ pub struct Replica {
     pub replicas: Vec<u64>,
     /// Id of its leader, if this node knows one.
     pub leader: Option<u64>,
+    /// Ids of the nodes that vote in its group; `None` where the answering node has no replica.
+    #[serde(default)]
+    pub voters: Option<Vec<u64>>,
     /// Position up to which the log is applied; `None` while the replica is replaced by another's state.
     pub applied: Option<u64>,
     /// Hash of the state at that position.
@@ -113,7 +139,19 @@ struct Node {
     name: String,
     host: String,
     ports: (u16, u16),
+    /// Whether it came later, and joins the others.
+    joins: bool,
     process: Option<Process>,
+}
+
+impl Node {
+    fn new(at: usize, network: Option<&Network>, joins: bool) -> Self {
+        let (host, ports) = match network {
+            Some(network) => (network.address(at), PORTS),
+            None => ("127.0.0.1".to_owned(), (free_port(), free_port())),
+        };
+        Self { name: format!("n{}", at + 1), host, ports, joins, process: None }
+    }
 }
 
 /// Nodes, running or not. Fields are dropped in this order: no process outlives its network.
@@ -146,15 +184,9 @@ impl Cluster {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let scratch = tempfile::Builder::new().prefix("quorate-cluster-").tempdir();
         let scratch = scratch.expect("a temporary folder can be made");
-        let network = net::available().is_ok().then(|| Network::create(setup.nodes));
-        let node = |at: usize| {
-            let (host, ports) = match &network {
-                Some(network) => (network.address(at), PORTS),
-                None => ("127.0.0.1".to_owned(), (free_port(), free_port())),
-            };
-            Node { name: format!("n{}", at + 1), host, ports, process: None }
-        };
-        let nodes = (0..setup.nodes).map(node).collect();
+        let has_network = !setup.on_loopback && net::available().is_ok();
+        let network = has_network.then(|| Network::create(setup.nodes + setup.spare, setup.middle));
+        let nodes = (0..setup.nodes).map(|at| Node::new(at, network.as_ref(), false)).collect();
         let inside = network.as_ref().map(Network::enter);
         let cluster = Self { nodes, setup, _inside: inside, network, scratch, _turn: turn };
         if let Some(config) = &cluster.setup.config {
@@ -198,26 +230,42 @@ impl Cluster {
         self.all().for_each(|node| self.wait_ready(node));
     }
 
+    /// Adds a node that joins the others, and returns its number. Does not start it.
+    ///
+    /// # Panics
+    /// When all spare nodes are in use.
+    #[track_caller]
+    pub fn grow(&mut self) -> usize {
+        let at = self.nodes.len();
+        assert!(at < self.setup.nodes + self.setup.spare, "the setup spares no node more");
+        self.nodes.push(Node::new(at, self.network.as_ref(), true));
+        at
+    }
+
     /// The command that starts a node, in its network.
     pub fn command(&self, node: usize) -> Command {
-        let Node { name, host, ports: (http, grpc), .. } = &self.nodes[node];
-        let peer = |node: &Node| format!("{}={}:{}", node.name, node.host, node.ports.1);
-        let peers: Vec<String> = self.nodes.iter().map(peer).collect();
+        let Node { name, host, ports: (http, grpc), joins, .. } = &self.nodes[node];
+        let address = |node: &Node| format!("{}:{}", node.host, node.ports.1);
+        let founders = &self.nodes[..self.setup.nodes];
+        let (flag, others): (_, Vec<String>) = if *joins {
+            ("--join", founders.iter().map(address).collect())
+        } else {
+            let peer = |node: &Node| format!("{}={}", node.name, address(node));
+            ("--peers", founders.iter().map(peer).collect())
+        };
         let zone = char::from(b'a' + (node % 26) as u8);
-        let mut command = Command::new(binary());
+        let mut command = Command::new(self.setup.binary.clone().unwrap_or_else(binary));
         command.arg("serve").arg("--data-dir").arg(self.data_dir(node));
-        command.args(["--node-id", name, "--peers", &peers.join(","), "--zone", &zone.to_string()]);
-        command.args([
-            "--grpc-listen",
-            &format!("{host}:{grpc}"),
-            "--http-listen",
-            &format!("{host}:{http}"),
-        ]);
+        command.args(["--node-id", name, flag, &others.join(","), "--zone", &zone.to_string()]);
+        command.args(["--grpc-listen", &format!("{host}:{grpc}")]);
+        command.args(["--http-listen", &format!("{host}:{http}")]);
         command.args(["--partitions", &self.setup.partitions.to_string()]);
         if self.setup.config.is_some() {
             command.arg("--config").arg(self.config_path());
         }
         command.args(&self.setup.args);
+        command
+            .envs(self.setup.env.iter().map(|(variable, value)| (variable, value.replace("{name}", name))));
         match &self.network {
             Some(network) => network.at(node, &command),
             None => command,
@@ -285,6 +333,12 @@ impl Cluster {
         self.nodes[node].process.as_mut().expect("the node runs")
     }
 
+    /// The address of a node's gRPC listener, HOST:PORT.
+    pub fn grpc_address(&self, node: usize) -> String {
+        let Node { host, ports, .. } = &self.nodes[node];
+        format!("{host}:{}", ports.1)
+    }
+
     /// The base URL of a node.
     pub fn url(&self, node: usize) -> String {
         let Node { host, ports, .. } = &self.nodes[node];
@@ -303,7 +357,13 @@ impl Cluster {
 
     /// The folder with all that a node stores.
     pub fn data_dir(&self, node: usize) -> PathBuf {
-        self.scratch.path().join(&self.nodes[node].name)
+        let root = self.setup.data_root.as_deref().unwrap_or(self.scratch.path());
+        root.join(&self.nodes[node].name)
+    }
+
+    /// From the next launch on, all data folders are in `root`.
+    pub fn move_data(&mut self, root: PathBuf) {
+        self.setup.data_root = Some(root);
     }
 
     /// What a node tells about the cluster; `None` without an answer, or with one that is no success.

@@ -47,7 +47,7 @@ impl Answer {
 }
 
 /// No answer: refused, reset, timed out. Nobody knows whether the request took effect.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct NoAnswer(pub String);
 
 /// A client of one base URL. Clones share their connections.

@@ -1,12 +1,14 @@
 //! What scenarios stand on: processes and their logs, ports, HTTP, waiting for conditions, skip notices.
 
 pub mod cluster;
+pub mod disk;
 pub mod http;
 pub mod net;
 pub mod power;
 pub mod process;
 pub mod prometheus;
 pub mod server;
+pub mod switch;
 
 use quorate_model::{Clock, SystemClock};
 use std::io::Write;

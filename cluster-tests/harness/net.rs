@@ -7,8 +7,11 @@
 //! A thread that is to talk to members enters the namespace of the bridge; what it starts is there too. A link
 //! is cut at the sender: the hardware address that it has for the receiver becomes one that nobody has. Frames then
 //! get lost in silence, as by a broken cable, and the two directions of a link can be cut apart.
+//!
+//! In place of the bridge a network may have a switch of our own (`switch.rs`), whose links can be slow and lossy too.
 
 use super::process::Process;
+use super::switch::{self, Counts, Mac, Rule, Switch};
 use super::{find_tool, wait_for};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fs::File;
@@ -28,7 +31,10 @@ const MOST_MEMBERS: usize = 16;
 /// How long one step of the setting up may take.
 const LIMIT: Duration = Duration::from_secs(30);
 /// A hardware address that nobody has.
-const NOBODY: &str = "02:51:00:00:00:ff";
+const NOBODY: Mac = mac_ending(0xff);
+/// The one at the bridge or switch.
+const MIDDLE: Mac = mac_ending(0xfe);
+const MIDDLE_ADDRESS: &str = "10.77.0.254";
 
 /// Whether networks can be made here; else why not. Makes one to find out, once in each process.
 ///
@@ -39,6 +45,16 @@ pub fn available() -> Result<(), String> {
     PROBE.clone()
 }
 
+/// Whether networks can be made whose links can be slow and lossy; else why not.
+///
+/// # Errors
+/// With the reason that a skip notice is to give.
+pub fn switch_available() -> Result<(), String> {
+    static PROBE: LazyLock<Result<(), String>> =
+        LazyLock::new(|| Network::try_create(1, Middle::Switch).map(drop));
+    available().and_then(|()| PROBE.clone())
+}
+
 fn probe() -> Result<(), String> {
     if !rustix::process::geteuid().is_root() {
         return Err("network namespaces need root".into());
@@ -46,12 +62,23 @@ fn probe() -> Result<(), String> {
     if let Some(tool) = TOOLS.into_iter().find(|tool| find_tool(tool).is_none()) {
         return Err(format!("{tool} is not installed"));
     }
-    Network::try_create(1).map(drop)
+    Network::try_create(1, Middle::Bridge).map(drop)
+}
+
+/// What joins the links of the members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Middle {
+    /// The kernel's bridge: links are fast, or cut.
+    Bridge,
+    /// A switch in this process: links can be slow and lossy too. It takes processor time for each frame.
+    Switch,
 }
 
 /// Members with the addresses 10.77.0.1 and up. Dropped, it is gone.
 #[derive(Debug)]
 pub struct Network {
+    /// Ends before the namespaces of its ports.
+    shaper: Option<Switch>,
     members: Vec<Namespace>,
     switch: Namespace,
     _scratch: TempDir,
@@ -63,25 +90,56 @@ impl Network {
     /// # Panics
     /// When it cannot be made; ask [`available`] first.
     #[track_caller]
-    pub fn create(members: usize) -> Self {
-        Self::try_create(members).unwrap_or_else(|error| panic!("no network: {error}"))
+    pub fn create(members: usize, middle: Middle) -> Self {
+        Self::try_create(members, middle).unwrap_or_else(|error| panic!("no network: {error}"))
     }
 
-    fn try_create(members: usize) -> Result<Self, String> {
+    fn try_create(members: usize, middle: Middle) -> Result<Self, String> {
         assert!((1..=MOST_MEMBERS).contains(&members), "{members} members");
         let scratch = tempfile::Builder::new().prefix("quorate-net-").tempdir().map_err(|e| e.to_string())?;
         let switch = Namespace::create("switch", scratch.path())?;
-        switch.ip(
-            "link set lo up\nlink add br0 type bridge\naddress add 10.77.0.254/24 dev br0\nlink set br0 up\n",
-        )?;
         let create = |member| Namespace::create(&format!("member{}", member + 1), scratch.path());
         let members = (0..members).map(create).collect::<Result<Vec<_>, _>>()?;
-        let network = Self { members, switch, _scratch: scratch };
-        for member in 0..network.members.len() {
-            network.connect(member)?;
+        let mut network = Self { shaper: None, members, switch, _scratch: scratch };
+        match middle {
+            Middle::Bridge => network.build_bridge()?,
+            Middle::Switch => network.shaper = Some(network.build_switch()?),
         }
         network.reach_all()?;
         Ok(network)
+    }
+
+    fn build_bridge(&self) -> Result<(), String> {
+        self.switch.ip(&format!(
+            "link set lo up\nlink add br0 type bridge\naddress add {MIDDLE_ADDRESS}/24 dev br0\nlink set br0 up\n"
+        ))?;
+        for member in 0..self.members.len() {
+            let (port, mac, pid) = (member + 1, text(mac(member)), self.members[member].keeper.pid());
+            self.switch.ip(&format!(
+                "link add p{port} type veth peer name eth0 address {mac} netns {pid}\n\
+                 link set p{port} master br0\nlink set p{port} up\n"
+            ))?;
+            self.configure(member)?;
+        }
+        Ok(())
+    }
+
+    /// Every member has a port, and so has this side, which comes last.
+    fn build_switch(&self) -> Result<Switch, String> {
+        let members = self.members.iter().enumerate().map(|(member, namespace)| (namespace, mac(member)));
+        let mut ports = Vec::new();
+        for (namespace, mac) in members.chain([(&self.switch, MIDDLE)]) {
+            let _inside = namespace.enter()?;
+            ports.push((switch::tap("eth0").map_err(|e| format!("no TAP: {e}"))?, mac));
+            namespace.ip(&format!("link set eth0 address {}\n", text(mac)))?;
+        }
+        let switch = Switch::start(ports).map_err(|e| format!("no switch: {e}"))?;
+        for member in 0..self.members.len() {
+            self.configure(member)?;
+        }
+        self.switch
+            .ip(&format!("link set lo up\nlink set eth0 up\naddress add {MIDDLE_ADDRESS}/24 dev eth0\n"))?;
+        Ok(switch)
     }
 
     /// Waits until the bridge lets frames through to every member, which takes a moment after its ports are up.
@@ -99,17 +157,12 @@ impl Network {
         Ok(())
     }
 
-    /// Gives a member its link to the bridge. It knows the hardware addresses of all others from the start.
-    fn connect(&self, member: usize) -> Result<(), String> {
-        let (port, mac, pid) = (member + 1, mac(member), self.members[member].keeper.pid());
-        self.switch.ip(&format!(
-            "link add p{port} type veth peer name eth0 address {mac} netns {pid}\n\
-             link set p{port} master br0\nlink set p{port} up\n"
-        ))?;
+    /// Gives a member its address. It knows the hardware addresses of all others from the start.
+    fn configure(&self, member: usize) -> Result<(), String> {
         let address = self.address(member);
         let mut lines = format!("link set lo up\nlink set eth0 up\naddress add {address}/24 dev eth0\n");
         for other in self.others(member) {
-            lines.push_str(&neighbour(&self.address(other), &self::mac(other)));
+            lines.push_str(&neighbour(&self.address(other), mac(other)));
         }
         self.members[member].ip(&lines)
     }
@@ -164,8 +217,43 @@ impl Network {
     #[track_caller]
     pub fn heal(&self) {
         for from in 0..self.members.len() {
-            self.others(from).for_each(|to| self.set_route(from, to, &mac(to)));
+            self.others(from).for_each(|to| self.set_route(from, to, mac(to)));
         }
+    }
+
+    /// From now on what `from` sends to `to` is under `rule`.
+    ///
+    /// # Panics
+    /// When the network has a bridge.
+    #[track_caller]
+    pub fn shape_one_way(&self, from: usize, to: usize, rule: Rule) {
+        self.shaper().set(from, to, rule);
+    }
+
+    /// From now on all links of a member are under `rule`, in both directions.
+    #[track_caller]
+    pub fn shape(&self, member: usize, rule: Rule) {
+        for other in self.others(member) {
+            self.shape_one_way(member, other, rule);
+            self.shape_one_way(other, member, rule);
+        }
+    }
+
+    /// Takes all rules away. Cuts stay.
+    #[track_caller]
+    pub fn unshape(&self) {
+        self.shaper().clear();
+    }
+
+    /// What the rules have done so far.
+    #[track_caller]
+    pub fn counts(&self) -> Counts {
+        self.shaper().counts()
+    }
+
+    #[track_caller]
+    fn shaper(&self) -> &Switch {
+        self.shaper.as_ref().expect("only a network with a switch has rules for its links")
     }
 
     /// All members but this one.
@@ -174,7 +262,7 @@ impl Network {
     }
 
     #[track_caller]
-    fn set_route(&self, from: usize, to: usize, mac: &str) {
+    fn set_route(&self, from: usize, to: usize, mac: Mac) {
         let set = self.members[from].ip(&neighbour(&self.address(to), mac));
         set.unwrap_or_else(|error| panic!("{error}"));
     }
@@ -184,13 +272,21 @@ fn refused(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::ConnectionRefused { Ok(()) } else { Err(error) }
 }
 
-fn mac(member: usize) -> String {
-    format!("02:51:00:00:00:{:02x}", member + 1)
+fn mac(member: usize) -> Mac {
+    mac_ending(member as u8 + 1)
+}
+
+const fn mac_ending(last: u8) -> Mac {
+    [0x02, 0x51, 0, 0, 0, last]
+}
+
+fn text(mac: Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// The line for `ip` that binds an address to a hardware address for good.
-fn neighbour(address: &str, mac: &str) -> String {
-    format!("neighbour replace {address} lladdr {mac} nud permanent dev eth0\n")
+fn neighbour(address: &str, mac: Mac) -> String {
+    format!("neighbour replace {address} lladdr {} nud permanent dev eth0\n", text(mac))
 }
 
 /// A network namespace, for as long as its keeper lives.
@@ -281,6 +377,7 @@ impl Drop for Inside {
 mod tests {
     use super::*;
     use crate::harness::skip;
+    use quorate_model::{Clock, SystemClock};
     use std::io::Read;
     use std::net::{TcpListener, UdpSocket};
 
@@ -289,7 +386,7 @@ mod tests {
 
     fn network(test: &str, members: usize) -> Option<Network> {
         match available() {
-            Ok(()) => Some(Network::create(members)),
+            Ok(()) => Some(Network::create(members, Middle::Bridge)),
             Err(reason) => {
                 skip(test, &reason);
                 None
@@ -300,7 +397,7 @@ mod tests {
     /// One socket at each member, and one at the bridge. A socket stays in the namespace it was made in.
     fn sockets(network: &Network) -> Vec<UdpSocket> {
         let members = (0..network.members.len()).map(|m| (&network.members[m], network.address(m)));
-        let places = members.chain([(&network.switch, "10.77.0.254".to_owned())]);
+        let places = members.chain([(&network.switch, MIDDLE_ADDRESS.to_owned())]);
         let bind = |(namespace, address): (&Namespace, String)| {
             let _inside = namespace.enter().unwrap();
             UdpSocket::bind((address, 7)).unwrap()
@@ -385,5 +482,87 @@ mod tests {
         assert_ne!(String::from_utf8(at_a_member.stdout).unwrap().trim(), home.to_str().unwrap());
         drop(network);
         assert!(!Path::new(&link).exists());
+    }
+
+    fn switched(test: &str, members: usize) -> Option<Network> {
+        match switch_available() {
+            Ok(()) => Some(Network::create(members, Middle::Switch)),
+            Err(reason) => {
+                skip(test, &reason);
+                None
+            }
+        }
+    }
+
+    #[test]
+    fn over_a_switch_a_cut_hits_its_direction_too() {
+        let Some(network) = switched("over_a_switch_a_cut_hits_its_direction_too", 3) else { return };
+        let sockets = sockets(&network);
+        assert_eq!(dead_links(&sockets), []);
+        network.cut_one_way(0, 1);
+        assert_eq!(dead_links(&sockets), [(0, 1)]);
+        network.heal();
+        assert_eq!(dead_links(&sockets), []);
+    }
+
+    /// Sends `count` numbered datagrams over a link and returns the numbers in the order in which they arrive.
+    fn arrivals(sockets: &[UdpSocket], (from, to): (usize, usize), count: u16) -> Vec<u16> {
+        for number in 0..count {
+            sockets[from].send_to(&number.to_be_bytes(), sockets[to].local_addr().unwrap()).unwrap();
+        }
+        sockets[to].set_read_timeout(Some(SILENCE)).unwrap();
+        let (mut arrived, mut datagram) = (Vec::new(), [0; 2]);
+        while sockets[to].recv_from(&mut datagram).is_ok() {
+            arrived.push(u16::from_be_bytes(datagram));
+        }
+        arrived
+    }
+
+    #[test]
+    fn each_rule_does_to_its_link_what_it_says() {
+        let Some(network) = switched("each_rule_does_to_its_link_what_it_says", 3) else { return };
+        let sockets = sockets(&network);
+        let (link, back, sent) = ((0, 1), (1, 0), 200);
+        let all: Vec<u16> = (0..sent).collect();
+        let under = |rule: Rule| {
+            network.shape_one_way(link.0, link.1, rule);
+            let arrived = arrivals(&sockets, link, sent);
+            network.unshape();
+            arrived
+        };
+        assert_eq!(arrivals(&sockets, link, sent), all);
+        let lossy = under(Rule { loss: 0.3, ..Rule::default() });
+        assert!((100..180).contains(&lossy.len()), "{} of {sent} came through", lossy.len());
+        let doubled = under(Rule { duplicate: 0.3, ..Rule::default() });
+        assert!((220..300).contains(&doubled.len()), "{} of {sent} arrived", doubled.len());
+        // The receiver's checksum finds one changed bit, so such a datagram does not arrive.
+        let corrupted = under(Rule { corrupt: 0.3, ..Rule::default() });
+        assert!((100..180).contains(&corrupted.len()), "{} of {sent} came through", corrupted.len());
+        let delay = Duration::from_millis(50);
+        let mut overtaken = under(Rule { delay, reorder: 0.3, ..Rule::default() });
+        assert_ne!(overtaken, all);
+        overtaken.sort_unstable();
+        assert_eq!(overtaken, all);
+        assert_eq!(under(Rule { delay, jitter: delay, ..Rule::default() }), all, "jitter keeps the order");
+        network.shape_one_way(link.0, link.1, Rule { loss: 1.0, ..Rule::default() });
+        assert_eq!((arrivals(&sockets, link, sent), arrivals(&sockets, back, sent)), (Vec::new(), all));
+        let Counts { seen, delayed, lost, duplicated, reordered, corrupted } = network.counts();
+        assert!(seen >= 6 * u64::from(sent) && delayed > 0 && lost > 0, "{:?}", network.counts());
+        assert!(duplicated > 0 && reordered > 0 && corrupted > 0, "{:?}", network.counts());
+    }
+
+    #[test]
+    fn a_slow_link_takes_as_long_as_it_says() {
+        let Some(network) = switched("a_slow_link_takes_as_long_as_it_says", 2) else { return };
+        let sockets = sockets(&network);
+        let trip = || {
+            let start = SystemClock.instant();
+            assert_eq!(arrivals(&sockets[..], (0, 1), 1).len(), 1);
+            start.elapsed() - SILENCE
+        };
+        let delay = Duration::from_millis(100);
+        assert!(trip() < delay);
+        network.shape(0, Rule { delay, ..Rule::default() });
+        assert!(trip() >= delay);
     }
 }

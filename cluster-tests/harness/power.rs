@@ -50,10 +50,29 @@ impl PowerDisk {
     pub fn create(megabytes: u64) -> Self {
         let scratch = tempfile::Builder::new().prefix("quorate-power-").tempdir();
         let scratch = scratch.expect("a temporary folder can be made");
-        let at = |name: &str| scratch.path().join(name);
-        let image = File::create(at("disk.img")).expect("an image file can be made");
+        let path = scratch.path().join("disk.img");
+        let image = File::create(&path).expect("an image file can be made");
         image.set_len(megabytes << 20).expect("an image file can be sparse");
-        run("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), at("disk.img").as_ref()]);
+        run("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), path.as_ref()]);
+        Self::serve(scratch)
+    }
+
+    /// Mounts what a power loss has left, as [`PowerDisk::copy_image`] copied it; `image` is moved.
+    ///
+    /// # Panics
+    /// As [`PowerDisk::create`].
+    #[track_caller]
+    pub fn after_power_loss(image: &Path) -> Self {
+        let scratch = tempfile::Builder::new().prefix("quorate-power-").tempdir();
+        let scratch = scratch.expect("a temporary folder can be made");
+        std::fs::rename(image, scratch.path().join("disk.img")).expect("an image lies beside its successor");
+        Self::serve(scratch)
+    }
+
+    /// Mounts the image in `scratch`.
+    #[track_caller]
+    fn serve(scratch: TempDir) -> Self {
+        let at = |name: &str| scratch.path().join(name);
         for folder in ["fuse", "mounted"] {
             std::fs::create_dir(at(folder)).expect("a folder can be made");
         }

@@ -11,7 +11,7 @@ mod rewriter;
 mod writer;
 
 pub use check::{Finding, Findings, check};
-pub use writer::{Gate, Team};
+pub use writer::{Gate, Recovery, Team};
 
 use quorate_model::{BucketCounts, CounterResetHint, Histogram, Labels, Span, is_stale, stale_nan};
 

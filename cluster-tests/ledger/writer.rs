@@ -3,7 +3,7 @@
 use super::rewriter::Rewriter;
 use super::{Ledger, Outcome, Sample, Stream};
 use crate::harness::http::Client;
-use crate::harness::pause;
+use crate::harness::{pause, wait_for};
 use crate::remote_write::{Protocol, RequestBuilder};
 use quorate_model::{Clock, Labels, SystemClock};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -53,6 +53,15 @@ impl Route {
     pub(super) fn turn(&mut self) {
         self.at = (self.at + 1) % self.clients.len();
     }
+}
+
+/// From the beginning of a fault until writes that began after it were acknowledged.
+#[derive(Debug, Clone, Copy)]
+pub struct Recovery {
+    /// The first one of any writer.
+    pub first: Duration,
+    /// One of each writer.
+    pub all: Duration,
 }
 
 /// Writers at work on one server, or on several that are one cluster.
@@ -134,6 +143,28 @@ impl Team {
     /// What all writers know now. A batch in flight counts as unknown.
     pub fn ledgers(&self) -> Vec<Ledger> {
         self.shared.ledgers.iter().map(|ledger| lock(ledger).clone()).collect()
+    }
+
+    /// Injects a fault, and waits until each writer had a batch acknowledged that it began after it. A batch has series
+    /// of all partitions if it has enough of them.
+    ///
+    /// # Panics
+    /// When `limit` passes first.
+    #[track_caller]
+    pub fn recovery(&self, limit: Duration, fault: impl FnOnce()) -> Recovery {
+        let begin = SystemClock.instant();
+        fault();
+        let known: Vec<usize> = self.ledgers().iter().map(|ledger| ledger.outcomes.len()).collect();
+        let writers_back = || {
+            let is_back = |(ledger, known): (&Ledger, &usize)| {
+                ledger.outcomes.iter().skip(*known).any(|outcome| *outcome == Outcome::Acknowledged)
+            };
+            self.ledgers().iter().zip(&known).filter(|of| is_back(*of)).count()
+        };
+        wait_for("a batch acknowledged after a fault", limit, || (writers_back() > 0).then_some(()));
+        let first = begin.elapsed();
+        wait_for("all writers to go on", limit, || (writers_back() == known.len()).then_some(()));
+        Recovery { first, all: begin.elapsed() }
     }
 
     /// Fails when the server refused a batch that is right, or took one that changes what is settled, which it

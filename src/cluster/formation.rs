@@ -12,11 +12,12 @@ use crate::meta::{MetaError, MetaHandle};
 use async_trait::async_trait;
 use quorate_model::NodeId;
 use quorate_wire::meta::{
-    HelloAnswer, HelloRequest, JoinAnswer, JoinRequest, Peer, Proposal, ProposalAnswer, join_answer,
+    Answer, HelloAnswer, HelloRequest, JoinAnswer, JoinRequest, Peer, Proposal, ProposalAnswer, Question,
+    join_answer,
 };
 use quorate_wire::{Calls, MetaHandler};
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -234,6 +235,16 @@ async fn ask_for_place(
     }
 }
 
+/// Answers what concerns the life of the cluster.
+#[async_trait]
+pub trait Consultant: Send + Sync + 'static {
+    /// Answers another node.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    async fn consult(&self, question: Question) -> Result<Answer, String>;
+}
+
 /// Answers those who look for a cluster. It is there before the node has one.
 pub struct Door {
     name: String,
@@ -241,13 +252,20 @@ pub struct Door {
     /// What the data dir says, before the metadata is there: who hears of a cluster founds no other.
     cluster: Option<u128>,
     meta: OnceLock<(NodeId, MetaHandle)>,
+    consultant: OnceLock<Weak<dyn Consultant>>,
 }
 
 impl Door {
     /// The door of a node whose data dir names `cluster`.
     pub fn new(me: &Introduction, cluster: Option<u128>) -> Self {
         let forming = me.forming().unwrap_or_default();
-        Self { name: me.name.clone(), forming, cluster, meta: OnceLock::new() }
+        let (meta, consultant) = (OnceLock::new(), OnceLock::new());
+        Self { name: me.name.clone(), forming, cluster, meta, consultant }
+    }
+
+    /// Says who answers about the life of the cluster; the first one stays.
+    pub fn set_consultant(&self, consultant: &Arc<dyn Consultant>) {
+        self.consultant.get_or_init(|| Arc::downgrade(consultant));
     }
 
     /// The node has a number and follows the metadata of its cluster.
@@ -280,6 +298,12 @@ impl MetaHandler for Door {
     async fn propose(&self, request: Proposal) -> Result<ProposalAnswer, String> {
         let (_, meta) = self.meta.get().ok_or("this node has no metadata yet")?;
         meta.propose_for_peer(request).await
+    }
+
+    async fn consult(&self, question: Question) -> Result<Answer, String> {
+        let consultant = self.consultant.get().ok_or("this node is starting")?.upgrade();
+        let consultant = consultant.ok_or("this node is stopping")?;
+        consultant.consult(question).await
     }
 }
 

@@ -8,7 +8,7 @@
 //! Source: Thaler and Ravishankar, "Using Name-Based Mappings to Increase Hit Rates", IEEE/ACM ToN 1998 (rendezvous).
 
 use quorate_model::{NodeId, PartitionId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// A node that can have replicas.
@@ -29,6 +29,28 @@ pub fn place(candidates: &[Candidate], replication: usize, current: &[Vec<NodeId
     plan.level();
     plan.order(current);
     plan.replicas
+}
+
+/// The same when the `absent` nodes are dead: others take their replicas, as far as there are others, and they keep those
+/// that nobody can take. A partition without a majority of live replicas stays as it is: its group could not change.
+pub fn place_around(
+    candidates: &[Candidate],
+    absent: &BTreeSet<NodeId>,
+    replication: usize,
+    current: &[Vec<NodeId>],
+) -> Vec<Vec<NodeId>> {
+    let mut placed = place(candidates, replication, current);
+    for (wanted, current) in placed.iter_mut().zip(current) {
+        let dead = current.iter().copied().filter(|node| absent.contains(node));
+        let live = current.len() - dead.clone().count();
+        if 2 * live <= current.len() && live < current.len() {
+            wanted.clone_from(current);
+        } else {
+            let room = replication.saturating_sub(wanted.len());
+            wanted.extend(dead.take(room));
+        }
+    }
+    placed
 }
 
 struct Plan<'a> {
@@ -184,11 +206,79 @@ pub fn moves(current: &[Vec<NodeId>], wanted: Vec<Vec<NodeId>>) -> Vec<(Partitio
     changed.collect()
 }
 
+/// The group of a partition as its leader has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Who leads.
+    pub leader: NodeId,
+    /// The voters; while they change, those of before and of after.
+    pub voters: BTreeSet<NodeId>,
+    /// Those that only follow.
+    pub learners: BTreeSet<NodeId>,
+    /// Position up to which the log is committed.
+    pub committed: u64,
+}
+
+impl Standing {
+    /// Whether the voters are those that the placement names.
+    pub fn is_settled(&self, replicas: &[NodeId]) -> bool {
+        self.voters.len() == replicas.len() && replicas.iter().all(|node| self.voters.contains(node))
+    }
+}
+
+/// What of the way to `wanted` can be done now: no node gives or takes more than `per_node` replicas at once, a
+/// partition moves again only when its group has followed the last move, and who leads changes at once.
+pub fn next_moves(
+    current: &[Vec<NodeId>],
+    wanted: Vec<Vec<NodeId>>,
+    standings: &BTreeMap<PartitionId, Standing>,
+    per_node: usize,
+) -> Vec<(PartitionId, Vec<NodeId>)> {
+    let mut busy: BTreeMap<NodeId, usize> = BTreeMap::new();
+    for (id, replicas) in (0..).map(PartitionId).zip(current) {
+        let taking = standings.get(&id).map(|group| taking(replicas, group)).unwrap_or_default();
+        taking.into_iter().for_each(|node| *busy.entry(node).or_default() += 1);
+    }
+    let mut next = Vec::new();
+    for (id, wanted) in moves(current, wanted) {
+        let Some(now) = current.get(id.0 as usize) else { continue };
+        let is_same_set = now.len() == wanted.len() && now.iter().all(|node| wanted.contains(node));
+        if is_same_set {
+            next.push((id, wanted));
+            continue;
+        }
+        let group = standings.get(&id).filter(|group| group.is_settled(now));
+        let nodes = group.map(|group| taking(&wanted, group));
+        let has_room = |node: &NodeId| busy.get(node).is_none_or(|moves| *moves < per_node);
+        match nodes.filter(|nodes| nodes.iter().all(has_room)) {
+            Some(nodes) => {
+                nodes.into_iter().for_each(|node| *busy.entry(node).or_default() += 1);
+                next.push((id, wanted));
+            }
+            // It waits for its turn, but who is to give it up need not lead it until then.
+            None if now.first().is_some_and(|leader| !wanted.contains(leader)) => {
+                let Some(at) = now.iter().position(|node| wanted.contains(node)) else { continue };
+                let mut order = now.clone();
+                order[..=at].rotate_right(1);
+                next.push((id, order));
+            }
+            None => {}
+        }
+    }
+    next
+}
+
+/// The nodes that are busy while a group takes in those of `replicas` that it lacks: these, and its leader, who gives.
+fn taking(replicas: &[NodeId], group: &Standing) -> Vec<NodeId> {
+    let new: Vec<NodeId> = replicas.iter().copied().filter(|node| !group.voters.contains(node)).collect();
+    let giver = (!new.is_empty()).then_some(group.leader);
+    new.into_iter().chain(giver).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::BTreeSet;
 
     fn nodes(zones: &[&str]) -> Vec<Candidate> {
         let numbered = zones.iter().zip(1..);
@@ -249,7 +339,107 @@ mod tests {
         assert_eq!(place(&[], 3, &vec![vec![NodeId(1)]; 2]), vec![Vec::new(); 2]);
     }
 
+    fn settled(placed: &[Vec<NodeId>]) -> BTreeMap<PartitionId, Standing> {
+        let standing = |replicas: &Vec<NodeId>| Standing {
+            leader: replicas[0],
+            voters: replicas.iter().copied().collect(),
+            learners: BTreeSet::new(),
+            committed: 1,
+        };
+        (0..).map(PartitionId).zip(placed.iter().map(standing)).collect()
+    }
+
+    fn numbers(list: &[u64]) -> Vec<NodeId> {
+        list.iter().copied().map(NodeId).collect()
+    }
+
+    #[track_caller]
+    fn check_around(there: &[u64], absent: &[u64], current: &[u64], expected: &[u64]) {
+        let candidates: Vec<Candidate> =
+            there.iter().map(|node| Candidate { node: NodeId(*node), zone: String::new() }).collect();
+        let absent = absent.iter().copied().map(NodeId).collect();
+        let placed = place_around(&candidates, &absent, 3, &[numbers(current)]);
+        assert_eq!(placed, [numbers(expected)]);
+        assert_eq!(place_around(&candidates, &absent, 3, &placed), placed, "it is at rest");
+    }
+
+    #[test]
+    fn the_replicas_of_a_dead_node_are_taken_by_others_if_there_are_any() {
+        check_around(&[1, 2, 4], &[3], &[1, 2, 3], &[1, 2, 4]);
+        check_around(&[1, 2], &[3], &[1, 2, 3], &[1, 2, 3]);
+        check_around(&[1, 2], &[3], &[3, 1, 2], &[1, 2, 3]);
+        check_around(&[1, 4, 5], &[2, 3], &[1, 2, 3], &[1, 2, 3]);
+        check_around(&[1, 4], &[], &[1, 2, 3], &[1, 4]);
+    }
+
+    #[test]
+    fn a_node_that_comes_takes_two_replicas_at_a_time() {
+        let three = place(&nodes(&[""; 3]), 3, &vec![Vec::new(); 32]);
+        let wanted = || place(&nodes(&[""; 4]), 3, &three);
+        let mut standings = settled(&three);
+        let set = |replicas: &[NodeId]| replicas.iter().copied().collect::<BTreeSet<_>>();
+        let takes = |next: &[(PartitionId, Vec<NodeId>)], current: &[Vec<NodeId>]| {
+            next.iter().filter(|(id, now)| set(now) != set(&current[id.0 as usize])).count()
+        };
+        let blind = next_moves(&three, wanted(), &BTreeMap::new(), 2);
+        assert_eq!(takes(&blind, &three), 0, "nothing is known of the groups");
+        let next = next_moves(&three, wanted(), &standings, 2);
+        assert_eq!(takes(&next, &three), 2);
+        let mut after = three.clone();
+        next.into_iter().for_each(|(id, replicas)| after[id.0 as usize] = replicas);
+        assert_eq!(
+            takes(&next_moves(&after, wanted(), &standings, 2), &after),
+            0,
+            "its groups did not follow"
+        );
+        standings = settled(&after);
+        assert_eq!(takes(&next_moves(&after, wanted(), &standings, 2), &after), 2);
+    }
+
+    #[test]
+    fn who_gives_a_partition_up_does_not_lead_it_while_it_waits() {
+        let current = [numbers(&[1, 2, 3])];
+        let next = next_moves(&current, vec![numbers(&[2, 3, 4])], &BTreeMap::new(), 2);
+        assert_eq!(next, [(PartitionId(0), numbers(&[2, 1, 3]))]);
+        let next = next_moves(&[numbers(&[2, 1, 3])], vec![numbers(&[2, 3, 4])], &BTreeMap::new(), 2);
+        assert_eq!(next, []);
+    }
+
     proptest! {
+        /// Whatever comes and goes, the steps end at a placement at rest, and no step is more than nodes may do.
+        #[test]
+        fn steps_lead_to_rest(
+            zones in prop::collection::vec("[ab]", 2..7), partitions in 1..24usize, replication in 1..4usize,
+            per_node in 1..4usize, lost in any::<prop::sample::Index>(),
+        ) {
+            let zones: Vec<&str> = zones.iter().map(String::as_str).collect();
+            let all = nodes(&zones);
+            let mut current = place(&all[..1], replication, &vec![Vec::new(); partitions]);
+            let mut fewer = all.clone();
+            let absent = BTreeSet::from([fewer.remove(lost.index(all.len())).node]);
+            for (candidates, absent) in [(&all, BTreeSet::new()), (&fewer, absent)] {
+                let mut steps = 0;
+                loop {
+                    let wanted = place_around(candidates, &absent, replication, &current);
+                    let next = next_moves(&current, wanted, &settled(&current), per_node);
+                    if next.is_empty() {
+                        break;
+                    }
+                    let mut takes: BTreeMap<NodeId, usize> = BTreeMap::new();
+                    for (id, replicas) in next {
+                        let now = std::mem::replace(&mut current[id.0 as usize], replicas.clone());
+                        let new = replicas.iter().filter(|node| !now.contains(node));
+                        new.for_each(|node| *takes.entry(*node).or_default() += 1);
+                    }
+                    prop_assert!(takes.values().all(|count| *count <= per_node), "{:?}", takes);
+                    steps += 1;
+                    prop_assert!(steps <= 10 * partitions * replication + 10, "it does not come to rest");
+                }
+                let wanted = place_around(candidates, &absent, replication, &current);
+                prop_assert_eq!(wanted, current.clone());
+            }
+        }
+
         #[test]
         fn zones_are_spread_load_is_bounded_and_it_is_at_rest(
             zones in prop::collection::vec("[abc]", 1..9), partitions in 1..40usize, replication in 1..4usize,

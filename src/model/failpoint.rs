@@ -43,6 +43,9 @@ pub const NAMES: &[&str] = &[
     "install.after_ingest",
     "install.before_cat",
     "install.after_cat",
+    "recover.after_begin",
+    "recover.after_image",
+    "recover.after_log",
 ];
 
 const UNREAD: u8 = 0;

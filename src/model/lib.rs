@@ -12,6 +12,7 @@ pub mod histogram;
 pub mod ids;
 pub mod labels;
 pub mod matcher;
+pub mod planted;
 pub mod sample;
 pub mod time;
 

@@ -7,6 +7,7 @@
 use crate::ast::Expr;
 use crate::eval::{self, Evaluator};
 use crate::features::Features;
+use crate::fragment::MAX_TEXT;
 use crate::plan::{Plan, PlanError, TimeGrid};
 use crate::source::{SeriesSource, SourceError};
 use quorate_model::{ErrorCode, Histogram, Labels};
@@ -23,7 +24,7 @@ pub struct EngineOptions {
     pub subquery_step_ms: i64,
     /// Experimental parts that are on.
     pub features: Features,
-    /// The text that was parsed, for places in annotations; without it they name no place.
+    /// The text that was parsed, for places in annotations and parts that run elsewhere; without it there are none.
     pub query_text: Arc<str>,
 }
 
@@ -235,7 +236,7 @@ pub fn instant(
     guard: &dyn QueryGuard,
 ) -> Result<QueryOutput, QueryError> {
     let grid = TimeGrid::instant(time_ms).map_err(QueryError::BadData)?;
-    let plan = Plan::new(expr, grid, options)?;
+    let plan = spread(source, Plan::new(expr, grid, options)?, options);
     let mut evaluator = Evaluator::new(source, &plan, options, guard);
     let value = eval::output::instant(&mut evaluator, &plan, expr.value_type())?;
     Ok(evaluator.finish(value))
@@ -256,9 +257,15 @@ pub fn range(
     guard: &dyn QueryGuard,
 ) -> Result<QueryOutput, QueryError> {
     let grid = TimeGrid::range(start_ms, end_ms, step_ms).map_err(QueryError::BadData)?;
-    let plan = Plan::range(expr, grid, end_ms, options)?;
+    let plan = spread(source, Plan::range(expr, grid, end_ms, options)?, options);
     let mut evaluator = Evaluator::new(source, &plan, options, guard);
     let _scratch = evaluator.scratch(grid)?;
     let value = eval::output::range(&mut evaluator, &plan, expr.value_type())?;
     Ok(evaluator.finish(value))
+}
+
+/// The plan with its fragments, if the source can run them: they are named by their place in the text.
+fn spread(source: &dyn SeriesSource, plan: Plan, options: &EngineOptions) -> Plan {
+    let can_be_named = (1..=MAX_TEXT).contains(&options.query_text.len());
+    if can_be_named && source.fragments().is_some() { plan.with_fragments(options) } else { plan }
 }

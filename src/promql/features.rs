@@ -54,19 +54,49 @@ impl Features {
         for name in list.split(',').map(str::trim).filter(|n| !n.is_empty()) {
             match name {
                 "all" => features = Self::all(),
-                "promql-experimental-functions" => features.experimental_functions = true,
-                "promql-duration-expr" => features.duration_expressions = true,
-                "promql-extended-range-selectors" => features.extended_range_selectors = true,
-                "promql-binop-fill-modifiers" => features.fill_modifiers = true,
-                "promql-delayed-name-removal" => features.delayed_name_removal = true,
-                "use-start-timestamps" => features.start_timestamps = true,
                 "st-storage" => {}
-                _ => return Err(UnknownFeature(name.to_owned())),
+                _ => features.switch_on(name)?,
             }
         }
         Ok(features)
     }
+
+    /// Names of all that are on.
+    pub fn names(mut self) -> Vec<&'static str> {
+        NAMES.iter().filter(|(_, switch)| *switch(&mut self)).map(|(name, _)| *name).collect()
+    }
+
+    /// These on, and all others off: what [`Features::names`] gave.
+    ///
+    /// # Errors
+    /// [`UnknownFeature`] with the first name that is not known.
+    pub fn only<'n>(names: impl IntoIterator<Item = &'n str>) -> Result<Self, UnknownFeature> {
+        let mut features = Self::default();
+        NAMES.iter().for_each(|(_, switch)| *switch(&mut features) = false);
+        names.into_iter().try_for_each(|name| features.switch_on(name))?;
+        Ok(features)
+    }
+
+    fn switch_on(&mut self, name: &str) -> Result<(), UnknownFeature> {
+        let known = NAMES.iter().find(|(known, _)| *known == name);
+        let (_, switch) = known.ok_or_else(|| UnknownFeature(name.to_owned()))?;
+        *switch(self) = true;
+        Ok(())
+    }
 }
+
+/// Where a feature is.
+type Switch = fn(&mut Features) -> &mut bool;
+
+/// Names of features and where they are, in the order of the fields.
+const NAMES: [(&str, Switch); 6] = [
+    ("promql-experimental-functions", |f| &mut f.experimental_functions),
+    ("promql-duration-expr", |f| &mut f.duration_expressions),
+    ("promql-extended-range-selectors", |f| &mut f.extended_range_selectors),
+    ("promql-binop-fill-modifiers", |f| &mut f.fill_modifiers),
+    ("promql-delayed-name-removal", |f| &mut f.delayed_name_removal),
+    ("use-start-timestamps", |f| &mut f.start_timestamps),
+];
 
 /// A name that is no feature.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -85,6 +115,11 @@ mod tests {
         assert_eq!(features, expected);
         assert_eq!(Features::parse("all"), Ok(Features::all()));
         assert_eq!(Features::parse(""), Ok(Features::default()));
+        for features in [Features::all(), Features::default(), expected] {
+            assert_eq!(Features::only(features.names()), Ok(features));
+        }
+        assert_eq!(Features::only([]).unwrap().names(), [""; 0]);
+        assert_eq!(Features::only(["all"]), Err(UnknownFeature("all".to_owned())));
         assert_eq!(Features::parse("all,nope"), Err(UnknownFeature("nope".to_owned())));
     }
 }

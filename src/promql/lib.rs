@@ -10,6 +10,7 @@ pub mod error;
 mod eval;
 pub mod features;
 pub mod format;
+pub mod fragment;
 pub mod functions;
 mod go_fmt;
 mod histogram;

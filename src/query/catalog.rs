@@ -37,13 +37,23 @@ pub struct CatalogParams {
     pub limits: QueryLimits,
     /// What the answer must reflect.
     pub consistency: ReadConsistency,
+    /// Whether partitions that cannot be read are left out, and the answer says so.
+    pub allow_partial: bool,
 }
 
 impl CatalogParams {
     /// Everything of a tenant.
     fn all(tenant: Option<TenantId>, consistency: ReadConsistency) -> Self {
         let (matcher_sets, limits) = (Vec::new(), QueryLimits::default());
-        Self { tenant, matcher_sets, range: TimeRange::ALL, limit: 0, limits, consistency }
+        Self {
+            tenant,
+            matcher_sets,
+            range: TimeRange::ALL,
+            limit: 0,
+            limits,
+            consistency,
+            allow_partial: false,
+        }
     }
 }
 
@@ -203,17 +213,18 @@ impl QueryService {
         combine: impl Render<Vec<Vec<L::Entry>>, T>,
     ) -> Result<Answer<T>, QueryFailure> {
         let deadline = self.deadline(None);
-        let of = self.reading(params.tenant, &params.consistency, deadline).await?;
+        let terms = (&params.consistency, params.allow_partial);
+        let (of, sight) = self.reading(params.tenant, terms, deadline).await?;
         let runtime = Handle::current();
-        self.run(deadline, move |guard| {
+        let run = self.run(deadline, move |guard| {
             let Some((tenant, reading)) = of else { return Ok(combine(Vec::new(), guard)?) };
             let CatalogParams { matcher_sets, range, limits, .. } = params;
             let wanted = Wanted { tenant, matcher_sets, range, limits };
             let listed = list_everywhere(&list, &reading, &wanted, max_entries, guard, &runtime);
             let listed = listed.map_err(QueryError::from)?;
             Ok(combine(listed.into_iter().map(|(_, entries)| entries).collect(), guard)?)
-        })
-        .await
+        });
+        Ok(sight.of(run.await?))
     }
 }
 
@@ -260,6 +271,8 @@ struct Lists<L>(PhantomData<L>);
 
 impl<L: List> Collect for Lists<L> {
     type Part = Vec<L::Entry>;
+
+    const KIND: &'static str = "list";
 
     fn partition(frame: &[u8]) -> Result<PartitionId, FrameError> {
         partition_of::<L>(frame)

@@ -7,21 +7,25 @@
 //! - FS2: an answer without [`Complete`] is not one. Each partition is read in one piece, in the order of the request.
 //! - FS3: work stops soon after the receiver is gone: it is a query whose client has left.
 
+use crate::distribute::is_declined;
 use crate::frames::lists::{self, CardinalityList, List, MetadataList, SeriesList, TextList, Wanted};
+use crate::frames::partials::{PartialWriter, write_report};
 use crate::frames::series::SeriesWriter;
 use crate::freshness::reached;
 use crate::guard::{GuardMeter, LocalGuard, stopped};
 use crate::limits::QueryLimits;
-use crate::messages::{MatchersError, from_messages};
+use crate::messages::{MatchersError, fragment_from_message, from_messages};
 use crate::replicas::{Cluster, IndexError, LocalReplica};
 use crate::service::{QueryFailure, QueryService};
-use crate::source::source_error;
+use crate::source::{OnePartition, source_error};
 use async_trait::async_trait;
 use futures::future::{join_all, try_join_all};
 use quorate_model::{
     BucketCounts, ErrorCode, Histogram, PartitionId, Position, SeriesBuffer, TenantId, TimeRange,
 };
 use quorate_promql::engine::{QueryError, QueryGuard};
+use quorate_promql::features::UnknownFeature;
+use quorate_promql::fragment::FragmentPlan;
 use quorate_promql::source::SourceError;
 use quorate_tsdb::{PartitionSelection, PartitionStore};
 use quorate_wire::store::frame::{Complete, Content, End, end};
@@ -84,7 +88,8 @@ impl FragmentService {
         tokio::spawn(async move {
             let read = service.read(replicas, deadline, frames.clone(), work);
             let Some(read) = attended(read, &frames).await else { return };
-            let outcome = read.map_or_else(|outcome| outcome, |()| end::Outcome::Complete(Complete {}));
+            let complete = |applied| end::Outcome::Complete(Complete { applied });
+            let outcome = read.map_or_else(|outcome| outcome, complete);
             let end = store::Frame { content: Some(Content::End(End { outcome: Some(outcome) })) };
             if timeout_at(deadline, frames.send(end)).await.is_err() {
                 tracing::debug!("a peer did not take the end of its answer in time");
@@ -99,7 +104,7 @@ impl FragmentService {
         deadline: Instant,
         frames: mpsc::Sender<store::Frame>,
         work: W,
-    ) -> Result<(), end::Outcome>
+    ) -> Result<Vec<store::Replica>, end::Outcome>
     where
         W: FnOnce(&[Arc<PartitionStore>], &mut Sending<'_>) -> Result<(), SourceError> + Send + 'static,
     {
@@ -116,9 +121,10 @@ impl FragmentService {
         let done = self.queries.run_fragment(deadline.into(), move |guard| {
             let waiting = Largest { guard, count: QUEUED_FRAMES as u64 + 1, bytes: 0 };
             let mut sending = Sending { frames, runtime, deadline, guard, waiting };
-            Ok(work(&stores, &mut sending).map_err(QueryError::from)?)
+            work(&stores, &mut sending).map_err(QueryError::from)?;
+            Ok(stores.iter().map(applied).collect())
         });
-        done.await.map(drop).map_err(outcome_of)
+        done.await.map(|answer| answer.output).map_err(outcome_of)
     }
 
     async fn index_of(&self, id: PartitionId) -> index::Outcome {
@@ -164,12 +170,20 @@ fn outcome_of(failure: QueryFailure) -> end::Outcome {
         other => other.to_string(),
     };
     match failure.code() {
+        _ if matches!(&failure, QueryFailure::Engine(error) if is_declined(error)) => {
+            end::Outcome::Declined(text)
+        }
         ErrorCode::Unprocessable => end::Outcome::Limit(text),
         ErrorCode::Unavailable | ErrorCode::TimedOut | ErrorCode::Cancelled => {
             end::Outcome::Unavailable(text)
         }
         _ => end::Outcome::Failed(text),
     }
+}
+
+/// How far a replica has come, which is at least as far as what was read of it before.
+fn applied(store: &Arc<PartitionStore>) -> store::Replica {
+    store::Replica { partition: store.partition().0, position: store.applied().0 }
 }
 
 /// Sends frames from a query thread, as fast as the peer takes them.
@@ -242,8 +256,19 @@ impl StoreHandler for FragmentService {
     }
 
     async fn select(&self, request: store::SelectRequest) -> Result<Answering, String> {
-        let store::SelectRequest { tenant, replicas, matchers, start_ms, end_ms, max_series, timeout_ms } =
-            request;
+        let store::SelectRequest {
+            tenant,
+            replicas,
+            matchers,
+            start_ms,
+            end_ms,
+            max_series,
+            timeout_ms,
+            fragment,
+        } = request;
+        if let Some(fragment) = fragment {
+            return self.answer_fragment(TenantId(tenant), &replicas, timeout_ms, max_series, fragment);
+        }
         let range = TimeRange::new(start_ms, end_ms);
         let limits = QueryLimits { max_series, ..QueryLimits::default() };
         self.answer(&replicas, timeout_ms, move |stores, sending| {
@@ -275,6 +300,30 @@ impl StoreHandler for FragmentService {
 }
 
 impl FragmentService {
+    /// Evaluates a part of a query over each of the replicas by itself.
+    fn answer_fragment(
+        &self,
+        tenant: TenantId,
+        replicas: &[store::Replica],
+        timeout_ms: u64,
+        max_series: u64,
+        fragment: store::Fragment,
+    ) -> Result<Answering, String> {
+        let max_samples = fragment.max_samples.min(self.queries.config().max_samples);
+        let limits = QueryLimits { max_series, ..QueryLimits::default() };
+        self.answer(replicas, timeout_ms, move |stores, sending| {
+            let unknown = |error: UnknownFeature| stopped(QueryError::BadData(error.to_string()));
+            let mut fragment = fragment_from_message(fragment).map_err(unknown)?;
+            fragment.options.max_samples = max_samples;
+            let plan = FragmentPlan::new(&fragment).map_err(stopped)?;
+            for store in stores {
+                let partition = OnePartition { tenant, store, limits };
+                send_partials(store.partition(), &plan, &partition, sending)?;
+            }
+            Ok(())
+        })
+    }
+
     fn answer_list<L: List>(&self, list: L, request: store::ListRequest) -> Result<Answering, String> {
         let range = TimeRange::new(request.start_ms, request.end_ms);
         let (tenant, max, sets) = (TenantId(request.tenant), request.max_entries, request.matcher_sets);
@@ -316,4 +365,17 @@ fn send_selection(
         writer.push(selection.labels(index), &samples)?;
     }
     writer.finish()
+}
+
+fn send_partials(
+    partition: PartitionId,
+    plan: &FragmentPlan,
+    source: &OnePartition<'_>,
+    sending: &mut Sending<'_>,
+) -> Result<(), SourceError> {
+    let guard = sending.guard;
+    let mut writer = PartialWriter::new(partition, plan.steps(), |frame| sending.send(frame));
+    let end = plan.run(source, guard, &mut |series| Ok(writer.push(&series)?)).map_err(stopped)?;
+    writer.finish()?;
+    sending.send(write_report(partition, &end))
 }

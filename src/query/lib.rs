@@ -6,6 +6,8 @@
 
 pub mod budget;
 pub mod catalog;
+mod confirmed;
+mod distribute;
 pub mod durations;
 mod fanout;
 pub mod fragment_service;
@@ -13,8 +15,11 @@ mod frames;
 pub mod freshness;
 pub mod guard;
 pub mod limits;
+mod load;
 mod messages;
+mod read_index;
 pub mod replicas;
+pub mod seen;
 pub mod service;
 pub mod source;
 pub mod token;
@@ -26,6 +31,7 @@ pub use limits::QueryLimits;
 pub use replicas::{
     Cluster, IndexError, LocalReplica, PartitionIndex, PartitionReplicas, PartitionView, ReplicaState,
 };
+pub use seen::{Gap, Seen};
 pub use service::{
     Answer, EvalTimes, QueryConfig, QueryFailure, QueryParams, QueryService, QueryTimes, Timings,
 };

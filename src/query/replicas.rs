@@ -7,13 +7,13 @@
 //! - V1: a view names every partition of the cluster, so that an answer without one of them is an error.
 //! - V2: a query takes one view and keeps it; a replica that leaves meanwhile stays readable until the query ends.
 
+use crate::confirmed::Confirmed;
+use crate::load::Load;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use parking_lot::Mutex;
 use quorate_model::{NodeId, PartitionId, Position};
 use quorate_tsdb::PartitionStore;
 use quorate_wire::Calls;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -130,6 +130,7 @@ impl PartitionView {
 pub struct Cluster {
     view: ArcSwap<PartitionView>,
     peers: Option<Peers>,
+    confirmed: Confirmed,
 }
 
 /// The way to other nodes.
@@ -143,14 +144,17 @@ pub(crate) struct Peers {
 impl Cluster {
     /// A node that has all partitions to itself.
     pub fn alone(replicas: Vec<LocalReplica>) -> Arc<Self> {
-        Arc::new(Self { view: ArcSwap::from_pointee(PartitionView::local(replicas)), peers: None })
+        Self::over(PartitionView::local(replicas), None)
     }
 
     /// Node `node` of a cluster, which reaches the others by `calls`. While `view` names no partition, queries are
     /// refused as unavailable.
     pub fn new(node: NodeId, calls: Arc<dyn Calls>, view: PartitionView) -> Arc<Self> {
-        let peers = Some(Peers { node, calls, load: Load::default() });
-        Arc::new(Self { view: ArcSwap::from_pointee(view), peers })
+        Self::over(view, Some(Peers { node, calls, load: Load::default() }))
+    }
+
+    fn over(view: PartitionView, peers: Option<Peers>) -> Arc<Self> {
+        Arc::new(Self { view: ArcSwap::from_pointee(view), peers, confirmed: Confirmed::default() })
     }
 
     /// Replaces the view; queries that run keep theirs.
@@ -166,61 +170,15 @@ impl Cluster {
     pub(crate) fn peers(&self) -> Option<&Peers> {
         self.peers.as_ref()
     }
+
+    /// What leaders have confirmed to this node.
+    pub(crate) fn confirmed(&self) -> &Confirmed {
+        &self.confirmed
+    }
 }
 
 impl fmt::Debug for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cluster").field("partitions", &self.view().partitions.len()).finish_non_exhaustive()
-    }
-}
-
-/// Calls of this node that are under way, by peer.
-#[derive(Default)]
-pub(crate) struct Load(Mutex<BTreeMap<NodeId, u32>>);
-
-impl Load {
-    /// Calls to `node` that are under way.
-    pub(crate) fn of(&self, node: NodeId) -> u32 {
-        self.0.lock().get(&node).copied().unwrap_or_default()
-    }
-
-    /// Counts a call to `node` until the result is dropped.
-    pub(crate) fn begin(&self, node: NodeId) -> InFlight<'_> {
-        *self.0.lock().entry(node).or_default() += 1;
-        InFlight { load: self, node }
-    }
-}
-
-/// A call that is under way.
-pub(crate) struct InFlight<'l> {
-    load: &'l Load,
-    node: NodeId,
-}
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        let mut calls = self.load.0.lock();
-        if let Some(count) = calls.get_mut(&self.node) {
-            *count -= 1;
-            if *count == 0 {
-                calls.remove(&self.node);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn calls_count_until_they_end() {
-        let load = Load::default();
-        let (first, second) = (load.begin(NodeId(2)), load.begin(NodeId(2)));
-        assert_eq!((load.of(NodeId(2)), load.of(NodeId(3))), (2, 0));
-        drop(first);
-        assert_eq!(load.of(NodeId(2)), 1);
-        drop(second);
-        assert!(load.0.lock().is_empty(), "nodes that have left are forgotten");
     }
 }

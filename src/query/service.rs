@@ -11,7 +11,9 @@ use crate::freshness::{NotFresh, ReadConsistency, Reading};
 use crate::guard::{CancelFlag, CancelOnDrop, LocalGuard};
 use crate::limits::QueryLimits;
 use crate::replicas::Cluster;
+use crate::seen::Seen;
 use crate::source::ClusterSource;
+use crate::token::PositionToken;
 use quorate_model::{Clock, ErrorCode, TenantId};
 use quorate_promql::engine::{self, EngineOptions, QueryError, QueryOutput};
 use quorate_promql::{Features, ParseError};
@@ -19,6 +21,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// A query that may have gaps waits for the freshness of its partitions one part in this many of what others wait.
+const PARTIAL_PARTS: u32 = 4;
 
 /// Settings of the query side.
 #[derive(Debug, Clone)]
@@ -56,6 +61,8 @@ pub struct QueryParams {
     pub limits: QueryLimits,
     /// What the query must see.
     pub consistency: ReadConsistency,
+    /// Whether it goes on without partitions that cannot be read, and says so.
+    pub allow_partial: bool,
 }
 
 /// Evaluation times, milliseconds since the Unix epoch.
@@ -83,11 +90,13 @@ pub struct Timings {
     pub executed: Duration,
 }
 
-/// An answer, and the memory that it stays charged with.
+/// An answer, what it reflects, and the memory that it stays charged with.
 #[derive(Debug)]
 pub struct Answer<T> {
     /// The answer.
     pub output: T,
+    /// What it reflects.
+    pub seen: Seen,
     /// To be kept as long as the answer: dropping it gives the memory back to other queries.
     pub held: QueryAccount,
 }
@@ -215,9 +224,10 @@ impl QueryService {
         let (clock, times) = (self.clock.clone(), self.times.clone());
         let arrived = clock.instant();
         let deadline = self.deadline(params.timeout);
-        let of = self.reading(params.tenant, &params.consistency, deadline).await?;
+        let terms = (&params.consistency, params.allow_partial);
+        let (of, sight) = self.reading(params.tenant, terms, deadline).await?;
         let source = ClusterSource::new(of, params.limits, deadline.into(), Handle::current());
-        self.run(deadline, move |guard| {
+        let run = self.run(deadline, move |guard| {
             let started = clock.instant();
             // Parsing compiles regexes, so it waits for its place like the rest.
             let expr = quorate_promql::parse(&params.query, &options.features)?;
@@ -231,8 +241,8 @@ impl QueryService {
             times.queued.record(started, timings.queued);
             times.executed.record(started + timings.executed, timings.executed);
             Ok(render(output, timings, guard)?)
-        })
-        .await
+        });
+        Ok(sight.of(run.await?))
     }
 
     /// When a query that comes now must have ended.
@@ -240,17 +250,38 @@ impl QueryService {
         self.clock.instant() + timeout.map_or(self.config.timeout, |t| t.min(self.config.timeout))
     }
 
-    /// Finds out how fresh every partition must be read for `tenant`.
+    /// Finds out how fresh every partition must be read for `tenant`, on these terms: the consistency, and whether
+    /// there may be gaps.
     pub(crate) async fn reading(
         &self,
         tenant: Option<TenantId>,
-        consistency: &ReadConsistency,
+        (consistency, allow_partial): (&ReadConsistency, bool),
         deadline: Instant,
-    ) -> Result<Option<(TenantId, Reading)>, NotFresh> {
-        let Some(tenant) = tenant else { return Ok(None) };
-        let until = deadline.min(self.clock.instant() + self.config.fresh_within);
-        let reading = Reading::begin(&self.cluster, consistency, until.into()).await?;
-        Ok(Some((tenant, reading)))
+    ) -> Result<(Option<(TenantId, Reading)>, Sight), NotFresh> {
+        let positions = match (tenant, consistency) {
+            // What it has may be known elsewhere only, so this too may be stale.
+            (Some(_), _) | (None, ReadConsistency::Eventual) => None,
+            (None, ReadConsistency::Session(token)) => Some(token.clone()),
+            (None, ReadConsistency::Strong | ReadConsistency::Bounded(_)) => Some(PositionToken::default()),
+        };
+        if let Some(positions) = positions {
+            return Ok((None, Sight::Nothing(positions)));
+        }
+        let begun = self.clock.instant();
+        let mut within = self.config.fresh_within.min(deadline.saturating_duration_since(begun));
+        if allow_partial {
+            // The rest is for reading what there is.
+            within = (self.config.fresh_within / PARTIAL_PARTS).min(within / 2);
+        }
+        let begin = Reading::begin(&self.cluster, consistency, allow_partial, (begun + within).into()).await;
+        let name = consistency.name();
+        metrics::histogram!("quorate_read_consistency_wait_seconds", "consistency" => name)
+            .record((self.clock.instant() - begun).as_secs_f64());
+        if begin.is_err() {
+            metrics::counter!("quorate_read_consistency_failures_total", "consistency" => name).increment(1);
+        }
+        let reading = begin?;
+        Ok((tenant.map(|tenant| (tenant, reading.clone())), Sight::Reading(reading)))
     }
 
     /// Runs `work` on a query thread once a place is free, under a guard of its own.
@@ -287,12 +318,36 @@ impl QueryService {
         let done = tokio::task::spawn_blocking(move || {
             let output = work(&guard);
             drop(place);
-            output.map(|output| Answer { output, held: guard.into_account() })
+            output.map(|output| Answer { output, seen: Seen::default(), held: guard.into_account() })
         });
         done.await.map_err(|panicked| {
             tracing::error!(%panicked, "query evaluation panicked");
             QueryFailure::Panicked
         })?
+    }
+}
+
+/// Tells of an answer what it reflects, once it is there.
+pub(crate) enum Sight {
+    /// What was found out while it was read.
+    Reading(Reading),
+    /// The tenant never wrote, so nothing was read; a session keeps what it had.
+    Nothing(PositionToken),
+}
+
+impl Sight {
+    pub(crate) fn of<T>(self, answer: Answer<T>) -> Answer<T> {
+        let seen = match self {
+            Self::Reading(reading) => reading.seen(),
+            Self::Nothing(positions) => Seen { positions: Some(positions), ..Seen::default() },
+        };
+        if !seen.gaps.is_empty() {
+            metrics::counter!("quorate_query_partial_answers_total").increment(1);
+        }
+        if !seen.stale.is_empty() {
+            metrics::counter!("quorate_query_stale_answers_total").increment(1);
+        }
+        Answer { seen, ..answer }
     }
 }
 

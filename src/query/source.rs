@@ -1,7 +1,8 @@
 //! All series of one tenant in the cluster, as one source for the engine.
 //!
 //! Knows partitions and how to merge their answers. Does not know matchers or chunks.
-//! Path: `promql::engine` -> **here** -> `tsdb::PartitionStore::select` for what is on this node, `fanout` for the rest.
+//! Path: `promql::engine` -> **here** -> `tsdb::PartitionStore::select` for what is on this node, `fanout` for the rest;
+//! parts of a query that can run where the series are go by `distribute`.
 //! A series lives in exactly one partition of an epoch, so merging is by order only, never by sample. Should two
 //! partitions give the same labels, the lower one is read, whatever the timing, and a counter tells.
 
@@ -14,11 +15,13 @@ use crate::limits::QueryLimits;
 use crate::messages::to_messages;
 use bytes::Bytes;
 use futures::poll;
+use parking_lot::Mutex;
 use quorate_model::{Labels, PartitionId, SeriesBuffer, TenantId};
 use quorate_promql::engine::QueryGuard;
-use quorate_promql::source::{SelectRequest, Selection, SeriesSource, SourceError};
-use quorate_tsdb::{PartitionSelection, StoreError};
+use quorate_promql::source::{FragmentSource, SelectRequest, Selection, SeriesSource, SourceError};
+use quorate_tsdb::{PartitionSelection, PartitionStore, StoreError};
 use quorate_wire::store;
+use std::collections::HashSet;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
@@ -28,12 +31,14 @@ use tokio::time::Instant;
 /// The partitions of the cluster, seen by one query of one tenant. Selects on threads that may block.
 pub struct ClusterSource {
     /// `None` for a tenant that never wrote: it has no series.
-    of: Option<(TenantId, Reading)>,
-    limits: QueryLimits,
-    deadline: Instant,
-    runtime: Handle,
+    pub(crate) of: Option<(TenantId, Reading)>,
+    pub(crate) limits: QueryLimits,
+    pub(crate) deadline: Instant,
+    pub(crate) runtime: Handle,
     /// Series of all selections of the query so far.
     selected: AtomicU64,
+    /// Selections whose series were counted by a fragment.
+    counted: Mutex<HashSet<usize>>,
 }
 
 impl ClusterSource {
@@ -45,11 +50,28 @@ impl ClusterSource {
         deadline: Instant,
         runtime: Handle,
     ) -> Self {
-        Self { of, limits, deadline, runtime, selected: AtomicU64::new(0) }
+        Self { of, limits, deadline, runtime, selected: AtomicU64::new(0), counted: Mutex::default() }
     }
 
-    fn count(&self, series: usize) -> Result<(), SourceError> {
-        let series = series as u64;
+    /// Whether the series of a fragment are to be counted: others may work on the same.
+    pub(crate) fn begin_fragment(&self, selection: usize) -> Counted {
+        Counted {
+            selection,
+            before: self.selected.load(Ordering::Relaxed),
+            is_new: self.counted.lock().insert(selection),
+        }
+    }
+
+    /// Counts nothing of a fragment, whose series are selected instead.
+    pub(crate) fn forget_fragment(&self, counted: &Counted) {
+        self.selected.store(counted.before, Ordering::Relaxed);
+        if counted.is_new {
+            self.counted.lock().remove(&counted.selection);
+        }
+    }
+
+    /// Counts series that are read.
+    pub(crate) fn count(&self, series: u64) -> Result<(), SourceError> {
         let selected = self.selected.fetch_add(series, Ordering::Relaxed) + series;
         self.limits.check_series(selected).map_err(SourceError::Limit)
     }
@@ -67,7 +89,7 @@ impl ClusterSource {
             let part = store
                 .select(tenant, request.matchers, request.range, limits, meter)
                 .map_err(|error| source_error(&error, meter, &self.limits))?;
-            self.count(part.len())?;
+            self.count(part.len() as u64)?;
             parts.push((id, Part::Here(part)));
         }
         Ok(parts)
@@ -123,10 +145,49 @@ impl SeriesSource for ClusterSource {
         guard.check().and_then(|()| guard.charge(found as u64 * ORDER_BYTES)).map_err(stopped)?;
         Ok(Box::new(MergedSelection::new(parts, self.limits)))
     }
+
+    fn fragments(&self) -> Option<&dyn FragmentSource> {
+        let (_, reading) = self.of.as_ref()?;
+        reading.remote().next().map(|_| self as &dyn FragmentSource)
+    }
+}
+
+/// How the series of a fragment are counted.
+pub(crate) struct Counted {
+    selection: usize,
+    /// Series of the query before.
+    before: u64,
+    /// Whether no fragment before worked on them.
+    pub(crate) is_new: bool,
+}
+
+/// The series of one tenant in one partition of this node, for what is evaluated partition by partition.
+pub(crate) struct OnePartition<'a> {
+    pub(crate) tenant: TenantId,
+    pub(crate) store: &'a PartitionStore,
+    pub(crate) limits: QueryLimits,
+}
+
+impl SeriesSource for OnePartition<'_> {
+    fn select(
+        &self,
+        request: &SelectRequest<'_>,
+        guard: &dyn QueryGuard,
+    ) -> Result<Box<dyn Selection>, SourceError> {
+        let (meter, limits) = (GuardMeter::new(guard), self.limits.of_selection());
+        let part = self
+            .store
+            .select(self.tenant, request.matchers, request.range, limits, &meter)
+            .map_err(|error| source_error(&error, &meter, &self.limits))?;
+        guard.check().and_then(|()| guard.charge(part.len() as u64 * ORDER_BYTES)).map_err(stopped)?;
+        Ok(Box::new(MergedSelection::new(vec![Part::Here(part)], self.limits)))
+    }
 }
 
 impl Collect for ClusterSource {
     type Part = RemoteSelection;
+
+    const KIND: &'static str = "series";
 
     fn partition(frame: &[u8]) -> Result<PartitionId, FrameError> {
         partition_of(frame)
@@ -146,7 +207,7 @@ impl Collect for ClusterSource {
     }
 
     fn accept(&self, part: &RemoteSelection) -> Result<(), SourceError> {
-        self.count(part.len())
+        self.count(part.len() as u64)
     }
 }
 
@@ -216,11 +277,16 @@ impl MergedSelection {
             let all = order.len();
             order.dedup_by(|b, a| a.0 != b.0 && label_at(&parts, *a) == label_at(&parts, *b));
             let repeats = all - order.len();
-            tracing::error!(repeats, "series in two partitions: samples of the higher one are not shown");
-            metrics::counter!("quorate_query_repeated_series_total").increment(repeats as u64);
+            tell_of_repeats(repeats);
         }
         Self { parts, order, limits }
     }
+}
+
+/// Tells that series stand in two partitions.
+pub(crate) fn tell_of_repeats(repeats: usize) {
+    tracing::error!(repeats, "series in two partitions: samples of the higher one are not shown");
+    metrics::counter!("quorate_query_repeated_series_total").increment(repeats as u64);
 }
 
 fn label_at(parts: &[Part], (part, index): (u32, u32)) -> &Labels {

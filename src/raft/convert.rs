@@ -2,7 +2,8 @@
 //!
 //! A message that lacks a part is refused with the name of the part; nothing is guessed.
 
-use crate::segment_log::{Entry, EntryKind, LogId, Vote};
+use crate::segment_log::{Entry, EntryKind, GroupId, LogId, Vote};
+use crate::sleep::Rest;
 use crate::snapshot::Given;
 use crate::types::{
     RaftEntry, RaftLogId, RaftSnapshotMeta, RaftStoredMembership, RaftVote, TypeConfig, decode_membership,
@@ -36,7 +37,7 @@ fn vote(vote: &RaftVote) -> wire::Vote {
     wire::Vote { term, node, committed }
 }
 
-fn read_vote(vote: Option<wire::Vote>) -> Result<RaftVote, Malformed> {
+pub(crate) fn read_vote(vote: Option<wire::Vote>) -> Result<RaftVote, Malformed> {
     let wire::Vote { term, node, committed } = vote.ok_or_else(|| missing("a vote"))?;
     Ok(from_vote(Vote { term, node, committed }))
 }
@@ -178,6 +179,24 @@ pub(crate) fn read_ballot_answer(answer: wire::BallotAnswer) -> Result<VoteRespo
     Ok(VoteResponse::new(read_vote(answer.vote)?, answer.last.as_ref().map(read_log_id), answer.granted))
 }
 
+pub(crate) fn rest(group: GroupId, rest: &Rest) -> wire::Rest {
+    let LogId { term, node, index } = rest.last;
+    let Vote { term: vote_term, node: voter, committed } = rest.vote;
+    wire::Rest {
+        group: group.0,
+        vote: Some(wire::Vote { term: vote_term, node: voter, committed }),
+        last: Some(wire::LogId { term, node, index }),
+    }
+}
+
+/// `None` if a part is missing: such a group does not sleep.
+pub(crate) fn read_rest(message: &wire::Rest) -> Option<Rest> {
+    let wire::Vote { term, node, committed } = message.vote?;
+    let last = message.last?;
+    let vote = Vote { term, node, committed };
+    Some(Rest { vote, last: LogId { term: last.term, node: last.node, index: last.index } })
+}
+
 pub(crate) fn transfer(rpc: &TransferLeaderRequest<TypeConfig>) -> wire::Transfer {
     wire::Transfer {
         from: Some(vote(rpc.from_leader())),
@@ -245,6 +264,18 @@ mod tests {
         assert_eq!(read_ballot_answer(ballot_answer(&answer)), Ok(answer));
         let sent = TransferLeaderRequest::new(some_vote(), 5, Some(id(4)));
         assert_eq!(read_transfer(transfer(&sent)), Ok(sent));
+    }
+
+    #[test]
+    fn rests_arrive_as_they_were_sent_and_whole() {
+        let sent = Rest {
+            vote: Vote { term: 7, node: 2, committed: true },
+            last: LogId { term: 6, node: 3, index: 9 },
+        };
+        let message = rest(GroupId(4), &sent);
+        assert_eq!((message.group, read_rest(&message)), (4, Some(sent)));
+        assert_eq!(read_rest(&wire::Rest { vote: None, ..message }), None);
+        assert_eq!(read_rest(&wire::Rest { last: None, ..message }), None);
     }
 
     #[test]

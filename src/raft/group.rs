@@ -5,30 +5,34 @@
 //! G1: `propose` resolves only when the entry is committed and visible to every [`GroupReader`].
 //! G2: a dropped future loses nothing: the entry is committed or not as if its owner still waited.
 //! G3: positions that a reader delivers are committed, on every member in the same order.
-//! One voter needs no clock: there ticks, heartbeats and elections by time are off, an idle group costs nothing.
+//! One voter needs no clock: there ticks, heartbeats and elections by time are off, an idle group costs nothing. Of
+//! several members all may sleep ([`crate::quiet`]).
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError as OpenraftError};
 use openraft::impls::EmptyNode;
-use openraft::metrics::WaitError;
+use openraft::metrics::{RaftServerMetrics, WaitError};
+use openraft::type_config::alias::WatchReceiverOf;
 use openraft::{Config, Raft, ReadPolicy, SnapshotPolicy};
+use quorate_model::planted::{Bug, is_planted};
 use quorate_model::{NodeId, Position, failpoint};
 use quorate_wire::Transport;
 use tokio::sync::{Mutex, Semaphore, watch};
 
-use crate::RaftError;
 use crate::network::Network;
+use crate::quiet::{Doze, Quiet};
 use crate::segment_log::{EntryKind, GroupId, GroupLog, MAX_PAYLOAD, ReadPlan, SegmentError};
 use crate::snapshot::{Giver, SnapshotOwner, Snapshots};
 use crate::state_machine::{StateMachine, TrimTarget};
 use crate::storage::LogStore;
 use crate::types::{Proposal, TypeConfig};
+use crate::{Members, RaftError};
 
 /// Longest wait for this node to lead a group of which it is the only voter.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -56,6 +60,8 @@ pub(crate) struct Shared {
     /// Bytes proposed and not yet durable.
     pub(crate) pending: Arc<Semaphore>,
     pub(crate) pending_limit: usize,
+    /// What this node knows of the life of others.
+    pub(crate) quiet: Arc<Quiet>,
 }
 
 /// A running group. Clones share it.
@@ -76,6 +82,7 @@ struct Inner {
     role: Role,
     shared: Shared,
     stopping: AtomicBool,
+    doze: Doze,
 }
 
 impl Group {
@@ -97,7 +104,8 @@ impl Group {
         let raft = Raft::new(shared.node.0, config, network, LogStore::new(log.clone()), state_machine)
             .await
             .map_err(|error| failed(error.to_string()))?;
-        let leader = follow_leader(&raft);
+        let metrics = raft.server_metrics();
+        let (sender, leader) = watch::channel(metrics.borrow_watched().current_leader.map(NodeId));
         let group = Self {
             inner: Arc::new(Inner {
                 id,
@@ -111,8 +119,10 @@ impl Group {
                 role,
                 shared: shared.clone(),
                 stopping: AtomicBool::new(false),
+                doze: Doze::new(&shared.quiet),
             }),
         };
+        tokio::spawn(follow_leader(Arc::downgrade(&group.inner), metrics, sender));
         if role == Role::Alone
             && let Err(error) = group.lead(shared.node.0).await
         {
@@ -176,6 +186,11 @@ impl Group {
         if stopping.load(Ordering::SeqCst) {
             return Err(RaftError::Stopped { group: *id });
         }
+        let _busy = self.busy();
+        if self.doze().has_slept() {
+            // A leader that has not heard of a majority lately appends nothing; this one has not asked.
+            self.confirm().await?;
+        }
         let proposal = Proposal { payload, permit: Some(Arc::new(permit)) };
         match raft.client_write(proposal).await {
             Ok(response) => Ok(Position(response.log_id.index)),
@@ -189,10 +204,24 @@ impl Group {
     /// Position of the newest committed proposal, confirmed with a quorum, not remembered. Readers deliver it,
     /// unless it was trimmed. A leader's own first entries do not count.
     pub async fn read_index(&self) -> Result<Position, RaftError> {
-        let Inner { id, raft, log, .. } = &*self.inner;
+        if is_planted(Bug::LocalRead) && self.leader() == Some(self.inner.shared.node) {
+            return Ok(self.known_index());
+        }
+        let confirmed = self.confirm().await;
+        confirmed.map(|()| Position(self.inner.log.last_proposal(self.committed().0)))
+    }
+
+    /// Has a majority say that this node leads, after this call began. A group that sleeps stays asleep if it does.
+    pub(crate) async fn confirm(&self) -> Result<(), RaftError> {
+        let Inner { id, raft, .. } = &*self.inner;
         let id = *id;
-        match raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
-            Ok(_) => Ok(Position(log.last_proposal(self.committed().0))),
+        let confirmed = raft.ensure_linearizable(ReadPolicy::ReadIndex).await;
+        match &confirmed {
+            Ok(_) => self.is_confirmed(),
+            Err(_) => self.stir_own(),
+        }
+        match confirmed {
+            Ok(_) => Ok(()),
             Err(OpenraftError::APIError(LinearizableReadError::ForwardToLeader(to))) => {
                 Err(RaftError::NotLeader { group: id, leader: to.leader_id.map(NodeId) })
             }
@@ -226,7 +255,9 @@ impl Group {
     /// Reads committed proposals after `after`, then waits for more.
     pub fn reader(&self, after: Position) -> GroupReader {
         let committed = self.inner.committed.clone();
-        let is_alone = self.inner.role == Role::Alone;
+        // So is who was made the only member of a group that others were lost of.
+        let sole = Members { voters: BTreeSet::from([self.inner.shared.node]), learners: BTreeSet::new() };
+        let is_alone = self.inner.role == Role::Alone || self.members() == sole;
         GroupReader { id: self.inner.id, log: self.inner.log.clone(), committed, after: after.0, is_alone }
     }
 
@@ -315,6 +346,22 @@ impl Group {
         &self.inner.raft
     }
 
+    pub(crate) fn log(&self) -> &GroupLog {
+        &self.inner.log
+    }
+
+    pub(crate) fn role(&self) -> Role {
+        self.inner.role
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.inner.shared
+    }
+
+    pub(crate) fn doze(&self) -> &Doze {
+        &self.inner.doze
+    }
+
     /// Stops the group. Proposals on their way end as [`RaftError::Unknown`] or committed.
     pub(crate) async fn shutdown(&self) {
         self.inner.stopping.store(true, Ordering::SeqCst);
@@ -397,23 +444,26 @@ impl GroupReader {
     }
 }
 
-fn follow_leader(raft: &Raft<TypeConfig, StateMachine>) -> watch::Receiver<Option<NodeId>> {
-    let mut metrics = raft.metrics();
-    let (sender, leader) = watch::channel(metrics.borrow_watched().current_leader.map(NodeId));
-    tokio::spawn(async move {
-        while metrics.changed().await.is_ok() {
-            let leader = metrics.borrow_watched().current_leader.map(NodeId);
-            sender.send_if_modified(|known| std::mem::replace(known, leader) != leader);
+/// Follows who leads. A change of that wakes the group; unlike other figures of it, it does not come with every message.
+async fn follow_leader(
+    group: Weak<Inner>,
+    mut metrics: WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>,
+    sender: watch::Sender<Option<NodeId>>,
+) {
+    while metrics.changed().await.is_ok() {
+        let leader = metrics.borrow_watched().current_leader.map(NodeId);
+        let is_new = sender.send_if_modified(|known| std::mem::replace(known, leader) != leader);
+        if is_new && let Some(inner) = group.upgrade() {
+            Group { inner }.stir();
         }
-    });
-    leader
+    }
 }
 
 async fn load(plan: ReadPlan) -> Result<Vec<crate::segment_log::Entry>, RaftError> {
     if plan.is_in_memory() {
         return Ok(plan.load()?);
     }
-    let loaded = tokio::task::spawn_blocking(move || plan.load()).await;
+    let loaded = crate::disk::blocking(move || plan.load()).await;
     Ok(loaded.map_err(|_| SegmentError::Closed)??)
 }
 

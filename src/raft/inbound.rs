@@ -17,6 +17,9 @@ use crate::{Group, RaftNode};
 #[async_trait]
 impl Handler for RaftNode {
     async fn handle(&self, group: u64, request: request::Message) -> Result<answer::Message, String> {
+        if let request::Message::Sign(sign) = request {
+            return Ok(answer::Message::Signed(self.answer_sign(sign)));
+        }
         let id = GroupId(group);
         let running = self.running(id).ok_or_else(|| format!("group {id} does not run here"))?;
         running.handle(request).await
@@ -24,7 +27,26 @@ impl Handler for RaftNode {
 }
 
 impl Group {
+    /// Whatever comes wakes the group, once openraft has it: its timer must not run out before.
     async fn handle(&self, request: request::Message) -> Result<answer::Message, String> {
+        let led_by = match &request {
+            request::Message::Append(it) if it.entries.is_empty() => Some(convert::read_vote(it.vote)?),
+            request::Message::Vote(ballot) | request::Message::PreVote(ballot)
+                if !ballot.is_transfer && self.puts_off() =>
+            {
+                return Err("the group sleeps under a leader whose node lives".to_owned());
+            }
+            _ => None,
+        };
+        let handled = self.let_raft_handle(request).await;
+        match led_by {
+            Some(vote) => self.is_led(&vote),
+            None => self.stir(),
+        }
+        handled
+    }
+
+    async fn let_raft_handle(&self, request: request::Message) -> Result<answer::Message, String> {
         let raft = self.raft();
         let failed = |error: &dyn std::fmt::Display| error.to_string();
         match request {
@@ -55,6 +77,7 @@ impl Group {
                 let answer = answered.map_err(|e| failed(&e))?;
                 Ok(answer::Message::Transfer(convert::transfer_answer(answer)))
             }
+            request::Message::Sign(_) => Err("a sign of life is for a node, not for a group".to_owned()),
         }
     }
 

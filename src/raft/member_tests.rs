@@ -9,31 +9,48 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_model::{NodeId, Position};
+use quorate_wire::Transport;
 use quorate_wire::memory::Switchboard;
 use tempfile::TempDir;
 
 use crate::{Fetched, Giver, Group, GroupId, Members, RaftConfig, RaftError, RaftNode, SnapshotOwner};
 
-const GROUP: GroupId = GroupId(5);
-const LONG: Duration = Duration::from_secs(60);
+pub(crate) const GROUP: GroupId = GroupId(5);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
-struct Cluster {
-    board: Switchboard,
+/// What stands between a node and its peers.
+pub(crate) type Between = fn(NodeId, Arc<dyn Transport>) -> Arc<dyn Transport>;
+
+pub(crate) struct Cluster {
+    pub(crate) board: Switchboard,
     dirs: Vec<TempDir>,
-    nodes: Vec<RaftNode>,
-    groups: Vec<Group>,
+    pub(crate) nodes: Vec<RaftNode>,
+    pub(crate) groups: Vec<Group>,
+    config: RaftConfig,
+    between: Between,
 }
 
-fn ids(ids: impl IntoIterator<Item = u64>) -> BTreeSet<NodeId> {
+pub(crate) fn ids(ids: impl IntoIterator<Item = u64>) -> BTreeSet<NodeId> {
     ids.into_iter().map(NodeId).collect()
 }
 
 impl Cluster {
     /// `voters` nodes that vote, and `others` that only run.
     async fn start(voters: u64, others: u64) -> Self {
+        Self::start_with(voters, others, RaftConfig::default(), |_, transport| transport).await
+    }
+
+    pub(crate) async fn start_with(voters: u64, others: u64, config: RaftConfig, between: Between) -> Self {
         let count = voters + others;
         let dirs = (0..count).map(|_| tempfile::tempdir().unwrap()).collect();
-        let mut cluster = Self { board: Switchboard::default(), dirs, nodes: Vec::new(), groups: Vec::new() };
+        let mut cluster = Self {
+            board: Switchboard::default(),
+            dirs,
+            nodes: Vec::new(),
+            groups: Vec::new(),
+            config,
+            between,
+        };
         for at in 0..count as usize {
             let (node, group) = cluster.open(at).await;
             cluster.nodes.push(node);
@@ -47,27 +64,27 @@ impl Cluster {
 
     async fn open(&self, at: usize) -> (RaftNode, Group) {
         let id = NodeId(at as u64 + 1);
-        let transport = self.board.transport(id);
+        let transport = (self.between)(id, self.board.transport(id));
         let dir = self.dirs[at].path();
-        let node = RaftNode::start_with_peers(dir, id, RaftConfig::default(), transport).await.unwrap();
+        let node = RaftNode::start_with_peers(dir, id, self.config.clone(), transport).await.unwrap();
         let group = node.member(GROUP).await.unwrap();
         self.board.connect(id, Arc::new(node.clone()));
         (node, group)
     }
 
     /// Takes a node away as a crash does: its log is not told.
-    async fn stop(&mut self, at: usize) {
+    pub(crate) async fn stop(&mut self, at: usize) {
         self.board.disconnect(NodeId(at as u64 + 1));
         self.nodes[at].shutdown().await;
     }
 
-    async fn restart(&mut self, at: usize) {
+    pub(crate) async fn restart(&mut self, at: usize) {
         let (node, group) = self.open(at).await;
         (self.nodes[at], self.groups[at]) = (node, group);
     }
 
     /// A node among `among` that leads and is followed by a majority, with its index.
-    async fn leader(&self, among: &[usize]) -> usize {
+    pub(crate) async fn leader(&self, among: &[usize]) -> usize {
         let found = async {
             loop {
                 for at in among {
@@ -104,21 +121,21 @@ impl Cluster {
         all
     }
 
-    async fn check_equal(&self, nodes: &[usize], count: usize) {
+    pub(crate) async fn check_equal(&self, nodes: &[usize], count: usize) {
         let first = self.read(nodes[0], count).await;
         for at in &nodes[1..] {
             assert_eq!(self.read(*at, count).await, first, "node {}", at + 1);
         }
     }
 
-    async fn end(self) {
+    pub(crate) async fn end(self) {
         for node in &self.nodes {
             node.shutdown().await;
         }
     }
 }
 
-fn payload(number: u64) -> Bytes {
+pub(crate) fn payload(number: u64) -> Bytes {
     format!("entry {number}").into()
 }
 
@@ -339,4 +356,34 @@ async fn a_member_that_lacks_trimmed_entries_takes_a_snapshot_and_goes_on() {
     cluster.groups[leader].propose(payload(51)).await.unwrap();
     assert_eq!(cluster.read_after(away, after, 1).await, [payload(51)]);
     cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_left_and_forgot_comes_back_with_all_entries() {
+    let mut cluster = Cluster::start(3, 0).await;
+    let leader = cluster.leader(&[0, 1, 2]).await;
+    let away = (leader + 1) % 3;
+    let id = NodeId(away as u64 + 1);
+    for number in 0..10u64 {
+        cluster.groups[leader].propose(Bytes::from(number.to_string())).await.unwrap();
+    }
+    assert!(cluster.groups[leader].confirmed_members().await.unwrap().voters.contains(&id));
+    let others = ids((1..=3).filter(|node| *node != id.0));
+    cluster.groups[leader].change_voters(&others).await.unwrap();
+    let leader = cluster.leader(&[leader, (leader + 2) % 3]).await;
+    assert_eq!(cluster.groups[leader].confirmed_members().await.unwrap().voters, others);
+    assert!(cluster.nodes[away].forget(GROUP).await.is_err(), "it runs");
+    cluster.nodes[away].stop(GROUP).await;
+    cluster.nodes[away].forget(GROUP).await.unwrap();
+    cluster.groups[away] = cluster.nodes[away].member(GROUP).await.unwrap();
+    // It voted before, so it begins nothing of its own, whatever it is told.
+    cluster.groups[away].begin(&ids(1..=3)).await.unwrap();
+    assert_eq!(cluster.groups[away].members(), Members::default());
+    cluster.groups[leader].add_learner(id).await.unwrap();
+    cluster.groups[leader].change_voters(&ids(1..=3)).await.unwrap();
+    cluster.groups[leader].propose(Bytes::from("last")).await.unwrap();
+    assert_eq!(cluster.read(away, 11).await, cluster.read(leader, 11).await);
+    cluster.stop(away).await;
+    cluster.restart(away).await;
+    assert_eq!(cluster.read(away, 11).await, cluster.read(leader, 11).await, "also after a restart");
 }

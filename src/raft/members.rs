@@ -11,6 +11,7 @@ use openraft::impls::EmptyNode;
 use openraft::{ChangeMembers, Instant};
 use quorate_model::NodeId;
 
+use crate::quiet::Busy;
 use crate::types::TypeConfig;
 use crate::{Group, RaftError};
 
@@ -57,22 +58,29 @@ impl Group {
         }
     }
 
-    /// Whether the group has let `node` go: it is no member any more, and that is committed.
-    pub async fn has_let_go(&self, node: NodeId) -> bool {
-        let is_gone = self.raft().with_raft_state(move |state| {
-            let known = [state.membership_state.committed(), state.membership_state.effective()];
-            known.iter().all(|stored| {
-                stored.log_id().is_some() && !stored.membership().nodes().any(|(member, _)| *member == node.0)
-            })
+    /// The members, once a quorum has confirmed that this node leads: nobody else was a member at that moment.
+    ///
+    /// # Errors
+    /// As [`Group::read_index`].
+    pub async fn confirmed_members(&self) -> Result<Members, RaftError> {
+        self.read_index().await?;
+        let known = self.raft().with_raft_state(|state| {
+            let mut all = Members::default();
+            for stored in [state.membership_state.committed(), state.membership_state.effective()] {
+                all.voters.extend(stored.membership().voter_ids().map(NodeId));
+                all.learners.extend(stored.membership().learner_ids().map(NodeId));
+            }
+            all
         });
-        is_gone.await.unwrap_or(false)
+        known.await.map_err(|_| RaftError::Stopped { group: self.id() })
     }
 
     /// Adds a member that only follows and returns once it has caught up. Only the leader can.
     ///
     /// # Errors
-    /// [`RaftError::NotLeader`], or [`RaftError::Unknown`] when it may still happen.
+    /// [`RaftError::NotLeader`], [`RaftError::NoMajority`], or [`RaftError::Unknown`] when it may still happen.
     pub async fn add_learner(&self, node: NodeId) -> Result<(), RaftError> {
+        let _busy = self.confirmed().await?;
         let added = self.raft().add_learner(node.0, EmptyNode {}, true).await;
         added.map(drop).map_err(|error| self.not_changed(error))
     }
@@ -82,6 +90,7 @@ impl Group {
     /// # Errors
     /// As [`Group::add_learner`].
     pub async fn remove_learner(&self, node: NodeId) -> Result<(), RaftError> {
+        let _busy = self.confirmed().await?;
         let remove = ChangeMembers::RemoveNodes(BTreeSet::from([node.0]));
         let changed = self.raft().change_membership(remove, true).await;
         changed.map(drop).map_err(|error| self.not_changed(error))
@@ -93,6 +102,7 @@ impl Group {
     /// # Errors
     /// As [`Group::add_learner`].
     pub async fn change_voters(&self, voters: &BTreeSet<NodeId>) -> Result<(), RaftError> {
+        let _busy = self.confirmed().await?;
         let ids: BTreeSet<u64> = voters.iter().map(|node| node.0).collect();
         let changed = self.raft().change_membership(ChangeMembers::ReplaceAllVoters(ids), false).await;
         changed.map(drop).map_err(|error| self.not_changed(error))
@@ -103,6 +113,7 @@ impl Group {
     /// # Errors
     /// [`RaftError::Stopped`].
     pub async fn transfer_leader(&self, to: NodeId) -> Result<(), RaftError> {
+        self.stir_own();
         let asked = self.raft().trigger().transfer_leader(to.0).await;
         asked.map_err(|_| RaftError::Stopped { group: self.id() })
     }
@@ -126,7 +137,8 @@ impl Group {
         let metrics = self.raft().metrics().borrow_watched().clone();
         let heard = |id: u64| {
             let at = metrics.heartbeat.as_ref().and_then(|all| all.get(&id)?.as_ref().copied());
-            at.is_some_and(|at| at.elapsed() < SILENT)
+            // A leader of a group that sleeps says nothing to it, but its node does.
+            at.is_some_and(|at| at.elapsed() < SILENT) || self.shared().quiet.is_alive(NodeId(id))
         };
         self.known_to(heard)
     }
@@ -137,6 +149,13 @@ impl Group {
         let others = members.filter(|(id, _)| **id != metrics.id && counts(**id));
         let matched = |id: &u64| metrics.replication.as_ref()?.get(id)?.as_ref().map(|log_id| log_id.index);
         others.map(|(id, _)| matched(id).unwrap_or(0)).min().unwrap_or(u64::MAX)
+    }
+
+    /// A leader takes no change unless it has heard of a majority lately, which that of a sleeping group has not.
+    async fn confirmed(&self) -> Result<Busy<'_>, RaftError> {
+        let busy = self.busy();
+        self.confirm().await?;
+        Ok(busy)
     }
 
     fn not_changed(&self, error: OpenraftError<TypeConfig, ClientWriteError<TypeConfig>>) -> RaftError {

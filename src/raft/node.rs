@@ -3,19 +3,25 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use quorate_model::NodeId;
 use quorate_wire::Transport;
 use tokio::sync::{Mutex, Semaphore};
 
+use crate::disk::{Disk, RealDisk, blocking};
 use crate::group::{Role, Shared};
 use crate::network::Alone;
+use crate::quiet::{self, Quiet};
 use crate::segment_log::{GroupId, SegmentLog, SegmentLogConfig, SegmentLogStats};
+use crate::storage::durable;
 use crate::{Group, RaftError};
 
 /// Bound of `pending_bytes`: a batch of the log holds less than 4 GiB.
 const MAX_PENDING: usize = 1 << 30;
+/// Long enough that a group which is written to every few seconds stays awake.
+const SLEEP_AFTER: Duration = Duration::from_secs(5);
 
 /// Settings of a node's groups and their log.
 #[derive(Debug, Clone)]
@@ -26,26 +32,41 @@ pub struct RaftConfig {
     pub cache_bytes: usize,
     /// Payloads proposed and not yet durable, over all groups; further proposals wait. At most 1 GiB.
     pub pending_bytes: usize,
+    /// A group of several members in which nothing happened for so long may sleep.
+    pub sleep_after: Duration,
 }
 
 impl Default for RaftConfig {
     fn default() -> Self {
-        Self { segment_bytes: 64 << 20, cache_bytes: 64 << 20, pending_bytes: 64 << 20 }
+        Self {
+            segment_bytes: 64 << 20,
+            cache_bytes: 64 << 20,
+            pending_bytes: 64 << 20,
+            sleep_after: SLEEP_AFTER,
+        }
     }
 }
 
 /// The groups of this node. Clones share them.
 #[derive(Clone)]
 pub struct RaftNode {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-struct Inner {
+pub(crate) struct Inner {
+    disk: Arc<dyn Disk>,
     log: SegmentLog,
-    shared: Shared,
+    pub(crate) shared: Shared,
     /// Held while a group starts.
     starting: Mutex<()>,
-    groups: RwLock<BTreeMap<GroupId, Group>>,
+    pub(crate) groups: RwLock<BTreeMap<GroupId, Group>>,
+}
+
+impl Inner {
+    /// The running groups that may have other members.
+    pub(crate) fn members(&self) -> Vec<Group> {
+        self.groups.read().values().filter(|group| group.role() == Role::Member).cloned().collect()
+    }
 }
 
 impl RaftNode {
@@ -67,24 +88,46 @@ impl RaftNode {
         config: RaftConfig,
         transport: Arc<dyn Transport>,
     ) -> Result<Self, RaftError> {
+        Self::start_on(Arc::new(RealDisk), dir, id, config, transport).await
+    }
+
+    /// The same on another disk.
+    ///
+    /// # Errors
+    /// As [`RaftNode::start`].
+    pub async fn start_on(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        id: NodeId,
+        config: RaftConfig,
+        transport: Arc<dyn Transport>,
+    ) -> Result<Self, RaftError> {
         let settings = SegmentLogConfig {
             segment_bytes: config.segment_bytes,
             cache_bytes: config.cache_bytes,
             ..SegmentLogConfig::new(id.0)
         };
-        let dir = dir.to_owned();
-        let opened = tokio::task::spawn_blocking(move || SegmentLog::open(&dir, settings)).await;
+        let (dir, on) = (dir.to_owned(), Arc::clone(&disk));
+        let opened = blocking(move || SegmentLog::open_on(on, &dir, settings)).await;
         let log = opened.map_err(|_| crate::segment_log::SegmentError::Closed)??;
         let pending_limit = config.pending_bytes.clamp(1, MAX_PENDING);
         let pending = Arc::new(Semaphore::new(pending_limit));
-        let shared = Shared { node: id, transport, pending, pending_limit };
+        let quiet = Arc::new(Quiet::new(config.sleep_after));
+        let shared = Shared { node: id, transport, pending, pending_limit, quiet };
         let (starting, groups) = (Mutex::default(), RwLock::default());
-        Ok(Self { inner: Arc::new(Inner { log, shared, starting, groups }) })
+        let inner = Arc::new(Inner { disk, log, shared, starting, groups });
+        tokio::spawn(quiet::keep(Arc::downgrade(&inner)));
+        Ok(Self { inner })
     }
 
     /// This node's id.
     pub fn id(&self) -> NodeId {
         self.inner.shared.node
+    }
+
+    /// Where its files are.
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.inner.disk
     }
 
     /// The group with this node as its only voter, started if it is not yet. See [`Group`].
@@ -105,7 +148,7 @@ impl RaftNode {
     }
 
     async fn start_group(&self, group: GroupId, role: Role) -> Result<Group, RaftError> {
-        let Inner { log, shared, starting, groups } = &*self.inner;
+        let Inner { log, shared, starting, groups, .. } = &*self.inner;
         let _one = starting.lock().await;
         if let Some(running) = self.running(group) {
             return Ok(running);
@@ -118,6 +161,31 @@ impl RaftNode {
 
     pub(crate) fn running(&self, group: GroupId) -> Option<Group> {
         self.inner.groups.read().get(&group).cloned()
+    }
+
+    /// Stops a group: from now on this node answers nothing for it, until it is started again.
+    pub async fn stop(&self, group: GroupId) {
+        let _one = self.inner.starting.lock().await;
+        let running = self.inner.groups.write().remove(&group);
+        if let Some(running) = running {
+            running.shutdown().await;
+        }
+    }
+
+    /// Forgets a group that was stopped: its entries, and what stood for trimmed ones. Its vote stays, so that the group
+    /// is never begun again here and no vote is given twice. Durable when it returns. Only for a group that has let this
+    /// node go since it was stopped: what the node said before counts for nobody any more.
+    ///
+    /// # Errors
+    /// [`RaftError::Start`] if the group runs, [`RaftError::Log`].
+    pub async fn forget(&self, group: GroupId) -> Result<(), RaftError> {
+        let _one = self.inner.starting.lock().await;
+        if self.running(group).is_some() {
+            return Err(RaftError::Start { group, reason: "it runs and is to be forgotten".to_owned() });
+        }
+        let part = self.inner.log.group(group, new_incarnation())?;
+        let forgotten = durable(|done| part.forget(new_incarnation(), done)).await;
+        forgotten.map_err(|_| crate::segment_log::SegmentError::Closed.into())
     }
 
     /// Groups that keep the oldest segments from being deleted. The owner of each must cut an image and trim.
@@ -139,7 +207,7 @@ impl RaftNode {
         }
         self.inner.shared.pending.close();
         let inner = Arc::clone(&self.inner);
-        if tokio::task::spawn_blocking(move || inner.log.close()).await.is_err() {
+        if blocking(move || inner.log.close()).await.is_err() {
             tracing::error!("closing the log panicked");
         }
     }

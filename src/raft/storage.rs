@@ -10,6 +10,7 @@ use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use tokio::sync::oneshot;
 
+use crate::disk::blocking;
 use crate::segment_log::{GroupLog, SegmentError};
 use crate::types::{
     RaftEntry, RaftLogId, RaftVote, TypeConfig, from_entry, from_log_id, from_vote, to_entry, to_log_id,
@@ -32,11 +33,8 @@ impl LogStore {
 
     async fn load(&self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<RaftEntry>> {
         let plan = self.log.plan_read(from, to, max_bytes)?;
-        let entries = if plan.is_in_memory() {
-            plan.load()?
-        } else {
-            tokio::task::spawn_blocking(move || plan.load()).await.map_err(io::Error::other)??
-        };
+        let entries =
+            if plan.is_in_memory() { plan.load()? } else { blocking(move || plan.load()).await?? };
         entries.into_iter().map(from_entry).collect()
     }
 }

@@ -6,12 +6,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::AsyncRuntime;
 use openraft::impls::EmptyNode;
 use openraft::type_config::alias::{LogIdOf, SnapshotMetaOf, StoredMembershipOf, VoteOf};
 use openraft::vote::RaftLeaderIdExt;
+use rand::RngExt;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::segment_log::{Entry, EntryKind, LogId, Snapshot, Vote};
@@ -41,7 +45,19 @@ openraft::declare_raft_types!(
         R = (),
         NodeId = u64,
         Node = EmptyNode,
+        AsyncRuntime = Runtime,
 );
+
+/// What runs openraft's tasks; in a simulation its random numbers come from the seed.
+#[cfg(not(feature = "simulation"))]
+type Runtime = openraft::impls::TokioRuntime;
+#[cfg(feature = "simulation")]
+type Runtime = crate::simulation::Runtime;
+
+/// A random time of a range; in a simulation it follows from the seed, as openraft's own do.
+pub(crate) fn random_time(range: Range<Duration>) -> Duration {
+    Runtime::thread_rng().random_range(range)
+}
 
 pub(crate) type RaftLogId = LogIdOf<TypeConfig>;
 pub(crate) type RaftVote = VoteOf<TypeConfig>;

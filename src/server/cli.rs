@@ -1,10 +1,12 @@
-//! The command line: `serve`, `config check`, `config defaults`, `--version`.
+//! The command line: `serve`, `cluster`, `config check`, `config defaults`, `--version`.
 //!
 //! Knows clap, the table of keys and the environment. Every key is a flag; what was given becomes settings
 //! for `config::load`, variables before flags so that flags win.
 
+use crate::admin;
 use crate::config::keys::{self, KEYS, Kind};
 use crate::config::load::{Setting, Source};
+use crate::recover;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use quorate_model::failpoint;
 use std::collections::BTreeSet;
@@ -18,8 +20,12 @@ pub enum Action {
     Serve(Source),
     /// Read the configuration, tell whether it is good, and end.
     CheckConfig(Source),
+    /// Make a new cluster of what a data dir holds, if the id of its old one is given or typed.
+    Recover(Source, Option<String>),
     /// Print the default configuration and end.
     PrintDefaults,
+    /// Ask a running node, or have it change the cluster.
+    Cluster(admin::Order),
 }
 
 /// Reads arguments and environment.
@@ -33,12 +39,22 @@ pub fn parse(
     let matches = command().try_get_matches_from(arguments)?;
     match matches.subcommand() {
         Some(("serve", serve)) => Ok(Action::Serve(source(serve, variable))),
+        Some(("cluster", cluster)) => match cluster.subcommand() {
+            Some(("recover", asked)) => {
+                Ok(Action::Recover(source(asked, variable), recover::given_id(asked)))
+            }
+            _ => admin::order(cluster).map(Action::Cluster).ok_or_else(missing),
+        },
         Some(("config", config)) => match config.subcommand() {
             Some(("check", check)) => Ok(Action::CheckConfig(source(check, variable))),
             _ => Ok(Action::PrintDefaults),
         },
-        _ => Err(command().error(clap::error::ErrorKind::MissingSubcommand, "a subcommand is needed")),
+        _ => Err(missing()),
     }
+}
+
+fn missing() -> clap::Error {
+    command().error(clap::error::ErrorKind::MissingSubcommand, "a subcommand is needed")
 }
 
 fn command() -> Command {
@@ -50,6 +66,7 @@ fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(with_settings(Command::new("serve").about("Runs a node")))
+        .subcommand(admin::command().subcommand(with_settings(recover::command())))
         .subcommand(
             Command::new("config")
                 .about("Works on the configuration without running a node")

@@ -53,6 +53,12 @@ pub enum DataDirError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Making it the beginning of another cluster was interrupted.
+    #[error(
+        "{} is being made the beginning of another cluster, and that was interrupted; run again: \
+         quorate cluster recover --from-survivor", .0.display()
+    )]
+    Recovering(PathBuf),
     /// It holds data and no file that says what it is.
     #[error(
         "{} holds {found} but no FORMAT file, which is written first: it is damaged; put the file back as it was",
@@ -80,6 +86,7 @@ pub enum DataDirError {
 pub struct DataDir {
     path: PathBuf,
     identity: Option<Identity>,
+    recovering: Option<u128>,
     lock: Arc<File>,
 }
 
@@ -112,10 +119,12 @@ struct Format {
     name: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     cluster: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    recovering: Option<String>,
 }
 
 impl Format {
-    fn of(identity: &Identity) -> Self {
+    fn of(identity: &Identity, recovering: Option<u128>) -> Self {
         let membership = identity.membership.as_ref();
         Self {
             version: if membership.is_some() { FORMAT_VERSION } else { ALONE_VERSION },
@@ -123,15 +132,18 @@ impl Format {
             partitions: identity.partitions,
             name: membership.map(|membership| membership.name.clone()),
             cluster: membership.and_then(|membership| membership.cluster).map(|id| format!("{id:032x}")),
+            recovering: recovering.map(|id| format!("{id:032x}")),
         }
     }
 
-    fn identity(self) -> Result<Identity, String> {
+    /// Whose the folder is, and the cluster that it was of if it is being recovered.
+    fn identity(self) -> Result<(Identity, Option<u128>), String> {
         let not_an_id = |text: String| format!("{text:?} is not the id of a cluster");
         let parse = |text: String| u128::from_str_radix(&text, 16).map_err(|_| not_an_id(text));
-        let cluster = self.cluster.map(parse).transpose()?;
+        let [cluster, recovering] =
+            [self.cluster.map(parse).transpose()?, self.recovering.map(parse).transpose()?];
         let membership = self.name.map(|name| Membership { name, cluster });
-        Ok(Identity { node: self.node_id, partitions: self.partitions, membership })
+        Ok((Identity { node: self.node_id, partitions: self.partitions, membership }, recovering))
     }
 }
 
@@ -156,7 +168,7 @@ impl DataDir {
             Err(errno) => return Err(at(&lock_path, errno.into())),
         }
         let file = path.join("FORMAT");
-        let identity = match fs::read_to_string(&file) {
+        let format = match fs::read_to_string(&file) {
             Ok(text) => Some(read_format(path, &file, &text)?),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if let Some(found) = DATA.into_iter().find(|name| path.join(name).exists()) {
@@ -166,7 +178,8 @@ impl DataDir {
             }
             Err(error) => return Err(at(&file, error)),
         };
-        Ok(Self { path: path.to_owned(), identity, lock: Arc::new(lock) })
+        let (identity, recovering) = format.unzip();
+        Ok(Self { path: path.to_owned(), identity, recovering: recovering.flatten(), lock: Arc::new(lock) })
     }
 
     /// The folder of a node that is alone; a new one gets number 1 and `partitions`, an existing one keeps its own.
@@ -197,11 +210,50 @@ impl DataDir {
     pub fn settle(&mut self, identity: Identity) -> Result<Identity, DataDirError> {
         if self.identity.as_ref() != Some(&identity) {
             let file = self.path.join("FORMAT");
-            write_format(&self.path, &file, &Format::of(&identity))
+            write_format(&self.path, &file, &Format::of(&identity, None))
                 .map_err(|cause| DataDirError::Io { path: file, cause })?;
             self.identity = Some(identity.clone());
         }
         Ok(identity)
+    }
+
+    /// From now on, durably, the folder is of cluster `id`, and of nothing else until [`DataDir::end_recovery`].
+    ///
+    /// # Errors
+    /// [`DataDirError::Io`]; it is then whose it was.
+    pub fn begin_recovery(&mut self, was: u128, id: u128) -> Result<(), DataDirError> {
+        self.write_cluster(id, Some(was))
+    }
+
+    /// Everything in the folder is of its cluster.
+    ///
+    /// # Errors
+    /// [`DataDirError::Io`].
+    pub fn end_recovery(&mut self, id: u128) -> Result<(), DataDirError> {
+        self.write_cluster(id, None)
+    }
+
+    fn write_cluster(&mut self, id: u128, recovering: Option<u128>) -> Result<(), DataDirError> {
+        let Some(mut identity) = self.identity.clone() else { return Ok(()) };
+        identity.membership = identity.membership.map(|of| Membership { cluster: Some(id), ..of });
+        let file = self.path.join("FORMAT");
+        write_format(&self.path, &file, &Format::of(&identity, recovering))
+            .map_err(|cause| DataDirError::Io { path: file, cause })?;
+        (self.identity, self.recovering) = (Some(identity), recovering);
+        Ok(())
+    }
+
+    /// The cluster that the folder was of, if a recovery has begun and not ended.
+    pub fn recovering(&self) -> Option<u128> {
+        self.recovering
+    }
+
+    /// Whether a node may run in the folder.
+    ///
+    /// # Errors
+    /// [`DataDirError::Recovering`].
+    pub fn check_whole(&self) -> Result<(), DataDirError> {
+        self.recovering.map_or(Ok(()), |_| Err(DataDirError::Recovering(self.path.clone())))
     }
 
     /// Whether the folder of a cluster's node is that of the node called `name`.
@@ -238,7 +290,7 @@ impl DataDir {
 }
 
 /// Reads the version first and alone: of a newer file nothing else is understood.
-fn read_format(dir: &Path, file: &Path, text: &str) -> Result<Identity, DataDirError> {
+fn read_format(dir: &Path, file: &Path, text: &str) -> Result<(Identity, Option<u128>), DataDirError> {
     #[derive(Deserialize)]
     struct VersionOnly {
         version: u32,
@@ -302,6 +354,32 @@ mod tests {
         assert_eq!(read(), cluster);
         drop(held);
         assert_eq!(DataDir::lock(dir.path()).unwrap().identity(), Some(&identity));
+    }
+
+    #[test]
+    fn no_node_runs_while_a_recovery_is_not_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut held, mut identity) = open(dir.path(), 4).unwrap();
+        identity.membership = Some(Membership { name: "n1".to_owned(), cluster: Some(7) });
+        held.settle(identity.clone()).unwrap();
+        held.begin_recovery(7, 8).unwrap();
+        drop(held);
+        let mut held = DataDir::lock(dir.path()).unwrap();
+        assert_eq!(held.recovering(), Some(7));
+        let error = held.check_whole().unwrap_err().to_string();
+        assert!(error.contains("recover --from-survivor"), "{error}");
+        held.end_recovery(8).unwrap();
+        drop(held);
+        let held = DataDir::lock(dir.path()).unwrap();
+        held.check_whole().unwrap();
+        identity.membership = Some(Membership { name: "n1".to_owned(), cluster: Some(8) });
+        assert_eq!((held.recovering(), held.identity()), (None, Some(&identity)));
+        let id = "00000000000000000000000000000008";
+        let text = fs::read_to_string(dir.path().join("FORMAT")).unwrap();
+        let expected = format!(
+            "{{\"version\":2,\"node_id\":1,\"partitions\":4,\"name\":\"n1\",\"cluster\":\"{id}\"}}\n"
+        );
+        assert_eq!(text, expected);
     }
 
     #[test]

@@ -3,11 +3,13 @@
 //! Knows every other crate and wires them; decides nothing about data. Path of a write: `http::write` ->
 //! `ingest`. Path of a query: `http::query` -> `query`.
 
+pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod datadir;
 pub mod http;
 pub mod node;
+pub mod recover;
 pub mod run;
 pub mod self_monitor;
 pub mod status;

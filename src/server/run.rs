@@ -3,6 +3,7 @@
 //! Knows the order of start and end: lock the data dir, listen, replay, get ready; on SIGTERM stop being
 //! ready, finish open requests, stop the node. Exit code 0 after a signal, 1 when something failed.
 
+use crate::admin;
 use crate::cli::{self, Action};
 use crate::config::load::Source;
 use crate::config::reload::Reloader;
@@ -11,7 +12,7 @@ use crate::datadir::DataDir;
 use crate::http::{App, AppParts, listener, router};
 use crate::node::Node;
 use crate::node::company::Company;
-use crate::{self_monitor, telemetry};
+use crate::{recover, self_monitor, telemetry};
 use quorate_cluster::limits::LimitsProvider;
 use quorate_model::{Clock, SystemClock, failpoint};
 use quorate_wire::grpc;
@@ -47,7 +48,9 @@ pub fn main() -> ExitCode {
         Action::CheckConfig(source) => {
             source.load().map_err(text).and_then(|_| print("the configuration is good\n"))
         }
+        Action::Recover(source, given) => recover_survivor(&source, given.as_deref()),
         Action::Serve(source) => start(source),
+        Action::Cluster(order) => admin::run(&order),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -64,6 +67,12 @@ fn text(error: impl Display) -> Failure {
 
 fn print(what: &str) -> Result<(), Failure> {
     std::io::stdout().write_all(what.as_bytes()).map_err(text)
+}
+
+fn recover_survivor(source: &Source, given: Option<&str>) -> Result<(), Failure> {
+    failpoint::check_environment().map_err(text)?;
+    let config = source.load().map_err(text)?;
+    recover::run(&config, given, &mut std::io::stdin().lock(), &mut std::io::stdout()).map_err(text)
 }
 
 fn start(source: Source) -> Result<(), Failure> {
@@ -109,11 +118,11 @@ impl Listeners {
         self,
         app: &Arc<App>,
         config: &Arc<Config>,
-        inbox: grpc::Inbox,
+        (inbox, tls): (grpc::Inbox, Option<grpc::Tls>),
         stop: &CancellationToken,
     ) -> JoinHandle<std::io::Result<()>> {
         let drain = config.http.drain_timeout.into();
-        let grpc = grpc::serve(self.grpc, inbox, app.readiness(), drain, stop.clone());
+        let grpc = grpc::serve(self.grpc, inbox, tls, app.readiness(), drain, stop.clone());
         let (router, config, stop) = (router(app.clone()), config.clone(), stop.clone());
         let http =
             async move { listener::serve(self.http, router, &config.http, stop.cancelled_owned()).await };
@@ -123,15 +132,18 @@ impl Listeners {
 
 async fn serve(source: Source, config: Arc<Config>, clock: Arc<dyn Clock>) -> Result<(), Failure> {
     let dir = DataDir::lock(&config.data_dir).map_err(text)?;
+    dir.check_whole().map_err(text)?;
     dir.hold_until_exit();
     // Before anything can be reached from outside: whoever sees the node start may send it a signal.
     let mut signals = Signals::new().map_err(text)?;
+    let tls = config.grpc_tls().map(|(files, mode)| grpc::Tls::load(files, mode, &config.node_id));
+    let tls = tls.transpose().map_err(text)?;
     let listeners = Listeners::bind(&config).await?;
     let limits = Arc::new(LimitsProvider::new(config.limits.clone(), config.overrides.clone()));
     let recorder = telemetry::metrics::install()?;
     tokio::spawn(telemetry::metrics::keep_small(recorder.clone()));
     let app = App::new(AppParts {
-        reloader: Arc::new(Reloader::new(source, config.clone(), limits.clone(), clock.clone())),
+        reloader: Arc::new(Reloader::new(source, config.clone(), limits.clone(), tls.clone(), clock.clone())),
         limits: limits.clone(),
         features: config.features()?,
         recorder,
@@ -139,9 +151,9 @@ async fn serve(source: Source, config: Arc<Config>, clock: Arc<dyn Clock>) -> Re
     });
     let stop = CancellationToken::new();
     let addresses = listeners.addresses;
-    let company = Company::of(&config, &dir, addresses.1);
+    let company = Company::of(&config, &dir, addresses.1, tls.as_ref());
     let inbox = company.as_ref().map(Company::inbox).unwrap_or_default();
-    let serving = listeners.serve(&app, &config, inbox, &stop);
+    let serving = listeners.serve(&app, &config, (inbox, tls), &stop);
     let node = tokio::select! {
         node = Node::start(&config, dir, company.as_ref(), limits, clock) => Some(node.map_err(text)?),
         () = signals.end.received() => None,

@@ -23,6 +23,7 @@ mod marks;
 mod merge_policy;
 mod meter;
 mod partition_store;
+mod removal;
 mod retention;
 mod selection;
 mod series_file;

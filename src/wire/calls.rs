@@ -55,6 +55,17 @@ pub trait Calls: Send + Sync + 'static {
         timeout: Duration,
     ) -> Result<meta::ProposalAnswer, TransportError>;
 
+    /// Asks `to` about the life of the cluster, or tells it. Changes nothing that is stored.
+    ///
+    /// # Errors
+    /// [`TransportError`].
+    async fn consult(
+        &self,
+        to: NodeId,
+        question: meta::Question,
+        timeout: Duration,
+    ) -> Result<meta::Answer, TransportError>;
+
     /// Appends a record at `to`.
     ///
     /// # Errors
@@ -112,6 +123,9 @@ pub trait MetaHandler: Send + Sync + 'static {
 
     /// See [`Calls::propose`]. Goes on when the caller is gone. An error is a refusal: it had no effect.
     async fn propose(&self, request: meta::Proposal) -> Result<meta::ProposalAnswer, String>;
+
+    /// See [`Calls::consult`]. An error is a refusal.
+    async fn consult(&self, question: meta::Question) -> Result<meta::Answer, String>;
 }
 
 /// Answers calls to write. An error is a refusal: it had no effect.

@@ -73,6 +73,10 @@ impl Desk {
         to_the_end(&self.changes, async move { handler.propose(request).await }).await
     }
 
+    pub(crate) async fn consult(&self, question: meta::Question) -> Result<meta::Answer, Declined> {
+        self.meta()?.consult(question).await.map_err(Declined::Refused)
+    }
+
     pub(crate) async fn append(
         &self,
         request: write::AppendRequest,

@@ -1,5 +1,7 @@
 //! The bytes that commands and images are made of: little-endian numbers, and texts as a length u32 and UTF-8.
 
+use super::secret::Secret;
+
 /// Bytes as they are written.
 #[derive(Debug, Default)]
 pub(super) struct Writer(pub(super) Vec<u8>);
@@ -19,6 +21,10 @@ impl Writer {
 
     pub(super) fn u128(&mut self, value: u128) {
         self.0.extend(value.to_le_bytes());
+    }
+
+    pub(super) fn secret(&mut self, secret: &Secret) {
+        self.0.extend(secret.bytes());
     }
 
     /// Number of what follows.
@@ -65,6 +71,10 @@ impl<'a> Reader<'a> {
 
     pub(super) fn u128(&mut self) -> Result<u128, String> {
         Ok(u128::from_le_bytes(self.array()?))
+    }
+
+    pub(super) fn secret(&mut self) -> Result<Secret, String> {
+        Ok(Secret(self.array()?))
     }
 
     /// Number of things of at least `least` bytes that follow: never more than there are bytes for.

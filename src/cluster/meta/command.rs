@@ -1,6 +1,7 @@
 //! Commands of the metadata group and their bytes. The page is `docs/formats/meta.md`.
 
 use super::bytes::{Reader, Writer};
+use super::secret::Secret;
 use quorate_model::{NodeId, PartitionId, TenantId};
 
 const VERSION: u8 = 1;
@@ -24,6 +25,8 @@ pub(super) enum Command {
     Place { epoch: u32, moves: Vec<(PartitionId, Vec<NodeId>)> },
     /// Says what becomes of a node.
     SetNodeState { node: NodeId, state: NodeState },
+    /// Gives the cluster its secret, once.
+    GiveSecret { secret: Secret },
 }
 
 /// One of the nodes that a cluster is founded by.
@@ -45,6 +48,8 @@ pub enum NodeState {
     Draining,
     /// Gone for good: another node has its name, or it was removed.
     Gone,
+    /// A member that was silent for so long that others take its replicas. It is a member again when it is heard.
+    Lost,
 }
 
 /// What a command led to.
@@ -63,7 +68,7 @@ pub(super) enum Response {
 }
 
 impl NodeState {
-    const ALL: [Self; 4] = [Self::Expected, Self::Member, Self::Draining, Self::Gone];
+    const ALL: [Self; 5] = [Self::Expected, Self::Member, Self::Draining, Self::Gone, Self::Lost];
 
     pub(super) fn number(self) -> u8 {
         self as u8
@@ -139,6 +144,10 @@ impl Command {
                 out.u64(node.0);
                 out.u8(state.number());
             }
+            Self::GiveSecret { secret } => {
+                out.u8(8);
+                out.secret(secret);
+            }
         }
         out.0
     }
@@ -192,6 +201,7 @@ impl Command {
                 let node = NodeId(reader.u64()?);
                 Self::SetNodeState { node, state: NodeState::from_number(reader.u8()?)? }
             }
+            8 => Self::GiveSecret { secret: reader.secret()? },
             other => return Err(format!("unknown command kind {other}")),
         })
     }
@@ -285,6 +295,12 @@ mod tests {
             Command::SetNodeState { node: NodeId(2), state: NodeState::Draining },
             b"\x01\x07\x02\0\0\0\0\0\0\0\x02",
         );
+        check_golden(
+            Command::SetNodeState { node: NodeId(2), state: NodeState::Lost },
+            b"\x01\x07\x02\0\0\0\0\0\0\0\x04",
+        );
+        let secret = Secret(*b"0123456789abcdef0123456789abcdef");
+        check_golden(Command::GiveSecret { secret }, b"\x01\x080123456789abcdef0123456789abcdef");
     }
 
     #[test]
@@ -294,7 +310,7 @@ mod tests {
         {
             assert!(Command::decode(bytes).is_err(), "{bytes:?}");
         }
-        assert!(Command::decode(b"\x01\x07\x02\0\0\0\0\0\0\0\x04").is_err(), "an unknown state");
+        assert!(Command::decode(b"\x01\x07\x02\0\0\0\0\0\0\0\x05").is_err(), "an unknown state");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use super::{Inner, MetaState, RECENT, image};
 use ::bytes::Bytes;
 use async_trait::async_trait;
 use quorate_model::Position;
+use quorate_raft::disk::blocking;
 use quorate_raft::{Fetched, Giver, Group, RaftError, SnapshotOwner};
 use std::sync::{Arc, Weak};
 use tokio::sync::watch;
@@ -120,8 +121,8 @@ impl Fetched for Taken {
         if position <= *imaged {
             return Ok(());
         }
-        let path = inner.image_path.clone();
-        let written = tokio::task::spawn_blocking(move || image::store(&path, &bytes)).await;
+        let (disk, path) = (Arc::clone(inner.node.disk()), inner.image_path.clone());
+        let written = blocking(move || image::store(&*disk, &path, &bytes)).await;
         written.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
         *imaged = position;
         let mut state = inner.state.write();

@@ -8,13 +8,13 @@ use super::command::{NodeState, put_nodes, read_nodes};
 use super::state::{NodeEntry, PartitionEntry};
 use super::{MetaError, MetaState};
 use quorate_model::{NodeId, Position};
-use std::fs::{self, File};
-use std::io::Write;
+use quorate_raft::disk::{Disk, Open, read_all};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 const MAGIC: &[u8; 8] = b"QRT-META";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const HEADER: usize = 8 + 4 + 8 + 4;
 
 /// Magic, version u32, position u64, CRC-32C u32 of position and body, body.
@@ -38,6 +38,8 @@ pub(super) fn encode(position: Position, state: &MetaState) -> Vec<u8> {
     }
     body.count(state.tenants.len());
     state.tenants.iter().for_each(|name| body.text(name));
+    body.u8(u8::from(state.secret.is_some()));
+    state.secret.iter().for_each(|secret| body.secret(secret));
     let body = body.0;
     let mut out = Vec::with_capacity(HEADER + body.len());
     out.extend(MAGIC);
@@ -69,6 +71,13 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Position, MetaState), String> {
     }
     let tenants = (0..reader.count(4)?).map(|_| Ok(Arc::from(reader.text()?)));
     state.set_tenants(tenants.collect::<Result<_, String>>()?);
+    if version > 2 {
+        state.secret = match reader.u8()? {
+            0 => None,
+            1 => Some(reader.secret()?),
+            other => return Err(format!("{other} instead of whether there is a secret")),
+        };
+    }
     reader.end()?;
     Ok((Position(position), state))
 }
@@ -114,26 +123,35 @@ fn read_cluster(reader: &mut Reader<'_>, state: &mut MetaState) -> Result<(), St
 }
 
 /// The stored state, or the empty one before every position if none was stored.
-pub(super) fn load(path: &Path) -> Result<(Position, MetaState), MetaError> {
-    match fs::read(path) {
+pub(super) fn load(disk: &dyn Disk, path: &Path) -> Result<(Position, MetaState), MetaError> {
+    let read = || -> io::Result<Vec<u8>> {
+        let bytes = read_all(&*disk.open(path, Open::Existing)?)?;
+        // Its name may be there that a process did not get to make durable before it ended.
+        disk.sync_dir(dir_of(path))?;
+        Ok(bytes)
+    };
+    match read() {
         Ok(bytes) => {
             decode(&bytes).map_err(|detail| MetaError::Damaged { place: path.display().to_string(), detail })
         }
-        Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => Ok(Default::default()),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(Default::default()),
         Err(cause) => Err(MetaError::File { path: path.to_owned(), cause }),
     }
 }
 
+fn dir_of(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Replaces the stored image.
-pub(super) fn store(path: &Path, bytes: &[u8]) -> Result<(), MetaError> {
+pub(super) fn store(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), MetaError> {
     let new = path.with_extension("image.new");
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(&new)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&new, path)?;
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(dir)?.sync_all()
+    let write = || -> io::Result<()> {
+        let file = disk.open(&new, Open::Empty)?;
+        file.write_all_at(bytes, 0)?;
+        file.sync()?;
+        disk.rename(&new, path)?;
+        disk.sync_dir(dir_of(path))
     };
     write().map_err(|cause| MetaError::File { path: path.to_owned(), cause })
 }

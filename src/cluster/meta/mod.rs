@@ -1,7 +1,7 @@
 //! The metadata group: facts that all nodes agree on.
 //!
-//! Knows tenants' names and numbers, nodes and their incarnations, partitions and their replicas, the cluster's id. Does
-//! not know series or log positions of partitions. Path: `server`, `ingest` -> **here** -> a Raft group.
+//! Knows tenants' names and numbers, nodes and their incarnations, partitions and their replicas, the cluster's id and
+//! secret. Does not know series or log positions of partitions. Path: `server`, `ingest` -> **here** -> a Raft group.
 //! M1: a fact that a call returned is committed, and applied on this node. M2: numbers are never given twice, also not
 //! after a restart. M3: the state is a pure function of the group's log; an image of it at one position and the log
 //! after it restore it. M4: what this node knows may be old, until [`MetaHandle::fresh`] has returned.
@@ -11,15 +11,20 @@ mod command;
 mod follow;
 mod image;
 mod propose;
+mod recover;
+mod secret;
 mod state;
 
 pub use command::NodeState;
+pub use recover::{read_offline, recover_offline};
+pub use secret::{SECRET_BYTES, Secret};
 pub use state::{MetaState, NodeEntry, PartitionEntry};
 
 use command::{Command, FirstNode, Response};
 use follow::follow;
 use parking_lot::{Mutex, RwLock};
 use quorate_model::{ErrorCode, NodeId, PartitionId, Position, TenantId};
+use quorate_raft::disk::blocking;
 use quorate_raft::{Group, GroupId, RaftError, RaftNode};
 use quorate_wire::Calls;
 use std::collections::{BTreeSet, VecDeque};
@@ -154,7 +159,7 @@ impl MetaHandle {
         calls: Option<Arc<dyn Calls>>,
     ) -> Result<Self, MetaError> {
         let image_path = dir.join("meta.image");
-        let (position, state) = image::load(&image_path)?;
+        let (position, state) = image::load(&**node.disk(), &image_path)?;
         let (progress, applied) = watch::channel(position);
         let progress = Arc::new(progress);
         let handle = Self(Arc::new(Inner {
@@ -361,8 +366,8 @@ impl MetaHandle {
                 let position = *self.0.applied.borrow();
                 (position, image::encode(position, &state))
             };
-            let path = self.0.image_path.clone();
-            let written = tokio::task::spawn_blocking(move || image::store(&path, &bytes)).await;
+            let (disk, path) = (Arc::clone(self.0.node.disk()), self.0.image_path.clone());
+            let written = blocking(move || image::store(&*disk, &path, &bytes)).await;
             written.map_err(|_panicked| MetaError::Stopped)??;
             *imaged = position;
         }
@@ -405,6 +410,32 @@ fn unexpected(response: Response) -> MetaError {
             place: "response".to_owned(),
             detail: format!("{response:?} answers another command"),
         },
+    }
+}
+
+/// States for the tests of other modules.
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// Nodes 1, 2, ... called n1, n2, ... in these states, all begun but those that are expected, and these replicas.
+    pub(crate) fn state_of(nodes: &[NodeState], replication: u8, replicas: Vec<Vec<NodeId>>) -> MetaState {
+        let entry = |(number, state): (u64, &NodeState)| NodeEntry {
+            name: format!("n{number}"),
+            address: format!("h:{number}"),
+            zone: String::new(),
+            incarnation: u32::from(*state != NodeState::Expected),
+            state: *state,
+        };
+        let partition = |replicas: Vec<NodeId>| PartitionEntry { first: replicas.clone(), replicas };
+        MetaState {
+            nodes: (1..).zip(nodes).map(|(at, state)| (NodeId(at), entry((at, state)))).collect(),
+            next_node: nodes.len() as u64 + 1,
+            replication,
+            epoch: 1,
+            partitions: replicas.into_iter().map(partition).collect(),
+            ..MetaState::default()
+        }
     }
 }
 

@@ -6,10 +6,11 @@
 use super::command::{Command, Response};
 use super::{MetaError, MetaHandle};
 use ::bytes::Bytes;
-use quorate_model::{Clock, NodeId, Position, SystemClock};
+use quorate_model::{NodeId, Position};
 use quorate_raft::RaftError;
 use quorate_wire::meta::{Proposal, ProposalAnswer, proposal_answer};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Longest time for a proposal, all attempts together.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,13 +46,13 @@ impl MetaHandle {
     }
 
     async fn at_leader(&self, command: Bytes) -> Result<(Position, Bytes), MetaError> {
-        let until = SystemClock.instant() + TIMEOUT;
+        let until = Instant::now() + TIMEOUT;
         loop {
             let reason = match self.attempt(command.clone(), until).await? {
                 Attempt::Done(position, response) => return Ok((position, response)),
                 Attempt::Again(reason) => reason,
             };
-            if SystemClock.instant() + PAUSE >= until {
+            if Instant::now() + PAUSE >= until {
                 return Err(MetaError::NoLeader { reason });
             }
             tokio::time::sleep(PAUSE).await;
@@ -59,7 +60,7 @@ impl MetaHandle {
     }
 
     async fn attempt(&self, command: Bytes, until: Instant) -> Result<Attempt, MetaError> {
-        let left = until.saturating_duration_since(SystemClock.instant()).min(ATTEMPT_TIMEOUT);
+        let left = until.saturating_duration_since(Instant::now()).min(ATTEMPT_TIMEOUT);
         let proposed = tokio::time::timeout(left, self.propose_here(command.clone())).await;
         let Ok(here) = proposed else {
             // A leader that has lost its majority would wait for ever.

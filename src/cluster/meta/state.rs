@@ -1,6 +1,7 @@
 //! The metadata state machine: commands in log order, nothing else.
 
 use super::command::{Command, FirstNode, NodeState, Response};
+use super::secret::Secret;
 use quorate_model::{NodeId, PartitionId, TenantId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MetaState {
     pub(super) cluster_id: u128,
+    pub(super) secret: Option<Secret>,
     pub(super) nodes: BTreeMap<NodeId, NodeEntry>,
     /// Number of the next node.
     pub(super) next_node: u64,
@@ -43,7 +45,7 @@ impl NodeEntry {
         match self.state {
             NodeState::Expected => true,
             NodeState::Member => self.incarnation > 0,
-            NodeState::Draining | NodeState::Gone => false,
+            NodeState::Draining | NodeState::Gone | NodeState::Lost => false,
         }
     }
 }
@@ -83,6 +85,10 @@ impl MetaState {
             Command::BeginIncarnation { node, address, zone } => self.begin(node, address, zone),
             Command::Place { epoch, moves } => self.place(epoch, moves),
             Command::SetNodeState { node, state } => self.set_node_state(node, state),
+            Command::GiveSecret { secret } => {
+                self.secret.get_or_insert(secret);
+                Response::Done
+            }
         }
     }
 
@@ -144,7 +150,9 @@ impl MetaState {
                 (entry.address, entry.zone) = (address, zone);
                 return Response::Node(*node);
             }
-            if entry.incarnation > 0 && !replace {
+            // One that is lost was silent for as long as anybody waits for its data.
+            let may_replace = replace || entry.state == NodeState::Lost;
+            if entry.incarnation > 0 && !may_replace {
                 return Response::Refused(format!(
                     "{name} is node {node} of this cluster, and its data is not here: bring its data_dir back, or \
                      start with --replace if it is lost for good"
@@ -152,10 +160,10 @@ impl MetaState {
             }
             if entry.incarnation == 0 && entry.address == address {
                 // Its answer got lost: it has written nothing under its number.
-                entry.zone = zone;
+                (entry.zone, entry.state) = (zone, NodeState::Member);
                 return Response::Node(*node);
             }
-            if !replace {
+            if !may_replace {
                 let other = &entry.address;
                 return Response::Refused(format!(
                     "{name} is being started at {other}; start with --replace if that one is lost for good"
@@ -172,7 +180,7 @@ impl MetaState {
     fn begin(&mut self, node: NodeId, address: String, zone: String) -> Response {
         match self.nodes.get_mut(&node) {
             Some(entry) if entry.state != NodeState::Gone => {
-                if entry.state == NodeState::Expected {
+                if matches!(entry.state, NodeState::Expected | NodeState::Lost) {
                     entry.state = NodeState::Member;
                 }
                 (entry.address, entry.zone) = (address, zone);
@@ -213,6 +221,11 @@ impl MetaState {
     /// The cluster's id; 0 before it has one.
     pub fn cluster_id(&self) -> u128 {
         self.cluster_id
+    }
+
+    /// The cluster's secret, once it has one.
+    pub fn secret(&self) -> Option<Secret> {
+        self.secret
     }
 
     /// Every node that there ever was.
@@ -297,6 +310,17 @@ mod tests {
     }
 
     #[test]
+    fn the_first_secret_stays() {
+        let mut state = founded();
+        assert_eq!(state.secret(), None);
+        for secret in [[1; 32], [2; 32]].map(Secret) {
+            assert_eq!(state.apply(Command::GiveSecret { secret }), Response::Done);
+        }
+        assert_eq!(state.secret(), Some(Secret([1; 32])));
+        assert!(!format!("{state:?}").contains("[1, 1"), "it is not shown");
+    }
+
+    #[test]
     fn numbers_of_nodes_are_not_given_twice() {
         let mut state = founded();
         assert_eq!(add(&mut state, "n2", false), Response::Node(NodeId(2)), "it was expected");
@@ -313,6 +337,23 @@ mod tests {
         assert_eq!(begin(&mut state, 4), Response::Incarnation(1));
         assert_eq!(begin(&mut state, 4), Response::Incarnation(2));
         assert_eq!(add(&mut state, "n5", false), Response::Node(NodeId(5)));
+    }
+
+    #[test]
+    fn a_lost_node_comes_back_with_its_data_or_under_a_new_number() {
+        let mut state = founded();
+        begin(&mut state, 1);
+        begin(&mut state, 2);
+        let lost = Command::SetNodeState { node: NodeId(2), state: NodeState::Lost };
+        assert_eq!(state.apply(lost.clone()), Response::Done);
+        assert!(!state.nodes()[&NodeId(2)].can_serve());
+        assert_eq!(begin(&mut state, 2), Response::Incarnation(2), "its data is there");
+        assert_eq!(state.nodes()[&NodeId(2)].state, NodeState::Member);
+        assert!(matches!(add(&mut state, "n2", false), Response::Refused(_)), "it is no longer lost");
+        state.apply(lost);
+        assert_eq!(add(&mut state, "n2", false), Response::Node(NodeId(3)), "its data is not");
+        assert_eq!(state.nodes()[&NodeId(2)].state, NodeState::Gone);
+        assert!(matches!(begin(&mut state, 2), Response::Refused(_)));
     }
 
     #[test]

@@ -29,6 +29,7 @@ fn sample_state() -> MetaState {
         replication: 3,
         epoch: 2,
         partitions: vec![PartitionEntry { first: vec![NodeId(1)], replicas: vec![NodeId(4), NodeId(1)] }],
+        secret: Some(Secret([5; 32])),
         ..MetaState::default()
     };
     state.set_tenants(["a", "anonymous"].map(Arc::from).to_vec());
@@ -141,8 +142,22 @@ fn images_round_trip_and_never_change() {
 }
 
 /// [`sample_state`] at position 9, line by line: header with its checksum, cluster id and next number, nodes, placement,
-/// tenants.
+/// tenants, secret.
 const GOLDEN_IMAGE: &str = concat!(
+    "5152542d4d455441030000000900000000000000868d29fb",
+    "070000000000000000000000000000000500000000000000",
+    "02000000",
+    "0100000000000000020000006e3103000000683a31010000007a0300000001",
+    "0400000000000000020000006e3203000000683a31010000007a0000000003",
+    "0302000000",
+    "01000000010000000100000000000000",
+    "0200000004000000000000000100000000000000",
+    "02000000010000006109000000616e6f6e796d6f7573",
+    "010505050505050505050505050505050505050505050505050505050505050505",
+);
+
+/// The same as version 2 had it.
+const GOLDEN_IMAGE_2: &str = concat!(
     "5152542d4d455441020000000900000000000000af145966",
     "070000000000000000000000000000000500000000000000",
     "02000000",
@@ -162,11 +177,20 @@ const GOLDEN_IMAGE_1: &str = concat!(
     "02000000010000006109000000616e6f6e796d6f7573",
 );
 
+fn from_hex(text: &str) -> Vec<u8> {
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    text.as_bytes().chunks(2).map(byte).collect()
+}
+
+#[test]
+fn images_of_version_2_have_no_secret() {
+    let decoded = image::decode(&from_hex(GOLDEN_IMAGE_2)).unwrap();
+    assert_eq!(decoded, (Position(9), MetaState { secret: None, ..sample_state() }));
+}
+
 #[test]
 fn images_of_version_1_are_of_a_node_alone() {
-    let bytes = GOLDEN_IMAGE_1.as_bytes().chunks(2);
-    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
-    let (position, state) = image::decode(&bytes.map(byte).collect::<Vec<u8>>()).unwrap();
+    let (position, state) = image::decode(&from_hex(GOLDEN_IMAGE_1)).unwrap();
     assert_eq!((position, state.cluster_id(), state.next_node), (Position(9), 7, 2));
     assert_eq!((state.nodes()[&NodeId(1)].incarnation, state.tenant("anonymous")), (3, Some(TenantId(2))));
     assert!(state.partitions().is_empty());
@@ -238,6 +262,8 @@ async fn every_node_proposes_and_reads_what_it_proposed() {
     futures::future::try_join_all(founding).await.unwrap();
     let ids: BTreeSet<u128> = (0..3).map(|at| trio.meta(at).cluster_id()).collect();
     assert!(ids.len() == 1 && !ids.contains(&0), "{ids:?}");
+    let secrets = futures::future::try_join_all((0..3).map(|at| trio.meta(at).secret())).await.unwrap();
+    assert!(secrets.iter().all(|secret| *secret == secrets[0]), "one secret, whoever made it");
     for at in 0..3 {
         let tenant = trio.meta(at).intern_tenant(&format!("t{at}"), 100).await.unwrap();
         assert_eq!(trio.meta(at).tenant(&format!("t{at}")), Some(tenant));

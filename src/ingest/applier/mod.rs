@@ -15,6 +15,7 @@ pub use verdicts::{NoVerdict, RecordVerdict, Verdicts};
 
 use quorate_commitlog::record::{RecordDecoder, empty_record};
 use quorate_commitlog::{LogEntry, LogError, LogReader, PartitionLog};
+use quorate_model::planted::{Bug, is_planted};
 use quorate_model::{ErrorCode, LogRecord, PartitionId, Position, RecordBody, SessionId, failpoint};
 use quorate_tsdb::ApplyOutcome;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -153,6 +154,14 @@ impl Drop for Applier {
     }
 }
 
+/// The records of [`Bug::OffsetBeforeData`].
+const PLANTED_RECORDS: u64 = 64;
+
+/// Without these the records after it would still be whole.
+fn defines_nothing(record: &LogRecord) -> bool {
+    matches!(&record.body, RecordBody::Data(batches) if batches.iter().all(|b| b.definitions.is_empty()))
+}
+
 struct Run {
     partition: PartitionId,
     target: Arc<dyn ApplyTarget>,
@@ -210,6 +219,7 @@ impl Run {
     fn apply(&mut self, entry: &LogEntry) -> Result<(), String> {
         let position = entry.position;
         let is_replay = position <= self.ready_at;
+        let is_newest = is_replay && position.0 + PLANTED_RECORDS > self.ready_at.0;
         if is_replay {
             failpoint::hit("replay.before_record");
         }
@@ -218,6 +228,9 @@ impl Run {
             decoder
                 .decode(&entry.payload, record)
                 .map_err(|e| format!("the record at position {position} cannot be read: {e}"))?;
+            if is_newest && is_planted(Bug::OffsetBeforeData) && defines_nothing(record) {
+                return Ok(ApplyOutcome::default());
+            }
             target
                 .apply(position, record)
                 .map_err(|e| format!("the record at position {position} cannot be applied: {e}"))

@@ -31,7 +31,7 @@ use arc_swap::ArcSwap;
 use bucket::Bucket;
 use bytes::Bytes;
 use entrance::{Entrance, Inside};
-use outcome::PartAnswer;
+use outcome::{Committed, PartAnswer};
 use parking_lot::{Mutex, RwLock};
 use partition::PartitionQueue;
 use prepare::{Prepared, Work};
@@ -331,17 +331,21 @@ impl Inner {
         let Prepared { state, parts, mut refusals } = prepared;
         let mut written = Written::default();
         let mut failure: Option<WriteError> = None;
+        let mut positions = Vec::with_capacity(parts.len());
         let deadline = tokio::time::Instant::now() + self.config.write_timeout;
         for part in parts {
             match wait(part.answer, deadline, part.partition).await {
-                Ok(verdicts) => written.add(&part.counts.settle(verdicts.as_deref(), &mut refusals)),
+                Ok(Committed { position, verdicts }) => {
+                    written.add(&part.counts.settle(verdicts.as_deref(), &mut refusals));
+                    positions.push((part.partition, position));
+                }
                 Err(error) => failure = Some(WriteError::worse(failure.take(), error)),
             }
         }
         state.counters.count_refusals(&refusals);
         match failure {
             Some(failure) => Err(failure.with_written(written)),
-            None => Ok(WriteOutcome::new(written, refusals)),
+            None => Ok(WriteOutcome::new(written, refusals, positions)),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::protocol::BodyError;
 use crate::refusal::{self, Loss, Refusal, Refusals};
-use quorate_model::{ErrorCode, PartitionId};
+use quorate_model::{ErrorCode, PartitionId, Position};
 use quorate_tsdb::SubBatchVerdict;
 use std::time::Duration;
 
@@ -36,17 +36,20 @@ pub struct WriteOutcome {
     pub exemplars: u64,
     /// The first refusals. If there is any, the answer is 400.
     pub refusals: Vec<Refusal>,
+    /// Where the records stand that the request became a part of, by partition. None if nothing went to a log.
+    pub positions: Vec<(PartitionId, Position)>,
     refused: u64,
 }
 
 impl WriteOutcome {
-    pub(super) fn new(written: Written, refusals: Refusals) -> Self {
+    pub(super) fn new(written: Written, refusals: Refusals, positions: Vec<(PartitionId, Position)>) -> Self {
         Self {
             samples: written.samples,
             histograms: written.histograms,
             exemplars: written.exemplars,
             refused: refusals.total(),
             refusals: refusals.told,
+            positions,
         }
     }
 
@@ -204,8 +207,17 @@ impl WriteError {
     }
 }
 
-/// A partition's answer: verdicts of the request's sub-batches, `None` if they were late.
-pub(super) type PartAnswer = Result<Option<Vec<SubBatchVerdict>>, WriteError>;
+/// A part of a request that is committed.
+#[derive(Debug)]
+pub(super) struct Committed {
+    /// Where its record stands.
+    pub(super) position: Position,
+    /// Verdicts of the request's sub-batches, `None` if they were late.
+    pub(super) verdicts: Option<Vec<SubBatchVerdict>>,
+}
+
+/// A partition's answer.
+pub(super) type PartAnswer = Result<Committed, WriteError>;
 
 /// What one part of a request sent, in the order of its sub-batches.
 #[derive(Debug, Clone, Copy, Default)]

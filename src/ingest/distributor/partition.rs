@@ -4,14 +4,14 @@
 //! applied: that is how a log or an apply that falls behind pushes back.
 
 use super::DistributorConfig;
-use super::outcome::{PartAnswer, WriteError};
+use super::outcome::{Committed, PartAnswer, WriteError};
 use crate::appender::{Appended, Appender, PendingVerdict};
 use crate::holdings::Holdings;
 use crate::series_cache::{DefinedSeries, SentMetadata, Session, TenantSeries};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_commitlog::record;
-use quorate_model::{ErrorCode, PartitionId, RecordHeader};
+use quorate_model::{ErrorCode, PartitionId, Position, RecordHeader};
 use quorate_tsdb::SubBatchVerdict;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -238,7 +238,7 @@ impl PartitionQueue {
         let appended = self.input.appender.append(header.session, header.sequence, Bytes::from(bytes)).await;
         self.release(permit);
         match appended {
-            Ok(Appended { verdict, .. }) => self.settle(group, verdict).await,
+            Ok(Appended { position, verdict }) => self.settle(group, position, verdict).await,
             Err(error) => {
                 let cause = error.to_string();
                 let error = match error.code() {
@@ -256,7 +256,7 @@ impl PartitionQueue {
     }
 
     /// The record is committed: its definitions hold, and its parts are answered when it is applied.
-    async fn settle(&self, group: Vec<Pending>, verdict: PendingVerdict) {
+    async fn settle(&self, group: Vec<Pending>, position: Position, verdict: PendingVerdict) {
         for part in &group {
             part.tenant.mark_defined(&part.defined);
             part.tenant.mark_metadata(&part.metadata, part.unit, part.max_families);
@@ -264,10 +264,10 @@ impl PartitionQueue {
         let verdict = verdict.wait();
         tokio::pin!(verdict);
         match tokio::time::timeout(self.verdict_timeout, &mut verdict).await {
-            Ok(Ok(Some(verdicts))) => self.answer_each(group, verdicts),
+            Ok(Ok(Some(verdicts))) => self.answer_each(group, position, verdicts),
             Ok(Ok(None)) => {
                 for part in group {
-                    let _ = part.answer.send(Ok(None));
+                    let _ = part.answer.send(Ok(Committed { position, verdicts: None }));
                 }
             }
             Ok(Err(none)) => answer_all(group, &WriteError::unknown(self.id(), none.reason)),
@@ -276,7 +276,7 @@ impl PartitionQueue {
                 let held: Vec<Reservation> = group
                     .into_iter()
                     .map(|part| {
-                        let _ = part.answer.send(Ok(None));
+                        let _ = part.answer.send(Ok(Committed { position, verdicts: None }));
                         part.reservation
                     })
                     .collect();
@@ -287,7 +287,7 @@ impl PartitionQueue {
     }
 
     /// Hands each part the verdicts of its own sub-batches. A caller may be gone.
-    fn answer_each(&self, group: Vec<Pending>, verdicts: Vec<SubBatchVerdict>) {
+    fn answer_each(&self, group: Vec<Pending>, position: Position, verdicts: Vec<SubBatchVerdict>) {
         let expected: usize = group.iter().map(|part| part.sub_batches).sum();
         if verdicts.len() != expected {
             let cause = format!("{} verdicts for {expected} sub-batches", verdicts.len());
@@ -295,8 +295,8 @@ impl PartitionQueue {
         }
         let mut verdicts = verdicts.into_iter();
         for part in group {
-            let own = verdicts.by_ref().take(part.sub_batches).collect();
-            let _ = part.answer.send(Ok(Some(own)));
+            let verdicts = Some(verdicts.by_ref().take(part.sub_batches).collect());
+            let _ = part.answer.send(Ok(Committed { position, verdicts }));
         }
     }
 }

@@ -167,7 +167,7 @@ impl Inner {
         held.shrink_to(before);
         let mut columns = work.rest.columns.iter_mut();
         let is_stored = columns.any(|columns| columns.finish(id, bounds.first_ms).sub_batches() > 0);
-        let answer = || WriteOutcome::new(Written::default(), refusals);
+        let answer = || WriteOutcome::new(Written::default(), refusals, Vec::new());
         Ok(((!is_stored).then(answer), held))
     }
 

@@ -79,6 +79,7 @@ fn labels_of(input: &Node) -> Labels {
     match input {
         Node::Selector(selector) => of_absent(&selector.matchers),
         Node::Once(inner) => labels_of(inner),
+        Node::Fragment(remote) => labels_of(&remote.node),
         _ => Labels::empty(),
     }
 }

@@ -14,6 +14,11 @@ impl<'q> Charge<'q> {
         Self { guard, bytes: 0 }
     }
 
+    /// Takes over what another has charged.
+    pub(crate) fn taken_over(guard: &'q dyn QueryGuard, bytes: u64) -> Self {
+        Self { guard, bytes }
+    }
+
     /// Charges `bytes`.
     pub(crate) fn new(guard: &'q dyn QueryGuard, bytes: u64) -> Result<Self, QueryError> {
         guard.charge(bytes)?;

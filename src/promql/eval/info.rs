@@ -189,6 +189,7 @@ fn reference_time(node: &Node, subqueries: &mut Vec<(Option<i64>, i64)>) -> Opti
             }
         },
         Node::Negate(inner) | Node::Once(inner) => reference_time(inner, subqueries),
+        Node::Fragment(remote) => reference_time(&remote.node, subqueries),
         Node::Binary(binary) => {
             reference_time(&binary.lhs, subqueries).or_else(|| reference_time(&binary.rhs, subqueries))
         }

@@ -50,6 +50,7 @@ impl<'q> Evaluator<'q> {
                 Some(_) => false,
             },
             Node::Once(inner) | Node::Negate(inner) => self.keeps_series_apart(inner),
+            Node::Fragment(remote) => self.keeps_series_apart(&remote.node),
             _ => false,
         }
     }

@@ -14,9 +14,10 @@ mod buckets;
 mod calls;
 pub(crate) mod charge;
 mod column;
+mod fragments;
 mod hints;
 mod info;
-mod labels;
+pub(crate) mod labels;
 mod maps;
 pub(crate) mod notes;
 pub(crate) mod output;
@@ -28,6 +29,7 @@ mod sort;
 mod windows;
 
 use crate::engine::{EngineOptions, QueryError, QueryGuard, QueryOutput, QueryStats, Value};
+use crate::fragment::FragmentEnd;
 use crate::plan::{Node, Plan, SelectSpec, TimeGrid};
 use crate::source::{SelectRequest, Selection, SeriesSource};
 use charge::Charge;
@@ -35,7 +37,9 @@ use column::{Column, Columns};
 use notes::Notes;
 use points::Points;
 use poll::Poll;
+use quorate_model::{Labels, SeriesBuffer};
 use scalars::ScalarColumn;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// What takes the series of a node, one after the other. It may keep the column by replacing it.
@@ -55,6 +59,12 @@ pub(crate) struct Evaluator<'q> {
     held: u64,
     /// Whether selectors count their samples by step of the query.
     top_grid: TimeGrid,
+    /// Selections whose series were counted where they are.
+    selected_elsewhere: HashSet<usize>,
+    /// Whether it is kept which series a result comes from.
+    keeps_origins: bool,
+    /// Stored labels of the series that was read last, if that is kept.
+    origin: Labels,
 }
 
 impl<'q> Evaluator<'q> {
@@ -76,7 +86,15 @@ impl<'q> Evaluator<'q> {
             stats: QueryStats::default(),
             held: 0,
             top_grid: plan.grid,
+            selected_elsewhere: HashSet::new(),
+            keeps_origins: false,
+            origin: Labels::empty(),
         }
+    }
+
+    /// What an evaluation of a fragment cost and noted.
+    pub(crate) fn end(self) -> FragmentEnd {
+        FragmentEnd { stats: self.stats, notes: self.notes.into_list() }
     }
 
     /// The result with everything that was collected on the way.
@@ -113,6 +131,7 @@ impl<'q> Evaluator<'q> {
             Node::Aggregate(aggregate) => self.stream_aggregate(aggregate, grid, sink),
             Node::Call(call) => self.stream_call(call, grid, sink),
             Node::Once(inner) => self.stream_once(inner, grid, sink),
+            Node::Fragment(remote) => self.stream_fragment(remote, grid, sink),
             Node::Number(_) | Node::Text(_) | Node::Window(_) => {
                 Err(QueryError::Execution("expression does not evaluate to an instant vector".into()))
             }
@@ -197,9 +216,27 @@ impl<'q> Evaluator<'q> {
         let spec = &self.selects[at];
         let request = SelectRequest { matchers: &spec.matchers, range: spec.range, step_ms: spec.step };
         let selection: Arc<dyn Selection> = Arc::from(self.source.select(&request, self.guard)?);
-        self.stats.series += selection.len() as u64;
+        if !self.selected_elsewhere.contains(&at) {
+            self.stats.series += selection.len() as u64;
+        }
         self.selections[at] = Some(Arc::clone(&selection));
         Ok(selection)
+    }
+
+    /// Reads series `index` of a selection.
+    fn read(
+        &mut self,
+        selection: &dyn Selection,
+        index: usize,
+        buffer: &mut SeriesBuffer,
+    ) -> Result<(), QueryError> {
+        self.guard.check()?;
+        selection.read(index, buffer)?;
+        self.stats.samples_read += buffer.len() as u64;
+        if self.keeps_origins {
+            self.origin = selection.labels(index).clone();
+        }
+        Ok(())
     }
 
     /// Counts samples that are held from now on.

@@ -15,6 +15,33 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 /// Most annotations of a kind that are kept.
 const MAX_OF_A_KIND: usize = 100;
 
+/// Most annotations in a list to which others are added, whatever their kinds.
+const MAX_ADDED: usize = 10 * MAX_OF_A_KIND;
+
+/// What an annotation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoteKind {
+    /// A likely mistake.
+    Warning,
+    /// A possible mistake.
+    Info,
+    /// A warning of start timestamps before the previous sample, which are counted.
+    StartOverlap,
+}
+
+/// An annotation without its place in the text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// What it is.
+    pub kind: NoteKind,
+    /// Prometheus' text.
+    pub text: String,
+    /// Place in the query.
+    pub span: Span,
+    /// How often it was raised; 1 unless that is counted.
+    pub count: u64,
+}
+
 /// Collected annotations.
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
@@ -204,6 +231,37 @@ impl Notes {
         let text = format!("{TEXT} for metric {}", quote(metric));
         if self.overlaps.len() < MAX_OF_A_KIND || self.overlaps.contains_key(&text) {
             self.overlaps.entry(text).or_insert((span, 0)).1 += 1;
+        }
+    }
+
+    /// All annotations but those of `histogram_quantile`, which looks at many series at once.
+    pub(crate) fn into_list(self) -> Vec<Note> {
+        let of = |kind| move |(text, span)| Note { kind, text, span, count: 1 };
+        let warnings = self.warnings.into_iter().map(of(NoteKind::Warning));
+        let infos = self.infos.into_iter().map(of(NoteKind::Info));
+        let overlaps = self.overlaps.into_iter();
+        let overlaps =
+            overlaps.map(|(text, (span, count))| Note { kind: NoteKind::StartOverlap, text, span, count });
+        warnings.chain(infos).chain(overlaps).collect()
+    }
+
+    /// Adds annotations of another evaluation of the same query.
+    pub(crate) fn add(&mut self, notes: &[Note]) {
+        for Note { kind, text, span, count } in notes {
+            let list = match kind {
+                NoteKind::Warning => &mut self.warnings,
+                NoteKind::Info => &mut self.infos,
+                NoteKind::StartOverlap => {
+                    if self.overlaps.len() < MAX_OF_A_KIND || self.overlaps.contains_key(text) {
+                        let overlap = self.overlaps.entry(text.clone()).or_insert((*span, 0));
+                        overlap.1 = overlap.1.saturating_add(*count);
+                    }
+                    continue;
+                }
+            };
+            if list.len() < MAX_ADDED {
+                list.entry(text.clone()).or_insert(*span);
+            }
         }
     }
 

@@ -29,12 +29,25 @@ impl Point {
 }
 
 /// A set of steps.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct StepSet {
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StepSet {
     words: Vec<u64>,
 }
 
 impl StepSet {
+    /// The set over `steps` steps whose bits are given, 64 a word, the lowest first. `None` if they are of another
+    /// number of steps.
+    pub fn from_words(words: Vec<u64>, steps: usize) -> Option<Self> {
+        let after =
+            words.last().map_or(0, |last| if steps.is_multiple_of(64) { 0 } else { last >> (steps % 64) });
+        (words.len() == steps.div_ceil(64) && after == 0).then_some(Self { words })
+    }
+
+    /// The bits of the set, 64 a word, the lowest first.
+    pub fn words(&self) -> &[u64] {
+        &self.words
+    }
+
     /// The empty set over `steps` steps.
     pub(crate) fn new(steps: usize) -> Self {
         Self { words: vec![0; steps.div_ceil(64)] }
@@ -83,12 +96,12 @@ impl StepSet {
     }
 
     /// Number of steps in the set.
-    pub(crate) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.words.iter().map(|w| w.count_ones() as usize).sum()
     }
 
     /// Whether no step is in the set.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.words.iter().all(|w| *w == 0)
     }
 

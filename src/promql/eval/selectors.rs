@@ -54,9 +54,7 @@ impl<'q> Evaluator<'q> {
         let mut buffer = SeriesBuffer::default();
         let mut column = Column::new(grid.steps);
         for index in 0..selection.len() {
-            self.guard.check()?;
-            selection.read(index, &mut buffer)?;
-            self.stats.samples_read += buffer.len() as u64;
+            self.read(&*selection, index, &mut buffer)?;
             memory.at_least(Points::bytes(grid.steps) + buffer_bytes(&buffer))?;
             column.points.reset(grid.steps);
             self.look_up(take, &buffer, selector, grid, &mut column.points)?;
@@ -124,9 +122,7 @@ impl<'q> Evaluator<'q> {
         let (mut buffer, mut samples) = (SeriesBuffer::default(), Samples::default());
         let mut column = Column::new(grid.steps);
         for index in 0..selection.len() {
-            self.guard.check()?;
-            selection.read(index, &mut buffer)?;
-            self.stats.samples_read += buffer.len() as u64;
+            self.read(&*selection, index, &mut buffer)?;
             load(&buffer, false, selector.stats_only, &mut samples);
             memory.at_least(Points::bytes(grid.steps) + buffer_bytes(&buffer) + samples.allocated())?;
             column.points.reset(grid.steps);

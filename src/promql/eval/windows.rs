@@ -226,9 +226,7 @@ impl<'q> Evaluator<'q> {
                 let mut memory = self.charge(0)?;
                 let mut buffer = SeriesBuffer::default();
                 for index in 0..selection.len() {
-                    self.guard.check()?;
-                    selection.read(index, &mut buffer)?;
-                    self.stats.samples_read += buffer.len() as u64;
+                    self.read(&*selection, index, &mut buffer)?;
                     load(&buffer, with_starts, selector.stats_only, &mut samples);
                     memory.at_least(buffer_bytes(&buffer) + samples.allocated())?;
                     if !samples.is_empty() {

@@ -120,11 +120,22 @@ pub(crate) fn run_variance(
 }
 
 /// Number, mean and sum of squared distances from the mean.
-#[derive(Debug, Clone, Copy)]
-struct Moments {
-    n: f64,
-    mean: f64,
-    squares: f64,
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Moments {
+    pub(crate) n: f64,
+    pub(crate) mean: f64,
+    pub(crate) squares: f64,
+}
+
+impl Moments {
+    /// Adds a value.
+    #[inline]
+    pub(crate) fn add(&mut self, value: f64) {
+        self.n += 1.0;
+        let delta = value - self.mean;
+        self.mean += delta / self.n;
+        self.squares += delta * (value - self.mean);
+    }
 }
 
 impl Part for Moments {

@@ -84,6 +84,22 @@ impl Mean {
         self.total.c = next.c;
     }
 
+    /// The sum and the number of values, for [`Mean::of`] somewhere else; `None` once the sum was infinite.
+    pub(crate) fn parts(&self) -> Option<(Kahan, f64)> {
+        (!self.incremental && !self.total.sum.is_infinite()).then_some((self.total, self.count))
+    }
+
+    /// The mean of `count` values with a sum.
+    pub(crate) fn of(total: Kahan, count: f64) -> Self {
+        Self { total, mean: 0.0, count, incremental: false }
+    }
+
+    /// Adds the values that another mean has summed up. If the sum becomes infinite by that, so does the mean.
+    pub(crate) fn merge(&mut self, total: Kahan, count: f64) {
+        self.total.merge(total);
+        self.count += count;
+    }
+
     /// The mean of what was added.
     pub(crate) fn value(&self) -> f64 {
         if self.incremental {

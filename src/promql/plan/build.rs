@@ -25,7 +25,7 @@ pub(super) fn plan(
     let mut builder = Builder { times, options, selects: Vec::new() };
     let scope = Scope { first: grid.start, last: grid.end(), step: times.step, buckets: Buckets::Asked };
     let built = builder.build(expr, scope)?;
-    Ok(Plan { root: built.once(), grid, selects: builder.selects })
+    Ok(Plan { root: built.once(), grid, selects: builder.selects, times })
 }
 
 struct Builder<'a> {

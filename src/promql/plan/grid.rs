@@ -20,7 +20,8 @@ const MAX_STEPS: i64 = 1 << 31;
 /// ranges and lookbacks cannot overflow: a duration is at most 2^63 nanoseconds.
 const MAX_TIME: i64 = 1 << 61;
 
-fn check_time(time: i64) -> Result<(), String> {
+/// Refuses a time that is too far from the epoch.
+pub(crate) fn check_time(time: i64) -> Result<(), String> {
     if (-MAX_TIME..=MAX_TIME).contains(&time) {
         Ok(())
     } else {

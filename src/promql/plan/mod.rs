@@ -4,16 +4,19 @@
 //! Knows the syntax tree and the evaluation times. Does not know series or samples. Path: `engine` -> **here** ->
 //! `eval`.
 //! P1: whatever gives the same at every step stands under [`Node::Once`]. P2: the range of a selection covers every
-//! sample that any of its selectors looks at, at any evaluation time.
+//! sample that any of its selectors looks at, at any evaluation time. P3: for a source that is spread, the largest parts
+//! that can run where the series are stand under [`Node::Fragment`].
 
 mod build;
+mod fragments;
 mod grid;
 mod selects;
 
 #[cfg(test)]
 mod tests;
 
-pub(crate) use grid::{QueryTimes, TimeGrid};
+pub(crate) use fragments::{Remote, root as fragment_root};
+pub(crate) use grid::{QueryTimes, TimeGrid, check_time};
 pub(crate) use selects::SelectSpec;
 
 use crate::ast::{AggregateOp, BinaryOp, Expr, RangeMode, Span, VectorMatching};
@@ -41,6 +44,8 @@ pub(crate) struct Plan {
     pub(crate) grid: TimeGrid,
     /// The selections that selectors point to.
     pub(crate) selects: Vec<SelectSpec>,
+    /// The times of the query.
+    times: QueryTimes,
 }
 
 impl Plan {
@@ -59,6 +64,22 @@ impl Plan {
     ) -> Result<Self, PlanError> {
         let times = QueryTimes { start: grid.start, end, step: grid.step };
         build::plan(expr, grid, times, options)
+    }
+
+    /// Plans a part of a query of `times`, to be evaluated at all times of `grid`.
+    pub(crate) fn part(
+        expr: &Expr,
+        grid: TimeGrid,
+        times: QueryTimes,
+        options: &EngineOptions,
+    ) -> Result<Self, PlanError> {
+        build::plan(expr, grid, times, options)
+    }
+
+    /// Marks what can run where the series are.
+    pub(crate) fn with_fragments(mut self, options: &EngineOptions) -> Self {
+        fragments::mark(&mut self.root, self.times, options.features.delayed_name_removal);
+        self
     }
 }
 
@@ -83,6 +104,8 @@ pub(crate) enum Node {
     Call(Box<Call>),
     /// The same at every step.
     Once(Box<Node>),
+    /// What can run where the series are.
+    Fragment(Box<Remote>),
 }
 
 /// What a selector looks at.
@@ -184,7 +207,9 @@ impl Node {
     pub(crate) fn is_scalar(&self) -> bool {
         match self {
             Self::Number(_) => true,
-            Self::Text(_) | Self::Selector(_) | Self::Window(_) | Self::Aggregate(_) => false,
+            Self::Text(_) | Self::Selector(_) | Self::Window(_) | Self::Aggregate(_) | Self::Fragment(_) => {
+                false
+            }
             Self::Negate(inner) | Self::Once(inner) => inner.is_scalar(),
             Self::Binary(binary) => binary.lhs.is_scalar() && binary.rhs.is_scalar(),
             Self::Call(call) => matches!(

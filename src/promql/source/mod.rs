@@ -9,6 +9,7 @@ mod mem;
 pub use mem::MemSource;
 
 use crate::engine::{QueryError, QueryGuard};
+use crate::fragment::{Fragment, FragmentAnswer};
 use quorate_model::{Labels, Matcher, SeriesBuffer, TimeRange};
 
 /// A source of series. Implementations beside this crate run [`conformance::check_source`].
@@ -26,6 +27,30 @@ pub trait SeriesSource: Send + Sync {
         request: &SelectRequest<'_>,
         guard: &dyn QueryGuard,
     ) -> Result<Box<dyn Selection>, SourceError>;
+
+    /// Where parts of a query can run, if that is better than selecting their series: of a source that is spread.
+    fn fragments(&self) -> Option<&dyn FragmentSource> {
+        None
+    }
+}
+
+/// A source whose series are elsewhere, in partitions.
+pub trait FragmentSource: Send + Sync {
+    /// What every partition gives for `fragment`, in the order of partitions; no series is in two of them. `None` if
+    /// one cannot run it, or not in parts: then its series are to be selected.
+    ///
+    /// Asks and charges `guard` as [`SeriesSource::select`] does.
+    ///
+    /// # Errors
+    /// [`SourceError`] if a partition has no answer.
+    fn run(
+        &self,
+        fragment: &Fragment,
+        guard: &dyn QueryGuard,
+    ) -> Result<Option<Vec<FragmentAnswer>>, SourceError>;
+
+    /// Told that so many series were in two partitions, of which the lower one was taken.
+    fn saw_repeats(&self, series: usize);
 }
 
 /// What a query wants from a source.

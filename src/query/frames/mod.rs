@@ -1,7 +1,8 @@
 //! Frames: series and lists of one partition as bytes between nodes.
 //!
 //! Knows the byte form. Does not know queries, replicas or the network; the page is `docs/formats/frame.md`.
-//! Path: `fragment_service` writes -> `wire` -> `fanout` reads. [`series`] has samples, [`lists`] has none.
+//! Path: `fragment_service` writes -> `wire` -> `fanout` reads. [`series`] has samples, [`lists`] has none,
+//! [`partials`] has what was made of them.
 //!
 //! - W1: reading takes any bytes: an error, never a panic, and nothing is allocated for more samples than a run may
 //!   have.
@@ -9,12 +10,13 @@
 //! - W3: a frame can be read alone, but for the labels of a series that goes on from the frame before.
 
 pub(crate) mod lists;
+pub(crate) mod partials;
 pub(crate) mod series;
 #[cfg(test)]
 mod tests;
 
 use quorate_chunk::{ChunkError, varint};
-use quorate_model::PartitionId;
+use quorate_model::{Labels, PartitionId};
 
 const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 6;
@@ -35,6 +37,10 @@ pub(crate) enum Kind {
     Metadata = 3,
     /// Label pairs and their series.
     Cardinality = 4,
+    /// Series or groups with the numbers that a part of a query has for them.
+    Partials = 5,
+    /// What that cost, and annotations.
+    Report = 6,
 }
 
 /// Why bytes are not a frame.
@@ -59,16 +65,20 @@ fn begin(kind: Kind, partition: PartitionId) -> Vec<u8> {
 
 /// Splits a frame of `kind` into its partition and its entries.
 fn open(kind: Kind, frame: &[u8]) -> Result<(PartitionId, &[u8]), FrameError> {
-    let (header, entries) =
-        frame.split_first_chunk::<HEADER_BYTES>().ok_or(FrameError::Damaged("it has no header"))?;
-    let [version, found, partition @ ..] = *header;
-    if version != VERSION {
-        return Err(FrameError::Version(version));
+    match head(frame)? {
+        (found, partition) if found == kind as u8 => Ok((partition, &frame[HEADER_BYTES..])),
+        _ => Err(FrameError::Damaged("it is of another kind")),
     }
-    if found != kind as u8 {
-        return Err(FrameError::Damaged("it is of another kind"));
+}
+
+/// The kind of a frame, as it is in its header, and its partition.
+pub(crate) fn head(frame: &[u8]) -> Result<(u8, PartitionId), FrameError> {
+    let header = frame.first_chunk::<HEADER_BYTES>().ok_or(FrameError::Damaged("it has no header"))?;
+    let [version, kind, partition @ ..] = *header;
+    match version {
+        VERSION => Ok((kind, PartitionId(u32::from_le_bytes(partition)))),
+        _ => Err(FrameError::Version(version)),
     }
-    Ok((PartitionId(u32::from_le_bytes(partition)), entries))
 }
 
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -83,4 +93,23 @@ fn take_bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 
 fn take_text(rest: &mut &[u8]) -> Option<String> {
     String::from_utf8(take_bytes(rest)?.to_vec()).ok()
+}
+
+/// Puts labels without what they share with `last`, the ones before, and leaves them there.
+fn put_labels(out: &mut Vec<u8>, last: &mut Labels, labels: &Labels) {
+    let (before, packed) = (last.as_packed(), labels.as_packed());
+    let shared = before.iter().zip(packed).take_while(|(a, b)| a == b).count();
+    varint::put(out, shared as u64);
+    put_bytes(out, &packed[shared..]);
+    *last = labels.clone();
+}
+
+/// Takes labels that share their beginning with `last`, the packed labels before, and leaves their own there.
+fn take_labels(rest: &mut &[u8], last: &mut Vec<u8>) -> Result<Labels, FrameError> {
+    let shared = varint::take_len(rest, last.len());
+    let own = shared.and_then(|shared| Some((shared, take_bytes(rest)?)));
+    let (shared, own) = own.ok_or(FrameError::Damaged("labels end too early"))?;
+    last.truncate(shared);
+    last.extend_from_slice(own);
+    Labels::from_packed(last).ok_or(FrameError::Damaged("labels in no order"))
 }

@@ -5,7 +5,9 @@
 //! values of floats stand as they are.
 //! Path: `fragment_service` -> [`SeriesWriter`] -> network -> [`RemoteSelection`] -> `source`.
 
-use super::{FrameError, HEADER_BYTES, Kind, SEND_AT, begin, open, put_bytes, take_bytes};
+use super::{
+    FrameError, HEADER_BYTES, Kind, SEND_AT, begin, open, put_bytes, put_labels, take_bytes, take_labels,
+};
 use bytes::Bytes;
 use quorate_chunk::{ChunkError, histogram, starts, times, varint};
 use quorate_model::{Histogram, Labels, PartitionId, SeriesBuffer};
@@ -51,7 +53,7 @@ impl<S: FnMut(Vec<u8>) -> Result<(), SourceError>> SeriesWriter<S> {
         let mut is_new = true;
         if samples.is_empty() {
             self.frame.push(0);
-            self.put_labels(labels);
+            put_labels(&mut self.frame, &mut self.last, labels);
             return self.send_if_full();
         }
         let mut from = 0;
@@ -92,16 +94,8 @@ impl<S: FnMut(Vec<u8>) -> Result<(), SourceError>> SeriesWriter<S> {
     fn put_head(&mut self, lane: u8, labels: &Labels, is_new: bool) {
         self.frame.push(if is_new { lane } else { lane | GOES_ON });
         if is_new {
-            self.put_labels(labels);
+            put_labels(&mut self.frame, &mut self.last, labels);
         }
-    }
-
-    fn put_labels(&mut self, labels: &Labels) {
-        let (last, packed) = (self.last.as_packed(), labels.as_packed());
-        let shared = last.iter().zip(packed).take_while(|(a, b)| a == b).count();
-        varint::put(&mut self.frame, shared as u64);
-        put_bytes(&mut self.frame, &packed[shared..]);
-        self.last = labels.clone();
     }
 
     fn put_times(&mut self, ts_ms: &[i64]) {
@@ -252,16 +246,6 @@ impl RemoteSelection {
 /// [`FrameError`] if it is none.
 pub(crate) fn partition_of(frame: &[u8]) -> Result<PartitionId, FrameError> {
     open(Kind::Samples, frame).map(|(partition, _)| partition)
-}
-
-/// Takes labels that share their beginning with `last`, the packed labels before, and leaves their own there.
-fn take_labels(rest: &mut &[u8], last: &mut Vec<u8>) -> Result<Labels, FrameError> {
-    let shared = varint::take_len(rest, last.len());
-    let own = shared.and_then(|shared| Some((shared, take_bytes(rest)?)));
-    let (shared, own) = own.ok_or(FrameError::Damaged("labels end too early"))?;
-    last.truncate(shared);
-    last.extend_from_slice(own);
-    Labels::from_packed(last).ok_or(FrameError::Damaged("labels in no order"))
 }
 
 /// The streams of one run.

@@ -1,4 +1,5 @@
 use super::lists::{CardinalityList, Count, List, MetadataList, SeriesList, TextList};
+use super::partials::{PartialWriter, Partials, read_report, write_report};
 use super::series::{RemoteSelection, SeriesWriter, partition_of};
 use super::{FrameError, SEND_AT, lists};
 use bytes::Bytes;
@@ -7,6 +8,9 @@ use quorate_model::{
     BucketCounts, CounterResetHint, Histogram, Labels, MetadataEntry, MetricType, PartitionId, SeriesBuffer,
     Span, stale_nan,
 };
+use quorate_promql::ast::Span as Place;
+use quorate_promql::engine::QueryStats;
+use quorate_promql::fragment::{FragmentEnd, Note, NoteKind, PartialSeries, StepSet};
 use std::sync::Arc;
 
 type Series = Vec<(Labels, SeriesBuffer)>;
@@ -282,5 +286,141 @@ proptest! {
         let bytes = [&[1, 4, 3, 0, 0, 0], &tail[..]].concat();
         let _read_or_refused =
             lists::read::<CardinalityList, FrameError>(&bytes, &mut Vec::new(), &mut |_| Ok(()));
+    }
+}
+
+fn steps(present: &[usize], steps: usize) -> StepSet {
+    let mut words = vec![0; steps.div_ceil(64)];
+    present.iter().for_each(|step| words[step / 64] |= 1 << (step % 64));
+    StepSet::from_words(words, steps).unwrap()
+}
+
+fn partials(steps: usize, series: &[PartialSeries]) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    let mut writer = PartialWriter::new(PartitionId(3), steps, |frame| {
+        frames.push(frame);
+        Ok::<_, FrameError>(())
+    });
+    series.iter().for_each(|series| writer.push(series).unwrap());
+    writer.finish().unwrap();
+    frames
+}
+
+fn read_partials(steps: usize, frames: &[Vec<u8>]) -> Result<Vec<PartialSeries>, FrameError> {
+    let (mut partials, mut asked) = (Partials::default(), 0);
+    for frame in frames {
+        assert_eq!(super::head(frame)?.1, PartitionId(3));
+        partials.take::<FrameError>(frame, steps, &mut |bytes| {
+            asked += bytes;
+            Ok(())
+        })?;
+    }
+    assert_eq!(partials.charged, asked);
+    assert!(partials.series.iter().map(PartialSeries::bytes).sum::<u64>() <= asked);
+    Ok(partials.series)
+}
+
+/// As text, so that NaN equals NaN and the sign of zero counts.
+fn shown(series: &[PartialSeries]) -> Vec<String> {
+    let bits = |series: &PartialSeries| -> Vec<Vec<u64>> {
+        series.columns.iter().map(|column| column.iter().map(|value| value.to_bits()).collect()).collect()
+    };
+    series
+        .iter()
+        .map(|s| format!("{:?}", (&s.labels, s.names_gone, s.drop_name, &s.present, bits(s))))
+        .collect()
+}
+
+/// A group at two of ten steps, and a series at all of them.
+fn some_partials() -> Vec<PartialSeries> {
+    let odd_nan = f64::from_bits(0x7ff8_0000_0000_1234);
+    let group = PartialSeries {
+        labels: labels("a"),
+        names_gone: true,
+        drop_name: false,
+        present: steps(&[0, 9], 10),
+        columns: vec![vec![1.5, odd_nan], vec![0.0, 0.0]],
+    };
+    let series = PartialSeries {
+        labels: labels("ab"),
+        names_gone: false,
+        drop_name: true,
+        present: steps(&(0..10).collect::<Vec<_>>(), 10),
+        columns: vec![vec![-0.0; 10]],
+    };
+    vec![group, series]
+}
+
+fn report() -> FragmentEnd {
+    let stats = QueryStats {
+        series: 2,
+        samples_read: 300,
+        total_samples: 12,
+        peak_samples: 7,
+        total_samples_per_step: vec![5, 300],
+    };
+    let note = |kind, text: &str, span, count| Note { kind, text: text.into(), span, count };
+    let notes = vec![
+        note(NoteKind::Info, "a", Place::new(4, 200), 1),
+        note(NoteKind::StartOverlap, "b", Place::new(0, 1), 3),
+    ];
+    FragmentEnd { stats, notes }
+}
+
+#[test]
+fn bytes_of_partials_and_reports_are_golden() {
+    let golden: Vec<&str> = include_str!("golden/partials.hex").lines().collect();
+    let [frame] = &partials(10, &some_partials())[..] else { panic!("one frame") };
+    let reported = write_report(PartitionId(3), &report());
+    assert_eq!([hex(frame), hex(&reported)].to_vec(), golden);
+    assert_eq!(shown(&read_partials(10, std::slice::from_ref(frame)).unwrap()), shown(&some_partials()));
+    assert_eq!(read_report(&reported, 10).unwrap(), report());
+    for cut in 0..frame.len() {
+        let read = std::panic::catch_unwind(|| read_partials(10, &[frame[..cut].to_vec()])).unwrap();
+        assert!(read.is_err() || read.is_ok_and(|series| series.len() < 2), "cut at {cut}");
+    }
+    for cut in 0..reported.len() {
+        assert!(read_report(&reported[..cut], 10).is_err(), "cut at {cut}");
+    }
+    assert!(read_report(&reported, 1).is_err(), "more steps than there are");
+    assert!(read_partials(9, std::slice::from_ref(frame)).is_err(), "a step after the last");
+}
+
+proptest! {
+    #[test]
+    fn partials_round_trip_in_any_number_of_frames(
+        count in 1usize..200,
+        of in prop::collection::btree_map("[ab]{1,6}", (any::<u64>(), 0usize..4, any::<[bool; 2]>()), 0..40),
+    ) {
+        let series: Vec<PartialSeries> = of
+            .into_iter()
+            .map(|(pod, (seed, columns, [names_gone, drop_name]))| {
+                let present: Vec<usize> = (0..count).filter(|step| seed >> (step % 64) & 1 == 1).collect();
+                let value = |column: usize, step: usize| f64::from_bits(seed.rotate_left((column * step) as u32));
+                let columns =
+                    (0..columns).map(|c| present.iter().map(|step| value(c, *step)).collect()).collect();
+                let present = steps(&present, count);
+                PartialSeries { labels: labels(&pod), names_gone, drop_name, present, columns }
+            })
+            .collect();
+        let frames = partials(count, &series);
+        prop_assert_eq!(shown(&read_partials(count, &frames).unwrap()), shown(&series));
+    }
+
+    #[test]
+    fn any_bytes_are_partials_or_refused(
+        place in any::<prop::sample::Index>(),
+        byte in any::<u8>(),
+        tail in prop::collection::vec(any::<u8>(), 0..20),
+    ) {
+        let mut frame = partials(10, &some_partials()).remove(0);
+        let at = 6 + place.index(frame.len() - 6);
+        frame[at] = byte;
+        frame.extend_from_slice(&tail);
+        let _read_or_refused = read_partials(10, &[frame]);
+        let mut reported = write_report(PartitionId(3), &report());
+        let at = 6 + place.index(reported.len() - 6);
+        reported[at] = byte;
+        let _read_or_refused = read_report(&reported, 10);
     }
 }

@@ -56,6 +56,14 @@ pub(super) struct GroupIndex {
 }
 
 impl GroupIndex {
+    /// The group exists with this incarnation. Another one than before begins it anew: only the vote stays.
+    pub(super) fn begin(&mut self, incarnation: u32) {
+        if self.incarnation.is_some_and(|known| known != incarnation) {
+            *self = Self { vote: self.vote, ..Self::default() };
+        }
+        self.incarnation = Some(incarnation);
+    }
+
     /// Adds an entry; it replaces everything from its index on. What was before a hole is dropped: only recovery
     /// may see one, and a purge that follows in the stream must cover it.
     pub(super) fn append(&mut self, meta: EntryMeta) {
@@ -167,7 +175,12 @@ impl Tail {
     /// Follows one record that stands in `segment`.
     pub(super) fn observe(&mut self, record: &Record, segment: u64) {
         match record {
-            Record::Group { incarnation } => self.incarnation = Some(*incarnation),
+            Record::Group { incarnation } => {
+                if self.incarnation.is_some_and(|known| known != *incarnation) {
+                    *self = Self { vote: self.vote, ..Self::default() };
+                }
+                self.incarnation = Some(*incarnation);
+            }
             Record::Vote(vote) => self.vote = Some(*vote),
             Record::Entry(entry) => {
                 self.truncate(entry.id.index.checked_sub(1));

@@ -4,7 +4,7 @@
 //! is the order of durability. One writer thread gathers what is queued, writes it as one batch, calls
 //! fdatasync once and then completes every waiting callback.
 //! Knows groups by number and payloads as bytes. Does not know openraft, partitions or what payloads mean.
-//! Path: `raft::storage` -> **here** -> files.
+//! Path: `raft::storage` -> **here** -> `raft::disk`.
 //! S1: a callback runs only after its records and all before them are synced.
 //! S2: an error of write or sync ends the process; nothing is ever synced twice in hope (I11).
 
@@ -14,20 +14,25 @@ mod index;
 mod reader;
 mod recovery;
 mod segments;
+#[cfg(feature = "simulation")]
+mod task;
+#[cfg(not(feature = "simulation"))]
+mod thread;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
+use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
-use quorate_model::create_dir_durable;
+use parking_lot::Mutex;
+
+use crate::disk::{Claim, Disk, RealDisk};
 
 pub use error::SegmentError;
 use format::{ENTRY_HEADER_LEN, Record};
@@ -35,6 +40,10 @@ pub use format::{Entry, EntryKind, GroupId, LogId, Purge, Snapshot, Vote};
 use index::{EntryMeta, GroupIndex, Tail};
 pub use reader::ReadPlan;
 use segments::Segments;
+#[cfg(feature = "simulation")]
+use task::{Running, Wake, finish, start};
+#[cfg(not(feature = "simulation"))]
+use thread::{Running, Wake, finish, start};
 
 /// Settings of a segment log.
 #[derive(Debug, Clone)]
@@ -111,9 +120,9 @@ struct Shared {
     dir: PathBuf,
     config: SegmentLogConfig,
     queue: Mutex<Queue>,
-    wake: Condvar,
+    wake: Wake,
     segments: Segments,
-    groups: Mutex<HashMap<GroupId, Arc<GroupShared>>>,
+    groups: Mutex<BTreeMap<GroupId, Arc<GroupShared>>>,
     /// What the stream says, by group; written by the writer only.
     tails: Mutex<BTreeMap<GroupId, Tail>>,
     counters: Counters,
@@ -123,8 +132,8 @@ struct Shared {
 /// An open segment log. Dropping it flushes and closes it.
 pub struct SegmentLog {
     shared: Arc<Shared>,
-    writer: Mutex<Option<std::thread::JoinHandle<()>>>,
-    lock: File,
+    writer: Mutex<Option<Running>>,
+    claim: Mutex<Option<Box<dyn Claim>>>,
 }
 
 impl SegmentLog {
@@ -136,31 +145,42 @@ impl SegmentLog {
     /// [`SegmentError::Damaged`] with file and offset when acknowledged bytes are damaged or missing,
     /// [`SegmentError::Busy`] when another process has it open, [`SegmentError::Io`] otherwise.
     pub fn open(dir: &Path, config: SegmentLogConfig) -> Result<Self, SegmentError> {
-        create_dir_durable(dir).map_err(|error| SegmentError::io("create", dir, error))?;
-        let lock = lock(dir)?;
-        let mut found = recovery::recover(dir, &config)?;
+        Self::open_on(Arc::new(RealDisk), dir, config)
+    }
+
+    /// The same on another disk.
+    ///
+    /// # Errors
+    /// As [`SegmentLog::open`].
+    pub fn open_on(disk: Arc<dyn Disk>, dir: &Path, config: SegmentLogConfig) -> Result<Self, SegmentError> {
+        let claim = disk.claim(dir).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => SegmentError::Busy { path: dir.to_owned() },
+            _ => SegmentError::io("claim", dir, error),
+        })?;
+        let mut found = recovery::recover(&*disk, dir, &config)?;
         let torn = found.torn;
         if torn > 0 {
             tracing::warn!(dir = %dir.display(), bytes = torn, "cut an interrupted write off the log");
         }
-        let groups = found.groups.drain().map(|(id, index)| {
+        let groups = std::mem::take(&mut found.groups).into_iter().map(|(id, index)| {
             let index = Mutex::new(index);
             (id, Arc::new(GroupShared { id, index }))
         });
         let shared = Arc::new(Shared {
             dir: dir.to_owned(),
             queue: Mutex::new(Queue::default()),
-            wake: Condvar::new(),
-            segments: Segments::new(dir, std::mem::take(&mut found.segments)),
+            wake: Wake::default(),
+            segments: Segments::new(disk, dir, std::mem::take(&mut found.segments)),
             groups: Mutex::new(groups.collect()),
-            tails: Mutex::new(std::mem::take(&mut found.tails).into_iter().collect()),
+            tails: Mutex::new(std::mem::take(&mut found.tails)),
             counters: Counters::default(),
             torn,
             config,
         });
-        let writer = writer::start(Arc::clone(&shared), &found)
+        let writer = writer::Writer::new(Arc::clone(&shared), &found)
+            .and_then(start)
             .map_err(|error| SegmentError::io("start the writer of", dir, error))?;
-        Ok(Self { shared, writer: Mutex::new(Some(writer)), lock })
+        Ok(Self { shared, writer: Mutex::new(Some(writer)), claim: Mutex::new(Some(claim)) })
     }
 
     /// The part of the log that belongs to `group`. A group that was not there begins with `incarnation`.
@@ -182,9 +202,7 @@ impl SegmentLog {
 
     /// Numbers of the groups in the log.
     pub fn groups(&self) -> Vec<GroupId> {
-        let mut groups: Vec<GroupId> = self.shared.groups.lock().keys().copied().collect();
-        groups.sort_unstable();
-        groups
+        self.shared.groups.lock().keys().copied().collect()
     }
 
     /// Groups whose oldest live entry lies in one of the oldest quarter of the segments, once there are
@@ -218,11 +236,9 @@ impl SegmentLog {
         self.shared.queue.lock().closed = true;
         self.shared.wake.notify_one();
         if let Some(writer) = self.writer.lock().take() {
-            writer.join().expect("the writer's panics end the process");
+            finish(writer);
         }
-        if let Err(error) = self.lock.unlock() {
-            tracing::warn!(dir = %self.shared.dir.display(), %error, "cannot unlock the log");
-        }
+        self.claim.lock().take();
     }
 }
 
@@ -230,6 +246,18 @@ impl Drop for SegmentLog {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// Where an entry was written.
+#[cfg(feature = "simulation")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntryPlace {
+    /// The entry.
+    pub id: LogId,
+    /// The segment's file.
+    pub path: PathBuf,
+    /// Offset behind the entry in the file.
+    pub end: u64,
 }
 
 /// One group's log within a segment log. Clones share it.
@@ -273,6 +301,13 @@ impl GroupLog {
             committed: index.committed,
             snapshot: index.snapshot.clone(),
         }
+    }
+
+    /// Begins the group anew with another incarnation: nothing but its vote is left. `done` runs when it is durable.
+    pub(crate) fn forget(&self, incarnation: u32, done: Completion) -> Result<(), SegmentError> {
+        let mut index = self.group.index.lock();
+        index.begin(incarnation);
+        self.enqueue(vec![Record::Group { incarnation }], Some(done))
     }
 
     /// Queues a vote. `done` runs when it is durable.
@@ -366,6 +401,22 @@ impl GroupLog {
         self.group.index.lock().last_before_proposal(after, limit)
     }
 
+    /// Whether the log takes nothing any more.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn is_closed(&self) -> bool {
+        self.shared.queue.lock().closed
+    }
+
+    /// Where the entry at `index` was written, once the log says so.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn place(&self, index: u64) -> Option<EntryPlace> {
+        let index = self.group.index.lock().range(index, index + 1).next().cloned()?;
+        let place = index.place?;
+        let segment = self.shared.segments.get(place.segment)?;
+        let end = place.offset + u64::from(index.len);
+        Some(EntryPlace { id: index.id, path: segment.path.clone(), end })
+    }
+
     /// Ids of the entries with `from <= index < to`.
     pub(crate) fn ids(&self, from: u64, to: u64) -> Vec<LogId> {
         self.group.index.lock().range(from, to).map(|meta| meta.id).collect()
@@ -405,15 +456,5 @@ fn record_bytes(record: &Record) -> usize {
         Record::Entry(entry) => ENTRY_HEADER_LEN + entry.payload.len(),
         Record::Snapshot(snapshot) => 64 + snapshot.membership.len(),
         _ => 64,
-    }
-}
-
-fn lock(dir: &Path) -> Result<File, SegmentError> {
-    let path = dir.join("LOCK");
-    let file = File::create(&path).map_err(|error| SegmentError::io("create", &path, error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(SegmentError::Busy { path }),
-        Err(fs::TryLockError::Error(error)) => Err(SegmentError::io("lock", &path, error)),
     }
 }

@@ -4,8 +4,7 @@
 //! one behind it, or in any but the last segment, is damage to what was acknowledged: opening fails and names
 //! file and offset. Nothing is ever skipped.
 
-use std::collections::HashMap;
-use std::fs::OpenOptions;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -18,12 +17,13 @@ use super::format::{
 use super::index::{EntryMeta, GroupIndex, Place, Tail};
 use super::segments::{self, SegmentFile};
 use super::{SegmentError, SegmentLogConfig};
+use crate::disk::{Disk, DiskFile, Open, read_all};
 
 /// What recovery found.
 #[derive(Debug, Default)]
 pub(super) struct Recovered {
-    pub(super) groups: HashMap<GroupId, GroupIndex>,
-    pub(super) tails: HashMap<GroupId, Tail>,
+    pub(super) groups: BTreeMap<GroupId, GroupIndex>,
+    pub(super) tails: BTreeMap<GroupId, Tail>,
     pub(super) segments: Vec<SegmentFile>,
     /// Stream offset behind the last batch.
     pub(super) offset: u64,
@@ -36,36 +36,49 @@ pub(super) struct Recovered {
 }
 
 /// Reads the log in `dir`, which exists. Leaves no segments when there is no log yet.
-pub(super) fn recover(dir: &Path, config: &SegmentLogConfig) -> Result<Recovered, SegmentError> {
-    let listed = segments::list(dir).map_err(|error| SegmentError::io("list", dir, error))?;
-    let headers = read_headers(&listed, config)?;
+pub(super) fn recover(
+    disk: &dyn Disk,
+    dir: &Path,
+    config: &SegmentLogConfig,
+) -> Result<Recovered, SegmentError> {
+    let listed = segments::list(disk, dir).map_err(|error| SegmentError::io("list", dir, error))?;
+    let files = open_all(disk, &listed)?;
+    let headers = read_headers(&listed, &files, config)?;
     let mut found = Recovered::default();
     if let Some(first) = headers.first() {
         (found.offset, found.chain) = (first.start, first.chain);
     }
-    for (at, (sequence, path)) in listed.iter().enumerate() {
+    for (at, ((sequence, path), file)) in listed.iter().zip(files).enumerate() {
         let next = headers.get(at + 1);
         check_chain(path, &headers[at], &found)?;
-        let bytes = std::fs::read(path).map_err(|error| SegmentError::io("read", path, error))?;
+        let bytes = read_all(&*file).map_err(|error| SegmentError::io("read", path, error))?;
         let expected_end =
             next.map(|next| SEGMENT_HEADER_LEN as u64 + next.start.saturating_sub(headers[at].start));
         scan_segment(&mut found, *sequence, path, Bytes::from(bytes), expected_end)?;
-        let file = OpenOptions::new().read(true).write(true).open(path);
-        let file = file.map_err(|error| SegmentError::io("open", path, error))?;
         found.segments.push(SegmentFile { sequence: *sequence, path: path.clone(), file });
     }
     found.check_holes(dir)?;
     cut_torn_end(&mut found).map_err(|error| SegmentError::io("truncate", dir, error))?;
+    // A name may be there that a process did not get to make durable before it ended.
+    disk.sync_dir(dir).map_err(|error| SegmentError::io("sync", dir, error))?;
     Ok(found)
+}
+
+fn open_all(disk: &dyn Disk, listed: &[(u64, PathBuf)]) -> Result<Vec<Box<dyn DiskFile>>, SegmentError> {
+    let open = |(_, path): &(u64, PathBuf)| {
+        disk.open(path, Open::Existing).map_err(|error| SegmentError::io("open", path, error))
+    };
+    listed.iter().map(open).collect()
 }
 
 fn read_headers(
     listed: &[(u64, PathBuf)],
+    files: &[Box<dyn DiskFile>],
     config: &SegmentLogConfig,
 ) -> Result<Vec<SegmentHeader>, SegmentError> {
     let mut headers: Vec<SegmentHeader> = Vec::with_capacity(listed.len());
-    for (sequence, path) in listed {
-        let header = read_header(path)?;
+    for ((sequence, path), file) in listed.iter().zip(files) {
+        let header = read_header(path, &**file)?;
         if header.sequence != *sequence {
             return Err(SegmentError::damaged(path, 0, format!("it says it is segment {}", header.sequence)));
         }
@@ -81,13 +94,11 @@ fn read_headers(
     Ok(headers)
 }
 
-fn read_header(path: &Path) -> Result<SegmentHeader, SegmentError> {
-    use std::io::Read;
-    let mut bytes = Vec::with_capacity(SEGMENT_HEADER_LEN);
-    let file = std::fs::File::open(path).map_err(|error| SegmentError::io("open", path, error))?;
-    file.take(SEGMENT_HEADER_LEN as u64)
-        .read_to_end(&mut bytes)
-        .map_err(|error| SegmentError::io("read", path, error))?;
+fn read_header(path: &Path, file: &dyn DiskFile) -> Result<SegmentHeader, SegmentError> {
+    let failed = |error| SegmentError::io("read", path, error);
+    let len = file.size().map_err(failed)?.min(SEGMENT_HEADER_LEN as u64);
+    let mut bytes = vec![0; len as usize];
+    file.read_exact_at(&mut bytes, 0).map_err(failed)?;
     SegmentHeader::decode(&bytes).map_err(|error| SegmentError::format(path, 0, &error))
 }
 
@@ -195,7 +206,7 @@ impl Recovered {
         self.tails.entry(group).or_default().observe(&decoded.record, segment);
         let index = self.groups.entry(group).or_default();
         match &decoded.record {
-            Record::Group { incarnation } => index.incarnation = Some(*incarnation),
+            Record::Group { incarnation } => index.begin(*incarnation),
             Record::Vote(vote) => index.vote = Some(*vote),
             Record::Entry(entry) => {
                 let offset = body_at + decoded.payload_at as u64;
@@ -239,5 +250,5 @@ fn cut_torn_end(found: &mut Recovered) -> io::Result<()> {
     if found.torn > 0 {
         last.file.set_len(found.end)?;
     }
-    last.file.sync_all()
+    last.file.sync()
 }

@@ -3,21 +3,21 @@
 //! Knows the directory. Does not know records or groups.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use quorate_model::failpoint;
 
+use crate::disk::{Disk, DiskFile, Open};
+
 /// An open segment. Readers keep it while they read, even when it is deleted meanwhile.
 #[derive(Debug)]
 pub(super) struct SegmentFile {
     pub(super) sequence: u64,
     pub(super) path: PathBuf,
-    pub(super) file: File,
+    pub(super) file: Box<dyn DiskFile>,
 }
 
 impl SegmentFile {
@@ -30,16 +30,22 @@ impl SegmentFile {
 }
 
 /// The segments of one log, by number.
-#[derive(Debug)]
 pub(super) struct Segments {
+    disk: Arc<dyn Disk>,
     dir: PathBuf,
     open: Mutex<BTreeMap<u64, Arc<SegmentFile>>>,
 }
 
 impl Segments {
-    pub(super) fn new(dir: &Path, files: Vec<SegmentFile>) -> Self {
+    pub(super) fn new(disk: Arc<dyn Disk>, dir: &Path, files: Vec<SegmentFile>) -> Self {
         let open = files.into_iter().map(|file| (file.sequence, Arc::new(file))).collect();
-        Self { dir: dir.to_owned(), open: Mutex::new(open) }
+        Self { disk, dir: dir.to_owned(), open: Mutex::new(open) }
+    }
+
+    /// Time that the next sync takes.
+    #[cfg(feature = "simulation")]
+    pub(super) fn sync_delay(&self) -> std::time::Duration {
+        self.disk.sync_delay()
     }
 
     pub(super) fn get(&self, sequence: u64) -> Option<Arc<SegmentFile>> {
@@ -48,7 +54,7 @@ impl Segments {
 
     /// Creates segment `sequence` with `content` and makes it and its name durable.
     pub(super) fn create(&self, sequence: u64, content: &[u8]) -> io::Result<Arc<SegmentFile>> {
-        let file = Arc::new(create(&self.dir, sequence, content)?);
+        let file = Arc::new(create(&*self.disk, &self.dir, sequence, content)?);
         failpoint::hit("segment.after_create");
         self.open.lock().insert(sequence, Arc::clone(&file));
         Ok(file)
@@ -63,9 +69,9 @@ impl Segments {
                 let Some(entry) = open.first_entry().filter(|entry| *entry.key() < oldest) else { break };
                 entry.remove()
             };
-            fs::remove_file(&first.path)?;
+            self.disk.remove(&first.path)?;
             failpoint::hit("segment.after_remove");
-            sync_dir(&self.dir)?;
+            self.disk.sync_dir(&self.dir)?;
             deleted += 1;
         }
         Ok(deleted)
@@ -85,13 +91,12 @@ pub(super) fn file_name(sequence: u64) -> String {
 }
 
 /// The segments in `dir` in order of their numbers; leftovers of an interrupted creation are removed.
-pub(super) fn list(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+pub(super) fn list(disk: &dyn Disk, dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
+    for path in disk.list(dir)? {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if name.ends_with(".tmp") {
-            fs::remove_file(&path)?;
+            disk.remove(&path)?;
         } else if let Some(hex) = name.strip_suffix(".seg") {
             let sequence = u64::from_str_radix(hex, 16)
                 .map_err(|error| io::Error::other(format!("{}: not a segment: {error}", path.display())))?;
@@ -104,18 +109,13 @@ pub(super) fn list(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
 
 /// Creates a segment under a temporary name, syncs it, gives it its name and syncs the directory: a segment
 /// with its name is complete.
-pub(super) fn create(dir: &Path, sequence: u64, content: &[u8]) -> io::Result<SegmentFile> {
+fn create(disk: &dyn Disk, dir: &Path, sequence: u64, content: &[u8]) -> io::Result<SegmentFile> {
     let path = dir.join(file_name(sequence));
     let temporary = path.with_extension("tmp");
-    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&temporary)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&temporary, &path)?;
-    sync_dir(dir)?;
+    let file = disk.open(&temporary, Open::Empty)?;
+    file.write_all_at(content, 0)?;
+    file.sync()?;
+    disk.rename(&temporary, &path)?;
+    disk.sync_dir(dir)?;
     Ok(SegmentFile { sequence, path, file })
-}
-
-/// Makes the names in `dir` durable.
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }

@@ -1,6 +1,7 @@
 //! Tests of the segment log without openraft: crashes, damage, deletion, and random histories against a model.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -71,7 +72,7 @@ fn crash_image(dir: &Path) -> TempDir {
 }
 
 fn segment_files(dir: &Path) -> Vec<PathBuf> {
-    segments::list(dir).unwrap().into_iter().map(|(_, path)| path).collect()
+    segments::list(&RealDisk, dir).unwrap().into_iter().map(|(_, path)| path).collect()
 }
 
 fn last_segment(dir: &Path) -> PathBuf {
@@ -606,4 +607,47 @@ proptest! {
             .collect();
         prop_assert!(allowed.contains(&found), "cut at {}: {:?} is none of {:?}", cut, found, allowed);
     }
+}
+
+#[test]
+fn a_forgotten_group_keeps_its_vote_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let vote = Vote { term: 3, node: 2, committed: true };
+    let log = SegmentLog::open(dir.path(), small_segments()).unwrap();
+    let (left, other) = (log.group(GroupId(1), 7).unwrap(), log.group(GroupId(2), 7).unwrap());
+    (0..20).for_each(|index| append(&left, index..index + 1, 300));
+    wait(|done| left.save_vote(vote, done));
+    let snapshot = Snapshot { last: Some(id(4)), membership_id: None, membership: Bytes::new() };
+    wait(|done| left.save_snapshot(snapshot, done));
+    left.purge(id(4)).unwrap();
+    left.save_committed(Some(id(12)));
+    append(&other, 0..3, 100);
+    assert!(segment_files(dir.path()).len() > 2);
+    wait(|done| left.forget(8, done));
+    let check = |left: &GroupLog, other: &GroupLog| {
+        let expected = GroupState {
+            incarnation: 8,
+            vote: Some(vote),
+            purged: None,
+            last: None,
+            committed: None,
+            snapshot: None,
+        };
+        assert_eq!((left.state(), indexes(left), indexes(other)), (expected, vec![], vec![0, 1, 2]));
+    };
+    check(&left, &other);
+    // Segments that begin with what is known of the group say the same, and what it had pins none of them.
+    append(&other, 3..30, 300);
+    other.purge(id(29)).unwrap();
+    barrier(&other);
+    append(&other, 30..40, 300);
+    assert!(segment_files(dir.path()).len() < 8, "{:?}", segment_files(dir.path()));
+    drop((left, other, log));
+    let log = SegmentLog::open(dir.path(), small_segments()).unwrap();
+    let left = log.group(GroupId(1), 9).unwrap();
+    assert_eq!((left.state().incarnation, left.state().vote, left.state().last), (8, Some(vote), None));
+    append(&left, 0..2, 10);
+    drop((left, log));
+    let log = SegmentLog::open(dir.path(), small_segments()).unwrap();
+    assert_eq!(indexes(&log.group(GroupId(1), 9).unwrap()), [0, 1], "it begins anew");
 }

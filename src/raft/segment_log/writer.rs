@@ -1,18 +1,17 @@
-//! The writer thread: gathers requests, writes one batch, syncs once, completes them all.
+//! The writer: gathers requests, writes one batch, syncs once, completes them all.
 //!
-//! Owns the end of the stream. A file error here leaves the kernel's state of the file unknown, so the process
-//! ends at once and the log is read again from the disk (I11).
+//! Owns the end of the stream. Does not know what runs it, a thread or in a simulation a task. A file error here leaves
+//! the kernel's state of the file unknown, so it is [`Fatal`]: the log is read again from the disk or not at all (I11).
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
 
 use quorate_model::failpoint;
+#[cfg(not(feature = "simulation"))]
+use quorate_model::planted::{Bug, is_planted};
 
 use super::format::{
     ENTRY_HEADER_LEN, GroupId, LogId, Record, SEGMENT_HEADER_LEN, SegmentHeader, begin_batch, encode_record,
@@ -21,38 +20,25 @@ use super::format::{
 use super::index::Place;
 use super::recovery::Recovered;
 use super::segments::SegmentFile;
-use super::{Completion, GroupShared, Request, Shared};
+use super::{Completion, GroupShared, Queue, Request, Shared};
 
 /// What one batch takes at most, unless a single request is larger.
 const BATCH_BYTES: usize = 16 << 20;
 /// A larger buffer is given back after use.
 const KEEP_BUFFER: usize = 32 << 20;
 
-/// Starts the writer behind what recovery found; begins the first segment when there is none.
-pub(super) fn start(shared: Arc<Shared>, found: &Recovered) -> io::Result<JoinHandle<()>> {
-    let (_, _, newest) = shared.segments.numbers();
-    let dir = shared.dir.clone();
-    let mut end = End { chain: found.chain, offset: found.offset, at: found.end };
-    let segment = match shared.segments.get(newest) {
-        Some(segment) => segment,
-        None => begin_segment(&shared, 1, &mut end)?,
-    };
-    let mut writer = Writer {
-        shared,
-        segment,
-        end,
-        buffer: Vec::new(),
-        cached: VecDeque::new(),
-        cached_bytes: 0,
-        marked: false,
-    };
-    let run = move || {
-        // Requests that lost their writer would wait for ever: a panic here ends the process as an error does.
-        if catch_unwind(AssertUnwindSafe(|| writer.run())).is_err() {
-            die("write", &dir, &io::Error::other("the writer panicked"));
-        }
-    };
-    std::thread::Builder::new().name("raft-log".to_owned()).spawn(run)
+/// The log cannot be written any more, and what is in its files is not known.
+#[derive(Debug)]
+pub(super) struct Fatal {
+    pub(super) action: &'static str,
+    pub(super) path: PathBuf,
+    pub(super) error: io::Error,
+}
+
+impl Fatal {
+    pub(super) fn new(action: &'static str, path: &Path, error: io::Error) -> Self {
+        Self { action, path: path.to_owned(), error }
+    }
 }
 
 /// The end of the stream.
@@ -66,8 +52,8 @@ struct End {
     at: u64,
 }
 
-struct Writer {
-    shared: Arc<Shared>,
+pub(super) struct Writer {
+    pub(super) shared: Arc<Shared>,
     segment: Arc<SegmentFile>,
     end: End,
     buffer: Vec<u8>,
@@ -75,13 +61,22 @@ struct Writer {
     cached: VecDeque<(Arc<GroupShared>, u64, usize)>,
     cached_bytes: usize,
     /// Whether the last batch is a mark.
-    marked: bool,
+    pub(super) marked: bool,
 }
 
-enum Work {
+/// What the writer can do next.
+pub(super) enum Work {
     Requests(Vec<Request>),
     Idle,
     Close,
+}
+
+/// A batch that is written and not yet synced.
+pub(super) struct Batch {
+    written: Vec<Written>,
+    done: Vec<Completion>,
+    /// Whether it may allow segments to be deleted.
+    purged: bool,
 }
 
 /// An entry of the batch at hand.
@@ -94,83 +89,85 @@ struct Written {
 }
 
 impl Writer {
-    fn run(&mut self) {
-        // A crash may have come between a purge and the deletion that it allowed.
-        self.delete_segments();
-        loop {
-            match self.wait() {
-                Work::Requests(requests) => self.write(requests),
-                Work::Idle => self.write_mark(),
-                Work::Close => {
-                    self.write_mark();
-                    return;
-                }
-            }
-        }
+    /// A writer behind what recovery found; begins the first segment when there is none.
+    pub(super) fn new(shared: Arc<Shared>, found: &Recovered) -> io::Result<Self> {
+        let (_, _, newest) = shared.segments.numbers();
+        let mut end = End { chain: found.chain, offset: found.offset, at: found.end };
+        let segment = match shared.segments.get(newest) {
+            Some(segment) => segment,
+            None => begin_segment(&shared, 1, &mut end)?,
+        };
+        Ok(Self {
+            shared,
+            segment,
+            end,
+            buffer: Vec::new(),
+            cached: VecDeque::new(),
+            cached_bytes: 0,
+            marked: false,
+        })
     }
 
-    fn wait(&self) -> Work {
-        let mut queue = self.shared.queue.lock();
-        loop {
-            if !queue.requests.is_empty() {
-                return Work::Requests(take_batch(&mut queue.requests));
-            }
-            if queue.closed {
-                return Work::Close;
-            }
-            if self.marked {
-                self.shared.wake.wait(&mut queue);
-            } else if self.shared.wake.wait_for(&mut queue, self.shared.config.mark_after).timed_out() {
-                return if queue.requests.is_empty() && !queue.closed { Work::Idle } else { continue };
-            }
+    /// What there is to do at once in `queue`, which is the log's.
+    pub(super) fn work(queue: &mut Queue) -> Option<Work> {
+        if !queue.requests.is_empty() {
+            return Some(Work::Requests(take_batch(&mut queue.requests)));
         }
+        queue.closed.then_some(Work::Close)
     }
 
-    fn write(&mut self, mut requests: Vec<Request>) {
-        self.make_room(requests.iter().map(|request| request.bytes).sum());
+    /// Writes requests as one batch, which [`Self::finish`] then syncs.
+    pub(super) fn begin(&mut self, mut requests: Vec<Request>) -> Result<Batch, Fatal> {
+        self.make_room(requests.iter().map(|request| request.bytes).sum())?;
         let written = self.encode(&mut requests);
         let purged = requests.iter().flat_map(|r| &r.records).any(|r| matches!(r, Record::Purge(_)));
         let done: Vec<Completion> = requests.drain(..).filter_map(|request| request.done).collect();
 
         failpoint::hit("append.before_write");
-        self.write_buffer();
+        self.write_buffer()?;
         failpoint::hit("append.after_write");
         self.count(written.len());
-        if cfg!(feature = "planted-ack-before-sync") {
-            self.publish(&written);
-            done.into_iter().for_each(|done| done());
-            self.sync();
-            failpoint::hit("append.after_sync");
-        } else {
-            self.sync();
-            failpoint::hit("append.after_sync");
-            self.publish(&written);
-            done.into_iter().for_each(|done| done());
+        let mut batch = Batch { written, done, purged };
+        if acknowledges_early() {
+            self.complete(&mut batch);
         }
+        Ok(batch)
+    }
+
+    /// Syncs a batch, then completes its requests.
+    pub(super) fn finish(&mut self, mut batch: Batch) -> Result<(), Fatal> {
+        self.sync()?;
+        failpoint::hit("append.after_sync");
+        self.complete(&mut batch);
         self.marked = false;
-        self.trim_cache(written);
-        if purged {
-            self.delete_segments();
-        }
+        self.trim_cache(batch.written);
+        if batch.purged { self.delete_segments() } else { Ok(()) }
+    }
+
+    /// Tells what is durable: first the indexes, then who waits. A second time it finds nothing to do.
+    fn complete(&self, batch: &mut Batch) {
+        self.publish(&batch.written);
+        batch.done.drain(..).for_each(|done| done());
     }
 
     /// An empty batch behind the last one, with what is committed by now.
-    fn write_mark(&mut self) {
+    pub(super) fn write_mark(&mut self) -> Result<(), Fatal> {
         if self.marked || self.end.offset == 0 {
-            return;
+            return Ok(());
         }
-        self.make_room(0);
+        self.make_room(0)?;
         begin_batch(&mut self.buffer);
         let groups: Vec<Arc<GroupShared>> = self.shared.groups.lock().values().cloned().collect();
         let mut records = 0;
         for group in &groups {
             records += self.encode_committed(group);
         }
-        self.finish(records);
-        self.write_buffer();
-        self.sync();
+        self.close_batch(records);
+        self.write_buffer()?;
+        self.sync()?;
         self.count(0);
         self.marked = true;
+        Ok(())
     }
 
     /// Encodes the requests as one batch, following them in the tails.
@@ -207,7 +204,7 @@ impl Writer {
         for group in groups {
             records += self.encode_committed(group);
         }
-        self.finish(records);
+        self.close_batch(records);
         written
     }
 
@@ -225,22 +222,20 @@ impl Writer {
         1
     }
 
-    fn finish(&mut self, records: u32) {
+    fn close_batch(&mut self, records: u32) {
         self.end.chain = finish_batch(&mut self.buffer, self.end.offset, self.end.chain, records);
     }
 
-    fn write_buffer(&mut self) {
-        if let Err(error) = self.segment.file.write_all_at(&self.buffer, self.end.at) {
-            die("write", &self.segment.path, &error);
-        }
+    fn write_buffer(&mut self) -> Result<(), Fatal> {
+        let written = self.segment.file.write_all_at(&self.buffer, self.end.at);
+        written.map_err(|error| Fatal::new("write", &self.segment.path, error))?;
         self.end.at += self.buffer.len() as u64;
         self.end.offset += self.buffer.len() as u64;
+        Ok(())
     }
 
-    fn sync(&self) {
-        if let Err(error) = self.segment.file.sync_data() {
-            die("sync", &self.segment.path, &error);
-        }
+    fn sync(&self) -> Result<(), Fatal> {
+        self.segment.file.sync().map_err(|error| Fatal::new("sync", &self.segment.path, error))
     }
 
     fn count(&mut self, entries: usize) {
@@ -283,27 +278,25 @@ impl Writer {
     }
 
     /// Begins a new segment when `bytes` more would make this one too long.
-    fn make_room(&mut self, bytes: usize) {
+    fn make_room(&mut self, bytes: usize) -> Result<(), Fatal> {
         let empty = self.end.at <= SEGMENT_HEADER_LEN as u64;
         if empty || self.end.at + bytes as u64 <= self.shared.config.segment_bytes {
-            return;
+            return Ok(());
         }
-        match begin_segment(&self.shared, self.segment.sequence + 1, &mut self.end) {
-            Ok(segment) => self.segment = segment,
-            Err(error) => die("begin a segment in", &self.shared.dir, &error),
-        }
+        let begun = begin_segment(&self.shared, self.segment.sequence + 1, &mut self.end);
+        self.segment = begun.map_err(|error| Fatal::new("begin a segment in", &self.shared.dir, error))?;
+        Ok(())
     }
 
     /// Deletes the segments in which no group has a live entry.
-    fn delete_segments(&self) {
+    pub(super) fn delete_segments(&self) -> Result<(), Fatal> {
         let oldest = {
             let tails = self.shared.tails.lock();
             tails.values().filter_map(super::Tail::oldest_segment).min()
         };
         let oldest = oldest.unwrap_or(self.segment.sequence).min(self.segment.sequence);
-        if let Err(error) = self.shared.segments.delete_below(oldest) {
-            die("delete segments in", &self.shared.dir, &error);
-        }
+        let deleted = self.shared.segments.delete_below(oldest);
+        deleted.map(drop).map_err(|error| Fatal::new("delete segments in", &self.shared.dir, error))
     }
 }
 
@@ -342,9 +335,10 @@ fn take_batch(requests: &mut Vec<Request>) -> Vec<Request> {
     std::mem::replace(requests, rest)
 }
 
-/// Ends the process: the file's state is unknown, and only reading it again from the disk tells.
-fn die(action: &str, path: &Path, error: &io::Error) -> ! {
-    tracing::error!(path = %path.display(), %error, "cannot {action} the log; the process ends now");
-    eprintln!("quorate: cannot {action} the log {}: {error}; the process ends now", path.display());
-    std::process::abort();
+/// Whether requests complete before their sync: a planted bug that the crash tests must catch.
+fn acknowledges_early() -> bool {
+    #[cfg(feature = "simulation")]
+    return crate::simulation::acknowledges_early();
+    #[cfg(not(feature = "simulation"))]
+    is_planted(Bug::AckBeforeSync)
 }

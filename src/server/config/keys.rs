@@ -58,6 +58,18 @@ pub const KEYS: &[Key] = &[
         "Address of the gRPC listener: the standard health service, and what nodes say to each other.",
     ),
     text(
+        "grpc_tls_cert_file",
+        "Certificate of this node, PEM, for its gRPC listener and for calls to other nodes; node_id is among its DNS \
+         names. Empty is no TLS.",
+    ),
+    text("grpc_tls_key_file", "Private key of grpc_tls_cert_file, PEM."),
+    text("grpc_tls_ca_file", "CA of the certificates of all nodes, PEM; several while it is replaced."),
+    text(
+        "grpc_tls_mode",
+        "With TLS: required, no connection without it; permissive, nodes without it are talked to as they are, for the \
+         time of moving a cluster to TLS.",
+    ),
+    text(
         "node_id",
         "Name of this node in its cluster; a data dir that is part of one belongs to one name for good.",
     ),
@@ -155,6 +167,19 @@ pub const KEYS: &[Key] = &[
     ),
     text("storage.close_delay", "How long after its end a window is closed and written out."),
     text("storage.late_delay", "How long samples for a window that is written out wait for more of them."),
+    text(
+        "cluster.rebuild_after",
+        "How long a node may be silent before others take its replicas; 0 waits for ever. That of the node that leads the \
+         metadata counts.",
+    ),
+    plain(
+        "cluster.moves_per_node",
+        "Replicas that a node gives or takes at once. That of the node that leads the metadata counts.",
+    ),
+    text(
+        "cluster.move_rate_limit",
+        "Bytes a second of snapshots that this node gives to others; 0 is as many as it can.",
+    ),
     plain("limits.ingestion_rate", "Samples per second that the tenant may write, over time; 0 is off."),
     plain(
         "limits.ingestion_burst_size",

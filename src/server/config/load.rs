@@ -60,6 +60,9 @@ pub enum LoadError {
         /// What is wrong.
         message: String,
     },
+    /// The certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] quorate_wire::grpc::TlsError),
     /// The values are well formed, but do not make sense.
     #[error("{}", .0.join("\n"))]
     Problems(Vec<String>),

@@ -10,11 +10,12 @@ pub mod reload;
 pub mod sections;
 
 pub use quorate_cluster::human::{HumanDuration, HumanSize};
-pub use sections::{HttpConfig, QueryConfig, StorageConfig};
+pub use sections::{ClusterConfig, HttpConfig, QueryConfig, StorageConfig};
 
 use quorate_cluster::formation;
 use quorate_cluster::limits::Limits;
 use quorate_promql::Features;
+use quorate_wire::grpc::{TlsFiles, TlsMode};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -33,6 +34,14 @@ pub struct Config {
     pub http_listen: SocketAddr,
     /// Address of the gRPC listener: the standard health service, and what nodes say to each other.
     pub grpc_listen: SocketAddr,
+    /// Certificate of this node for its gRPC listener and for calls to other nodes, PEM; empty is no TLS.
+    pub grpc_tls_cert_file: PathBuf,
+    /// Private key of that certificate, PEM.
+    pub grpc_tls_key_file: PathBuf,
+    /// CA of the nodes' certificates, PEM.
+    pub grpc_tls_ca_file: PathBuf,
+    /// Whether nodes without TLS are talked to.
+    pub grpc_tls_mode: GrpcTlsMode,
     /// Name of this node.
     pub node_id: String,
     /// The nodes that found a cluster together, this one among them, each as `name=host:port` of its gRPC listener.
@@ -77,6 +86,8 @@ pub struct Config {
     pub query: QueryConfig,
     /// Heads, blocks and logs.
     pub storage: StorageConfig,
+    /// Nodes that are lost, and replicas that move.
+    pub cluster: ClusterConfig,
     /// Limits of every tenant that `overrides` does not name.
     pub limits: Limits,
     /// Limits by tenant; a key that a tenant does not name has the value in `limits`.
@@ -89,6 +100,10 @@ impl Default for Config {
             data_dir: PathBuf::from("./data"),
             http_listen: SocketAddr::from(([127, 0, 0, 1], 9009)),
             grpc_listen: SocketAddr::from(([127, 0, 0, 1], 9095)),
+            grpc_tls_cert_file: PathBuf::new(),
+            grpc_tls_key_file: PathBuf::new(),
+            grpc_tls_ca_file: PathBuf::new(),
+            grpc_tls_mode: GrpcTlsMode::Required,
             node_id: "n1".to_owned(),
             peers: Vec::new(),
             join: Vec::new(),
@@ -111,6 +126,7 @@ impl Default for Config {
             http: HttpConfig::default(),
             query: QueryConfig::default(),
             storage: StorageConfig::default(),
+            cluster: ClusterConfig::default(),
             limits: Limits::default(),
             overrides: BTreeMap::new(),
         }
@@ -131,6 +147,16 @@ pub enum Consistency {
     Strong,
     /// It sees what a replica has.
     Eventual,
+}
+
+/// What happens between a node with TLS and one without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GrpcTlsMode {
+    /// Nothing.
+    Required,
+    /// They talk without TLS.
+    Permissive,
 }
 
 /// Whether requests name their tenant in `X-Scope-OrgID`.
@@ -161,6 +187,34 @@ impl Config {
     pub fn peers_by_name(&self) -> BTreeMap<String, String> {
         let split = self.peers.iter().filter_map(|peer| peer.split_once('='));
         split.map(|(name, address)| (name.to_owned(), address.to_owned())).collect()
+    }
+
+    /// Where the certificates of the gRPC listener are, and whether all connections have them; `None` without TLS.
+    pub fn grpc_tls(&self) -> Option<(TlsFiles, TlsMode)> {
+        let files = TlsFiles {
+            cert: self.grpc_tls_cert_file.clone(),
+            key: self.grpc_tls_key_file.clone(),
+            ca: self.grpc_tls_ca_file.clone(),
+        };
+        let mode = match self.grpc_tls_mode {
+            GrpcTlsMode::Required => TlsMode::Required,
+            GrpcTlsMode::Permissive => TlsMode::Permissive,
+        };
+        (!files.cert.as_os_str().is_empty()).then_some((files, mode))
+    }
+
+    fn check_tls(&self, problems: &mut Vec<String>) {
+        let files = [
+            ("grpc_tls_cert_file", &self.grpc_tls_cert_file),
+            ("grpc_tls_key_file", &self.grpc_tls_key_file),
+            ("grpc_tls_ca_file", &self.grpc_tls_ca_file),
+        ];
+        let missing: Vec<&str> =
+            files.iter().filter(|(_, file)| file.as_os_str().is_empty()).map(|(key, _)| *key).collect();
+        if (1..files.len()).contains(&missing.len()) {
+            let missing = missing.join(" and ");
+            problems.push(format!("{missing} must be set too: TLS needs certificate, key and CA"));
+        }
     }
 
     fn check_cluster(&self, problems: &mut Vec<String>) {
@@ -201,6 +255,7 @@ impl Config {
         if self.http_listen == self.grpc_listen && self.http_listen.port() != 0 {
             problems.push(format!("grpc_listen must differ from http_listen ({})", self.http_listen));
         }
+        self.check_tls(&mut problems);
         self.check_cluster(&mut problems);
         if self.partitions > MAX_PARTITIONS {
             problems.push(format!("partitions must be 0 to {MAX_PARTITIONS}, it is {}", self.partitions));
@@ -223,6 +278,7 @@ impl Config {
         self.http.check(&mut problems);
         self.query.check(&mut problems);
         self.storage.check(&mut problems);
+        self.cluster.check(&mut problems);
         reload::check_limits(self, &mut problems);
         problems
     }
@@ -276,6 +332,11 @@ mod tests {
         );
         check_problem(|c| c.peers = vec!["n2=h:1".to_owned()], "peers must name this node too");
         check_problem(|c| c.join = vec!["h".to_owned()], "join and advertise");
+        check_problem(|c| c.grpc_tls_key_file = "k".into(), "grpc_tls_cert_file and grpc_tls_ca_file");
+        check_problem(
+            |c| (c.grpc_tls_cert_file, c.grpc_tls_key_file) = ("c".into(), "k".into()),
+            "grpc_tls_ca_file",
+        );
         check_problem(|c| c.replication_factor = 0, "replication_factor");
         check_problem(|c| c.max_tenants = 0, "max_tenants");
         check_problem(
@@ -296,6 +357,12 @@ mod tests {
                 "storage.log_segment_size must be 64KiB to 1GiB",
             );
         }
+        check_problem(
+            |c| c.cluster.rebuild_after = HumanDuration::from_secs(3),
+            "cluster.rebuild_after must be 0 or at least 4s",
+        );
+        check_problem(|c| c.cluster.moves_per_node = 0, "cluster.moves_per_node");
+        check_problem(|c| c.cluster.move_rate_limit = HumanSize::from_bytes(1), "cluster.move_rate_limit");
         check_problem(|c| c.http.max_header = HumanSize::from_bytes(1), "http.max_header");
     }
 

@@ -1,13 +1,14 @@
-//! Replacing limits while the node runs: on SIGHUP, on `POST /-/reload`, and when the file has changed.
+//! Replacing limits and certificates while the node runs: on SIGHUP, on `POST /-/reload`, and when files have changed.
 //!
-//! Only `limits` and `overrides` change in a running node; a change of another key is logged and takes
-//! effect at the next start. A file that cannot be used changes nothing and raises a metric.
+//! Of the configuration only `limits` and `overrides` change in a running node; a change of another key is logged and
+//! takes effect at the next start. A file that cannot be used changes nothing and raises a metric.
 
 use super::Config;
 use super::load::{LoadError, Source};
 use parking_lot::Mutex;
 use quorate_cluster::limits::LimitsProvider;
 use quorate_model::Clock;
+use quorate_wire::grpc::Tls;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -27,9 +28,11 @@ pub(super) fn check_limits(config: &Config, problems: &mut Vec<String>) {
 pub struct Reloader {
     source: Source,
     limits: Arc<LimitsProvider>,
+    tls: Option<Tls>,
     clock: Arc<dyn Clock>,
     current: Mutex<Current>,
     successful: AtomicBool,
+    are_certificates_good: AtomicBool,
     changed_at_ms: AtomicI64,
 }
 
@@ -44,12 +47,22 @@ impl Reloader {
         source: Source,
         config: Arc<Config>,
         limits: Arc<LimitsProvider>,
+        tls: Option<Tls>,
         clock: Arc<dyn Clock>,
     ) -> Self {
         let text = source.file.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
         let changed_at_ms = AtomicI64::new(clock.now_ms());
         let current = Mutex::new(Current { config, text });
-        Self { source, limits, clock, current, successful: AtomicBool::new(true), changed_at_ms }
+        Self {
+            source,
+            limits,
+            tls,
+            clock,
+            current,
+            successful: AtomicBool::new(true),
+            are_certificates_good: AtomicBool::new(true),
+            changed_at_ms,
+        }
     }
 
     /// The configuration in force.
@@ -57,9 +70,9 @@ impl Reloader {
         self.current.lock().config.clone()
     }
 
-    /// Whether the last reading was used.
+    /// Whether the last reading was used, of the configuration and of the certificates.
     pub fn is_successful(&self) -> bool {
-        self.successful.load(Ordering::Relaxed)
+        self.successful.load(Ordering::Relaxed) && self.are_certificates_good.load(Ordering::Relaxed)
     }
 
     /// When a configuration was last put in force, in milliseconds.
@@ -67,11 +80,16 @@ impl Reloader {
         self.changed_at_ms.load(Ordering::Relaxed)
     }
 
-    /// Reads the file if its text differs from the last one read.
+    /// Reads each file that differs from what was read last.
     ///
     /// # Errors
     /// As [`Reloader::reload`].
     pub fn poll(&self) -> Result<(), LoadError> {
+        let certificates = self.reload_certificates();
+        self.poll_limits().and(certificates)
+    }
+
+    fn poll_limits(&self) -> Result<(), LoadError> {
         let Some(file) = &self.source.file else { return Ok(()) };
         let text = self.read(file)?;
         if self.current.lock().text.as_ref() == Some(&text) {
@@ -80,13 +98,28 @@ impl Reloader {
         self.use_text(Some(text))
     }
 
-    /// Reads the file and puts its limits in force.
+    /// Reads all files, and puts the limits and certificates in force.
     ///
     /// # Errors
-    /// [`LoadError`]; then everything stays as it was.
+    /// [`LoadError`]; then what the file is about stays as it was.
     pub fn reload(&self) -> Result<(), LoadError> {
+        let certificates = self.reload_certificates();
         let text = self.source.file.as_ref().map(|file| self.read(file)).transpose()?;
-        self.use_text(text)
+        self.use_text(text).and(certificates)
+    }
+
+    fn reload_certificates(&self) -> Result<(), LoadError> {
+        let Some(tls) = &self.tls else { return Ok(()) };
+        let reloaded = tls.reload();
+        self.are_certificates_good.store(reloaded.is_ok(), Ordering::Relaxed);
+        match &reloaded {
+            Ok(true) => tracing::info!("certificates reloaded: new connections between nodes use them"),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(%error, "the certificates were not reloaded; the old ones stay in use")
+            }
+        }
+        reloaded.map(drop).map_err(LoadError::Tls)
     }
 
     fn read(&self, file: &Path) -> Result<String, LoadError> {
@@ -151,7 +184,7 @@ mod tests {
         let source = Source { file: Some(file.clone()), settings: Vec::new() };
         let config = Arc::new(source.load().unwrap());
         let limits = Arc::new(LimitsProvider::new(config.limits.clone(), config.overrides.clone()));
-        let reloader = Reloader::new(source, config, limits, Arc::new(ManualClock::new(0)));
+        let reloader = Reloader::new(source, config, limits, None, Arc::new(ManualClock::new(0)));
         for read in [Reloader::poll, Reloader::reload] {
             std::fs::remove_file(&file).unwrap();
             assert!(read(&reloader).is_err() && !reloader.is_successful());

@@ -182,6 +182,54 @@ impl StorageConfig {
     }
 }
 
+/// Below this a node that is only slow would be taken for dead.
+const SHORTEST_REBUILD_MS: i64 = 4_000;
+/// Below this the pieces of a snapshot would take longer than they are waited for.
+const SLOWEST_MOVE: HumanSize = HumanSize::from_mib(1);
+
+/// Nodes that are lost, and replicas that move.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClusterConfig {
+    /// How long a node may be silent before others take its replicas; 0 waits for ever.
+    pub rebuild_after: HumanDuration,
+    /// Replicas that a node gives or takes at once.
+    pub moves_per_node: usize,
+    /// Bytes a second of snapshots that this node gives to others; 0 is as many as it can.
+    pub move_rate_limit: HumanSize,
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        Self {
+            rebuild_after: HumanDuration::from_secs(300),
+            moves_per_node: 2,
+            move_rate_limit: HumanSize::from_mib(50),
+        }
+    }
+}
+
+impl ClusterConfig {
+    /// Adds every problem found, each naming its key. Changes nothing.
+    pub fn check(&self, problems: &mut Vec<String>) {
+        if !self.rebuild_after.is_zero() && self.rebuild_after.as_ms() < SHORTEST_REBUILD_MS {
+            problems.push(format!(
+                "cluster.rebuild_after must be 0 or at least 4s, it is {}",
+                self.rebuild_after
+            ));
+        }
+        if self.moves_per_node == 0 {
+            problems.push("cluster.moves_per_node must be at least 1".to_owned());
+        }
+        if self.move_rate_limit.bytes() != 0 && self.move_rate_limit < SLOWEST_MOVE {
+            problems.push(format!(
+                "cluster.move_rate_limit must be 0 or at least {SLOWEST_MOVE}, it is {}",
+                self.move_rate_limit
+            ));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use quorate_ingest::DistributorConfig;

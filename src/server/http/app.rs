@@ -16,7 +16,7 @@ use quorate_cluster::limits::LimitsProvider;
 use quorate_ingest::InFlight;
 use quorate_model::{Clock, ErrorCode};
 use quorate_promql::{Expr, Features};
-use quorate_query::{QueryLimits, QueryService};
+use quorate_query::QueryLimits;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::{Semaphore, watch};
 
@@ -125,14 +125,6 @@ impl App {
         self.services
             .get()
             .ok_or_else(|| ApiError::new(ErrorCode::Unavailable, "the node is starting: its log is replayed"))
-    }
-
-    /// The query side.
-    ///
-    /// # Errors
-    /// 503 while partitions replay.
-    pub fn queries(&self) -> Result<&QueryService, ApiError> {
-        Ok(&self.services()?.queries)
     }
 
     /// What one query of a tenant may read.

@@ -30,11 +30,12 @@ pub async fn series(
         return Err(ApiError::bad("no match[] parameter provided"));
     }
     let wanted = catalog_params(&app, &reader, &params).await?;
-    let answered = app.queries()?.series(wanted, |found, guard| {
+    let services = app.services()?;
+    let answered = services.queries.series(wanted, |found, guard| {
         let reply = Reply::charged_list(guard, &found.entries, labels_bytes, push_labels)?;
         Ok(reply.truncated(found.truncated))
     });
-    Ok(answered.await?.into())
+    Ok(Reply::answered(answered.await?, &services.token_key))
 }
 
 /// Names of labels.
@@ -44,7 +45,9 @@ pub async fn label_names(
     Form(params): Form,
 ) -> Result<Reply, ApiError> {
     let wanted = catalog_params(&app, &reader, &params).await?;
-    Ok(app.queries()?.label_names(wanted, strings).await?.into())
+    let services = app.services()?;
+    let answered = services.queries.label_names(wanted, strings).await?;
+    Ok(Reply::answered(answered, &services.token_key))
 }
 
 /// Values of one label.
@@ -59,7 +62,9 @@ pub async fn label_values(
         return Err(ApiError::bad(format!("invalid label name: {}", quoted(&name))));
     }
     let wanted = catalog_params(&app, &reader, &params).await?;
-    Ok(app.queries()?.label_values(name, wanted, strings).await?.into())
+    let services = app.services()?;
+    let answered = services.queries.label_values(name, wanted, strings).await?;
+    Ok(Reply::answered(answered, &services.token_key))
 }
 
 fn strings(found: Entries<String>, guard: &LocalGuard) -> Result<Reply, QueryError> {
@@ -82,6 +87,7 @@ async fn catalog_params(app: &App, reader: &Reader, params: &Params) -> Result<C
         limit: params.limit("limit")?.unwrap_or(0),
         limits: app.query_limits(&reader.tenant),
         consistency: reader.consistency.clone(),
+        allow_partial: params.switch("allow_partial")?,
     })
 }
 
@@ -95,7 +101,8 @@ pub async fn metadata(
     let per_metric = params.limit("limit_per_metric")?.unwrap_or(usize::MAX);
     let family = params.given("metric").map(str::to_owned);
     let tenant = reader.tenant_id(&app).await?;
-    let answered = app.queries()?.metadata(tenant, family, reader.consistency, move |found, guard| {
+    let services = app.services()?;
+    let answered = services.queries.metadata(tenant, family, reader.consistency, move |found, guard| {
         let shown = || found.iter().take(limit);
         let texts = shown().flat_map(|(family, entries)| {
             entries.iter().take(per_metric).map(|entry| family.len() + entry.help.len() + METADATA_BYTES)
@@ -114,7 +121,7 @@ pub async fn metadata(
             out.push(b'}');
         }))
     });
-    Ok(answered.await?.into())
+    Ok(Reply::answered(answered.await?, &services.token_key))
 }
 
 fn push_metadata(out: &mut Vec<u8>, entry: &MetadataEntry) {

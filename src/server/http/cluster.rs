@@ -1,22 +1,37 @@
-//! `/api/v1/cluster`: the nodes, the partitions and who leads them, as this node knows it.
+//! `/api/v1/cluster`: the nodes, the partitions and who leads them, as this node knows it; and `/api/v1/cluster/overview`,
+//! which shows what all nodes reported as well.
 //!
-//! It asks nobody, so it answers without a majority too, and may then be old.
+//! The first asks nobody, so it answers without a majority too, and may then be old; with `fresh` it has all that was
+//! committed when it was asked for, or there is no answer. The second asks the leader of the
+//! metadata, and says when that does not answer.
 
 use super::App;
+use super::extract::Form;
 use super::reply::{ApiError, Reply};
+use crate::node::overview;
 use crate::node::services::Services;
 use axum::extract::State;
+use quorate_cluster::MetaState;
 use quorate_cluster::meta::{NodeEntry, PartitionEntry};
-use quorate_cluster::{MetaState, NodeState};
-use quorate_model::{NodeId, PartitionId};
+use quorate_model::{ErrorCode, NodeId, PartitionId};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// The cluster as this node knows it.
-pub async fn cluster(State(app): State<Arc<App>>) -> Result<Reply, ApiError> {
+/// The cluster as this node knows it, or with `fresh` as the leader of the metadata does.
+pub async fn cluster(State(app): State<Arc<App>>, Form(params): Form) -> Result<Reply, ApiError> {
     let services = app.services()?.clone();
+    if params.switch("fresh")? {
+        services.meta.fresh().await.map_err(|error| ApiError::new(error.code(), error.to_string()))?;
+    }
     app.off_runtime(move || Ok(Reply::raw(&describe(&services).to_string()))).await
+}
+
+/// The cluster with what all nodes reported.
+pub async fn overview(State(app): State<Arc<App>>) -> Result<Reply, ApiError> {
+    let overview = overview::of(app.services()?).await;
+    let text = serde_json::to_string(&overview);
+    Ok(Reply::raw(&text.map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?))
 }
 
 fn describe(services: &Services) -> Value {
@@ -36,18 +51,12 @@ fn describe(services: &Services) -> Value {
 }
 
 fn node(id: NodeId, entry: &NodeEntry, voters: &BTreeSet<NodeId>) -> Value {
-    let state = match entry.state {
-        NodeState::Expected => "expected",
-        NodeState::Member => "member",
-        NodeState::Draining => "draining",
-        NodeState::Gone => "gone",
-    };
     json!({
         "id": id.0,
         "name": entry.name,
         "address": entry.address,
         "zone": entry.zone,
-        "state": state,
+        "state": overview::state_name(entry.state),
         "voter": voters.contains(&id),
         "incarnation": entry.incarnation,
     })

@@ -6,14 +6,14 @@
 //! the request ends.
 
 use super::App;
+use super::consistency;
 use super::params::Params;
 use super::reply::ApiError;
-use crate::config::Consistency;
 use crate::tenant;
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -22,9 +22,6 @@ use quorate_model::{ErrorCode, TenantId};
 use quorate_query::ReadConsistency;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Says how fresh a read is to be.
-const READ_CONSISTENCY: HeaderName = HeaderName::from_static("x-read-consistency");
 
 /// Name of the request's tenant.
 #[derive(Debug, Clone)]
@@ -53,27 +50,9 @@ impl FromRequestParts<Arc<App>> for Reader {
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
         let Tenant(tenant) = Tenant::from_request_parts(parts, app).await?;
         let default = app.config().default_read_consistency;
-        let consistency = match parts.headers.get(READ_CONSISTENCY).map(|value| value.to_str()) {
-            None => default.into(),
-            Some(Ok("strong")) => ReadConsistency::Strong,
-            Some(Ok("eventual")) => ReadConsistency::Eventual,
-            Some(other) => {
-                let given = other.unwrap_or("what is no text");
-                return Err(ApiError::bad(format!(
-                    "the header X-Read-Consistency must be strong or eventual, it is {given:?}"
-                )));
-            }
-        };
+        let key = || Ok(app.services()?.token_key.clone());
+        let consistency = consistency::asked(&parts.headers, default, key)?;
         Ok(Self { tenant, consistency })
-    }
-}
-
-impl From<Consistency> for ReadConsistency {
-    fn from(consistency: Consistency) -> Self {
-        match consistency {
-            Consistency::Strong => Self::Strong,
-            Consistency::Eventual => Self::Eventual,
-        }
     }
 }
 

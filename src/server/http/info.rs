@@ -122,7 +122,7 @@ pub async fn tsdb(
     let answered = services.queries.cardinality(tenant, reader.consistency, move |found, _guard| {
         Ok(Reply::raw(&figures::tsdb_status(&found, top).to_string()))
     });
-    Ok(answered.await?.into())
+    Ok(Reply::answered(answered.await?, &services.token_key))
 }
 
 /// No rule groups.

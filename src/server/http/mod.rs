@@ -7,6 +7,9 @@
 pub mod buckets;
 pub mod catalog;
 pub mod cluster;
+pub mod cluster_admin;
+pub mod cluster_page;
+pub mod consistency;
 pub mod extract;
 pub mod float;
 pub mod info;
@@ -44,6 +47,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/ready", get(info::ready))
         .route("/-/reload", post(info::reload).put(info::reload))
         .route("/metrics", get(info::metrics))
+        .route("/cluster", get(cluster_page::page))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
         .layer(CompressionLayer::new())
@@ -69,6 +73,11 @@ fn api_routes() -> Router<Arc<App>> {
         .route("/status/config", get(info::config).post(info::config))
         .route("/status/tsdb", get(info::tsdb).post(info::tsdb))
         .route("/cluster", get(cluster::cluster))
+        .route("/cluster/overview", get(cluster::overview))
+        .route("/cluster/move", post(cluster_admin::move_replica))
+        .route("/cluster/drain", post(cluster_admin::drain))
+        .route("/cluster/undrain", post(cluster_admin::undrain))
+        .route("/cluster/remove", post(cluster_admin::remove))
         .route("/rules", get(info::rules))
         .route("/alerts", get(info::alerts))
         .route("/alertmanagers", get(info::alertmanagers))

@@ -140,6 +140,18 @@ impl Params {
         Ok((ns > 0).then_some(ns / 1_000_000))
     }
 
+    /// Whether a switch is on.
+    ///
+    /// # Errors
+    /// 400 if it is neither on nor off.
+    pub fn switch(&self, name: &str) -> Result<bool, ApiError> {
+        match self.given(name) {
+            Some("1" | "true") => Ok(true),
+            None | Some("0" | "false") => Ok(false),
+            Some(other) => Err(ApiError::parameter(name, &format!("{} is neither 1 nor 0", quoted(other)))),
+        }
+    }
+
     /// Most entries of the answer; `None` without a bound, which is also what 0 means.
     ///
     /// # Errors
@@ -230,6 +242,15 @@ mod tests {
             params("limit=-1").limit("limit"),
             "invalid parameter \"limit\": limit must be non-negative",
         );
+    }
+
+    #[test]
+    fn a_switch_is_on_or_off() {
+        for (query, expected) in [("", false), ("p=", false), ("p=0", false), ("p=1", true), ("p=true", true)]
+        {
+            assert_eq!(params(query).switch("p"), Ok(expected), "{query}");
+        }
+        check_error(params("p=yes").switch("p"), "invalid parameter \"p\": \"yes\" is neither 1 nor 0");
     }
 
     #[test]

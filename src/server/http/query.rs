@@ -78,6 +78,7 @@ async fn query_params(
         lookback_delta_ms: params.lookback_delta_ms()?,
         limits: app.query_limits(&reader.tenant),
         consistency: reader.consistency.clone(),
+        allow_partial: params.switch("allow_partial")?,
     })
 }
 
@@ -99,7 +100,8 @@ async fn answer(app: &App, query: QueryParams, params: &Params) -> Result<Reply,
         EvalTimes::Instant(time_ms) => (time_ms, 0),
         EvalTimes::Range { start_ms, step_ms, .. } => (start_ms, step_ms),
     };
-    let answered = app.queries()?.query(query, move |mut output, timings, guard| {
+    let services = app.services()?;
+    let answered = services.queries.query(query, move |mut output, timings, guard| {
         let was_cut = limit.is_some_and(|limit| cut(&mut output.value, limit));
         let QueryOutput { value, warnings, infos, stats: figures } = output;
         let shown = stats.map(|wanted| render::Shown {
@@ -111,7 +113,7 @@ async fn answer(app: &App, query: QueryParams, params: &Params) -> Result<Reply,
         let reply = Reply::data(|out| pushed = render::push_result(out, &value, shown, guard));
         pushed.map(|()| reply.with_notes(warnings, infos).truncated(was_cut))
     });
-    Ok(answered.await?.into())
+    Ok(Reply::answered(answered.await?, &services.token_key))
 }
 
 /// Keeps the first `limit` series. Returns whether there were more.

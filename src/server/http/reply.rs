@@ -1,16 +1,18 @@
 //! The envelope of every JSON answer, and the error that becomes one.
 //!
-//! Knows `status`, `data`, `errorType`, `error`, `warnings`, `infos`. Statuses come from `crate::status`.
+//! Knows `status`, `data`, `errorType`, `error`, `warnings`, `infos`, `partial`, `gaps`. Statuses come from `crate::status`.
 
+use super::consistency;
+use super::float::push_u64;
 use super::json::{push_array, push_string};
 use crate::status;
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use quorate_model::ErrorCode;
 use quorate_promql::engine::{QueryError, QueryGuard};
-use quorate_query::Answer;
 use quorate_query::budget::QueryAccount;
+use quorate_query::{Answer, Gap, TokenKey};
 
 /// Most warnings and most infos in one answer.
 const MAX_NOTES: usize = 10;
@@ -69,14 +71,10 @@ pub struct Reply {
     body: Vec<u8>,
     warnings: Vec<String>,
     infos: Vec<String>,
+    /// Partitions that it lacks.
+    gaps: Vec<Gap>,
+    headers: Vec<(HeaderName, HeaderValue)>,
     held: Option<QueryAccount>,
-}
-
-impl From<Answer<Self>> for Reply {
-    /// The answer's memory stays charged until the body is sent.
-    fn from(answer: Answer<Self>) -> Self {
-        Self { held: Some(answer.held), ..answer.output }
-    }
 }
 
 /// A body and the charge for it.
@@ -126,6 +124,14 @@ impl Reply {
         Self::data(|out| out.extend_from_slice(data.as_bytes()))
     }
 
+    /// What a query gave, with what it reflects. Its memory stays charged until the body is sent.
+    pub fn answered(answer: Answer<Self>, key: &TokenKey) -> Self {
+        let Answer { output, seen, held } = answer;
+        let (warnings, headers) = (consistency::warnings(&seen), consistency::told(&seen, key));
+        let warnings = warnings.into_iter().chain(output.warnings).collect();
+        Self { warnings, gaps: seen.gaps, headers, held: Some(held), ..output }
+    }
+
     /// Adds remarks; ten of each kind are shown.
     #[must_use]
     pub fn with_notes(mut self, warnings: Vec<String>, infos: Vec<String>) -> Self {
@@ -156,9 +162,24 @@ impl IntoResponse for Reply {
             let shown = notes.iter().take(MAX_NOTES).chain(&more);
             push_array(&mut self.body, shown, |out, note| push_string(out, note));
         }
+        if !self.gaps.is_empty() {
+            self.body.extend_from_slice(b",\"partial\":true,\"gaps\":");
+            push_array(&mut self.body, &self.gaps, push_gap);
+        }
         self.body.push(b'}');
-        json(StatusCode::OK, Bytes::from_owner(HeldBody { body: self.body, _held: self.held }))
+        let body = HeldBody { body: self.body, _held: self.held };
+        let mut response = json(StatusCode::OK, Bytes::from_owner(body));
+        response.headers_mut().extend(self.headers);
+        response
     }
+}
+
+fn push_gap(out: &mut Vec<u8>, gap: &Gap) {
+    out.extend_from_slice(b"{\"partition\":");
+    push_u64(out, gap.partition.0.into());
+    out.extend_from_slice(b",\"reason\":");
+    push_string(out, &gap.reason);
+    out.push(b'}');
 }
 
 /// Asks whether an answer may go on, and for the memory of its next part.
@@ -181,6 +202,9 @@ pub fn json(status: StatusCode, body: impl Into<Body>) -> Response {
 mod tests {
     use super::*;
     use http_body_util::BodyExt;
+    use quorate_model::PartitionId;
+    use quorate_query::Seen;
+    use quorate_query::budget::MemoryBudget;
 
     async fn body(response: Response) -> String {
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
@@ -207,5 +231,26 @@ mod tests {
         let warnings = (0..12).map(|n| n.to_string()).collect();
         let text = body(Reply::raw("{}").with_notes(warnings, vec!["i".into()]).into_response()).await;
         assert!(text.ends_with(r#""8","9","2 more warning annotations omitted"],"infos":["i"]}"#), "{text}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_with_gaps_says_so_first() {
+        let seen = Seen {
+            gaps: vec![Gap { partition: PartitionId(7), reason: "node 2: \"gone\"".to_owned() }],
+            stale: vec![PartitionId(8)],
+            positions: Some(quorate_query::PositionToken::default()),
+        };
+        let held = MemoryBudget::new(1 << 20).account();
+        let output = Reply::raw("[]").with_notes(vec!["other".to_owned()], Vec::new());
+        let key = TokenKey::new(&[0; 32], 1);
+        let response = Reply::answered(Answer { output, seen, held }, &key).into_response();
+        assert_eq!(response.headers()[consistency::STALE], "true");
+        assert!(response.headers().contains_key(consistency::OFFSETS));
+        let tree: serde_json::Value = serde_json::from_str(&body(response).await).unwrap();
+        assert_eq!(tree["partial"], true);
+        let expected = serde_json::json!([{"partition": 7, "reason": "node 2: \"gone\""}]);
+        assert_eq!(tree["gaps"], expected);
+        let warnings = tree["warnings"].as_array().unwrap();
+        assert_eq!((warnings.len(), warnings[2].as_str()), (3, Some("other")));
     }
 }

@@ -28,7 +28,7 @@ fn app(settings: &[(&str, &str)]) -> Arc<App> {
     let limits = Arc::new(LimitsProvider::new(config.limits.clone(), config.overrides.clone()));
     App::new(AppParts {
         features: config.features().unwrap(),
-        reloader: Arc::new(Reloader::new(source, config, limits.clone(), clock.clone())),
+        reloader: Arc::new(Reloader::new(source, config, limits.clone(), None, clock.clone())),
         limits,
         recorder: crate::telemetry::metrics::install().unwrap(),
         clock,
@@ -132,6 +132,17 @@ fn paths_methods_and_tenants_are_checked() {
     check(&[], "GET /api/v1/rules\nX-Scope-OrgID: a/b", 400, "not allowed");
     check(&[], "GET /api/v1/rules\nX-Scope-OrgID: a\nX-Scope-OrgID: b", 400, "2 times");
     check(&[], "GET /api/v1/rules\nX-Scope-OrgID: __internal", 403, "reserved");
+}
+
+#[test]
+fn freshness_is_asked_for_by_headers() {
+    let ask = |header: &str| format!("GET /api/v1/query?query=up\nX-Read-Consistency{header}");
+    check(&[], &ask(": foo"), 400, "must be strong, session or eventual");
+    check(&[], &ask(": session"), 400, "X-Read-Consistency-Offsets");
+    check(&[], &ask("-Max-Delay: soon"), 400, "must be a duration");
+    for good in [": strong", ": eventual", ": session\nX-Read-Consistency-Offsets: 00", "-Max-Delay: 5s"] {
+        check(&[], &ask(good), 503, "starting");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! Source: Prometheus remote write specifications 1.0 and 2.0; docs/operations.md has the code table.
 
 use super::App;
+use super::consistency;
 use super::extract::{BodyError, Tenant, read_body};
 use crate::config::Config;
 use crate::node::services::Services;
@@ -14,6 +15,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use quorate_ingest::{InFlight, Protocol, WriteError, WriteOutcome, WriteRequest, Written};
 use quorate_model::{ErrorCode, TenantId};
+use quorate_query::TokenKey;
 use std::sync::Arc;
 
 const SAMPLES_WRITTEN: HeaderName = HeaderName::from_static("x-prometheus-remote-write-samples-written");
@@ -45,11 +47,20 @@ struct Refusal {
     message: String,
     retry_after: Option<u64>,
     written: Written,
+    /// The positions of what was written of it, if all of that is known.
+    token: Option<HeaderValue>,
+}
+
+/// What a request wrote, and the positions of that.
+#[derive(Debug)]
+struct Taken {
+    written: Written,
+    token: HeaderValue,
 }
 
 impl Refusal {
     fn plain(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), retry_after: None, written: Written::default() }
+        Self { status, message: message.into(), retry_after: None, written: Written::default(), token: None }
     }
 
     fn coded(code: ErrorCode, message: impl Into<String>, attempt: u32) -> Self {
@@ -83,7 +94,7 @@ async fn take(
     protocol: Protocol,
     headers: &HeaderMap,
     body: Body,
-) -> Result<Written, Refusal> {
+) -> Result<Taken, Refusal> {
     let attempt = headers.get(RETRY_ATTEMPT).and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0);
     // Before the body is read: a node that replays has nothing to do with it.
     let services = app.services().map_err(|e| Refusal::coded(e.code, e.message, attempt))?;
@@ -105,7 +116,7 @@ async fn take(
         let preview = services.distributor.preview(request.clone(), held).await;
         let (answer, rest) = preview.map_err(|error| failed(services, &error, attempt))?;
         if let Some(outcome) = answer {
-            return partial(&outcome);
+            return partial(&outcome, &services.token_key);
         }
         let numbered = services.meta.intern_tenant(&request.tenant_name, config.max_tenants).await;
         request.tenant =
@@ -113,7 +124,7 @@ async fn take(
         held = rest;
     }
     match services.distributor.write(request, held).await {
-        Ok(outcome) => partial(&outcome),
+        Ok(outcome) => partial(&outcome, &services.token_key),
         Err(error) => Err(failed(services, &error, attempt)),
     }
 }
@@ -134,11 +145,12 @@ fn failed(services: &Arc<Services>, error: &WriteError, attempt: u32) -> Refusal
 }
 
 /// All of a request was written, or the refused part is told.
-fn partial(outcome: &WriteOutcome) -> Result<Written, Refusal> {
+fn partial(outcome: &WriteOutcome, key: &TokenKey) -> Result<Taken, Refusal> {
     let written =
         Written { samples: outcome.samples, histograms: outcome.histograms, exemplars: outcome.exemplars };
+    let token = consistency::token_of(&outcome.positions, key);
     if outcome.refused() == 0 {
-        return Ok(written);
+        return Ok(Taken { written, token });
     }
     let mut message = format!(
         "{} of the request were refused, {} samples and {} histograms were written",
@@ -150,20 +162,22 @@ fn partial(outcome: &WriteOutcome) -> Result<Written, Refusal> {
         message.push('\n');
         message.push_str(&refusal.message);
     }
-    Err(Refusal { written, ..Refusal::plain(StatusCode::BAD_REQUEST, message) })
+    let token = (!outcome.positions.is_empty()).then_some(token);
+    Err(Refusal { written, token, ..Refusal::plain(StatusCode::BAD_REQUEST, message) })
 }
 
-fn answer(protocol: Option<Protocol>, outcome: Result<Written, Refusal>) -> Response {
-    let (mut response, written) = match outcome {
-        Ok(written) => (StatusCode::NO_CONTENT.into_response(), written),
+fn answer(protocol: Option<Protocol>, outcome: Result<Taken, Refusal>) -> Response {
+    let (mut response, written, token) = match outcome {
+        Ok(Taken { written, token }) => (StatusCode::NO_CONTENT.into_response(), written, Some(token)),
         Err(refusal) => {
             let mut response = (refusal.status, format!("{}\n", refusal.message)).into_response();
             if let Some(seconds) = refusal.retry_after {
                 response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
             }
-            (response, refusal.written)
+            (response, refusal.written, refusal.token)
         }
     };
+    response.headers_mut().extend(token.map(|token| (consistency::OFFSETS, token)));
     if protocol == Some(Protocol::RemoteWrite2) {
         let headers = response.headers_mut();
         headers.insert(SAMPLES_WRITTEN, HeaderValue::from(written.samples));
@@ -213,6 +227,7 @@ fn unsupported(message: String) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quorate_model::{PartitionId, Position};
 
     #[track_caller]
     fn check(kind: &str, encoding: &str, expected: Option<Protocol>) {
@@ -258,11 +273,25 @@ mod tests {
         assert!((4..=6).contains(&seconds), "{seconds}");
         assert_eq!(response.headers()[SAMPLES_WRITTEN], "7");
         assert_eq!(response.headers()[EXEMPLARS_WRITTEN], "0");
-        let response = answer(Some(Protocol::RemoteWrite2), Ok(written));
+        let taken = || Taken { written, token: HeaderValue::from_static("00") };
+        let response = answer(Some(Protocol::RemoteWrite2), Ok(taken()));
         assert_eq!(
             (response.status().as_u16(), &response.headers()[HISTOGRAMS_WRITTEN]),
             (204, &HeaderValue::from(1))
         );
-        assert!(!answer(Some(Protocol::RemoteWrite1), Ok(written)).headers().contains_key(SAMPLES_WRITTEN));
+        let response = answer(Some(Protocol::RemoteWrite1), Ok(taken()));
+        assert!(!response.headers().contains_key(SAMPLES_WRITTEN));
+        assert_eq!(response.headers()[consistency::OFFSETS], "00");
+    }
+
+    #[test]
+    fn what_was_stored_of_a_request_has_a_token() {
+        let key = TokenKey::new(&[1; 32], 1);
+        let nothing = partial(&WriteOutcome::default(), &key).unwrap();
+        assert_eq!(nothing.token, consistency::token_of(&[], &key), "so that a client always has one");
+        let at = (PartitionId(3), Position(9));
+        let mut stored = WriteOutcome::default();
+        stored.positions.push(at);
+        assert_eq!(partial(&stored, &key).unwrap().token, consistency::token_of(&[at], &key));
     }
 }

@@ -7,13 +7,13 @@
 use super::StartError;
 use crate::config::Config;
 use crate::datadir::{DataDir, Identity, Membership};
-use quorate_cluster::formation::{self, Door, Introduction, Place};
+use quorate_cluster::formation::{self, Consultant, Door, Introduction, Place};
 use quorate_cluster::placement::{self, Candidate};
 use quorate_cluster::{MetaError, MetaHandle};
 use quorate_model::NodeId;
 use quorate_raft::{RaftConfig, RaftNode};
 use quorate_wire::Calls;
-use quorate_wire::grpc::{ClusterName, Grpc, GrpcCalls, Inbox, Peers, Timing};
+use quorate_wire::grpc::{ClusterName, Grpc, GrpcCalls, Inbox, Peers, Timing, Tls};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,6 +33,7 @@ pub struct Company {
     calls: Arc<GrpcCalls>,
     door: Arc<Door>,
     inbox: Inbox,
+    tls: Option<Tls>,
 }
 
 /// A node that has its number, its groups and its metadata.
@@ -47,7 +48,7 @@ pub(super) struct Settled {
 
 impl Company {
     /// The company of the node that owns `dir`, or `None` if it is alone: nothing names a cluster.
-    pub fn of(config: &Config, dir: &DataDir, grpc: SocketAddr) -> Option<Self> {
+    pub fn of(config: &Config, dir: &DataDir, grpc: SocketAddr, tls: Option<&Tls>) -> Option<Self> {
         let is_member = dir.identity().is_some_and(|identity| identity.membership.is_some());
         // Only a folder of a node that was alone knows how many partitions it has.
         let has_data = dir.identity().is_some_and(|identity| identity.partitions != 0);
@@ -77,16 +78,22 @@ impl Company {
             (None, Some(forming)) => cluster.set_forming(&forming),
             (None, None) => {}
         }
-        let calls = Arc::new(GrpcCalls::new(cluster.clone(), peers.clone(), Timing::default()));
+        let calls = GrpcCalls::new(cluster.clone(), peers.clone(), Timing::default());
+        let calls = Arc::new(calls.with_tls(tls.cloned()));
         let door = Arc::new(Door::new(&me, known));
         let inbox = Inbox::new(cluster.clone());
         inbox.set_meta(door.clone());
-        Some(Self { me, cluster, peers, calls, door, inbox })
+        Some(Self { me, cluster, peers, calls, door, inbox, tls: tls.cloned() })
     }
 
     /// What the gRPC listener answers with.
     pub fn inbox(&self) -> Inbox {
         self.inbox.clone()
+    }
+
+    /// Says who answers other nodes about the life of the cluster.
+    pub(super) fn set_consultant(&self, consultant: &Arc<dyn Consultant>) {
+        self.door.set_consultant(consultant);
     }
 
     /// The way to the other nodes.
@@ -107,14 +114,15 @@ impl Company {
         dir.check_name(&self.me.name)?;
         let identity = self.identify(dir).await?;
         let node = NodeId(identity.node);
-        for (listed, _, address) in self.me.first_nodes() {
-            self.peers.set(listed, address);
+        for (listed, name, address) in self.me.first_nodes() {
+            self.peers.set_named(listed, &name, address);
         }
         let cluster = identity.membership.as_ref().and_then(|membership| membership.cluster);
         if let Some(id) = cluster {
             self.cluster.set_id(id);
         }
-        let transport = Arc::new(Grpc::new(self.cluster.clone(), self.peers.clone(), Timing::default()));
+        let transport = Grpc::new(self.cluster.clone(), self.peers.clone(), Timing::default());
+        let transport = Arc::new(transport.with_tls(self.tls.clone()));
         let log = dir.path().join("log");
         let raft = RaftNode::start_with_peers(&log, node, settings, transport).await?;
         self.inbox.set_raft(Arc::new(raft.clone()));
@@ -229,7 +237,7 @@ impl Company {
                 changes.borrow_and_update();
                 let known = meta.state();
                 for (node, entry) in known.nodes().iter().filter(|(_, entry)| !entry.address.is_empty()) {
-                    peers.set(*node, entry.address.clone());
+                    peers.set_named(*node, &entry.name, entry.address.clone());
                 }
                 let has_leader = meta.group().leader().is_some();
                 if known.cluster_id() != 0 && has_leader {
@@ -266,7 +274,7 @@ async fn ask_around(
             continue;
         }
         if answer.node != 0 {
-            peers.set(NodeId(answer.node), address);
+            peers.set_named(NodeId(answer.node), &answer.name, address);
         }
         let is_fellow = me.forming().is_some_and(|forming| forming == answer.forming);
         if let Some(cluster) = cluster.filter(|_| is_fellow && id != 0) {

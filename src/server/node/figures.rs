@@ -3,10 +3,11 @@
 //! Knows the stores' statistics and the names that existing dashboards use. Cost: walks the rows of every
 //! head, so it is for scrapes and not for requests.
 
+use super::overview;
 use super::partition::Partition;
 use super::services::Services;
 use crate::telemetry::exposition::Exposition;
-use quorate_model::{METRIC_NAME, TenantId};
+use quorate_model::{METRIC_NAME, NodeId, TenantId};
 use quorate_query::CardinalityTotals;
 use quorate_query::durations::Summary;
 use quorate_tsdb::PartitionStats;
@@ -30,6 +31,72 @@ pub fn write(services: &Services, now: Instant, page: &mut Exposition) {
     write_tenants(services, &partitions, &stats, page);
     write_queries(services, now, page);
     write_log(services, page);
+    if services.is_shared {
+        write_nodes(services, page);
+        write_groups(services, &partitions, page);
+        write_traffic(services, page);
+    }
+}
+
+fn write_nodes(services: &Services, page: &mut Exposition) {
+    let name = "quorate_cluster_nodes";
+    page.family(name, "gauge", "Nodes of the cluster by what they are to it, as this node knows it.");
+    let states: Vec<&str> = services
+        .meta
+        .read(|state| state.nodes().values().map(|node| overview::state_name(node.state)).collect());
+    for state in ["expected", "member", "draining", "lost", "gone"] {
+        page.sample(name, &[("state", state)], states.iter().filter(|s| **s == state).count() as f64);
+    }
+    let leads = services.meta.group().leader() == Some(NodeId(services.node.into()));
+    page.gauge("quorate_cluster_leader", "Whether this node leads the metadata.", f64::from(u8::from(leads)));
+    page.counter(
+        "quorate_partition_divergence_total",
+        "Partitions found to differ between replicas while this node led the metadata.",
+        services.life.divergences() as f64,
+    );
+}
+
+fn write_groups(services: &Services, partitions: &[Partition], page: &mut Exposition) {
+    let me = NodeId(services.node.into());
+    let leads = |partition: &Partition| partition.group().leader() == Some(me);
+    let name = "quorate_partition_leader";
+    page.family(name, "gauge", "Whether this node leads the partition.");
+    for partition in partitions {
+        let value = f64::from(u8::from(leads(partition)));
+        page.sample(name, &[("partition", &partition.id.to_string())], value);
+    }
+    let name = "quorate_partition_lag";
+    page.family(name, "gauge", "Positions that are committed, as the replica here knows, and not applied.");
+    for partition in partitions {
+        let lag = partition.group().known_index().0.saturating_sub(partition.store.applied().0);
+        page.sample(name, &[("partition", &partition.id.to_string())], lag as f64);
+    }
+    let state = services.meta.state();
+    let is_moving = |partition: &&Partition| {
+        let placed = state.partitions().get(partition.id.0 as usize).map(|entry| &entry.replicas);
+        let voters = partition.group().members().voters;
+        leads(partition)
+            && placed.is_some_and(|placed| {
+                placed.len() != voters.len() || placed.iter().any(|n| !voters.contains(n))
+            })
+    };
+    page.gauge(
+        "quorate_cluster_moves_in_progress",
+        "Partitions led here whose members are not those of the placement yet.",
+        partitions.iter().filter(is_moving).count() as f64,
+    );
+}
+
+fn write_traffic(services: &Services, page: &mut Exposition) {
+    let (sent, received) = services.replicas.traffic().totals();
+    let name = "quorate_cluster_moved_bytes_total";
+    page.family(name, "counter", "Bytes of snapshots between this node and others.");
+    page.sample(name, &[("direction", "sent")], sent as f64);
+    page.sample(name, &[("direction", "received")], received as f64);
+    let arriving = services.replicas.traffic().arriving();
+    let missing: u64 = arriving.iter().map(|transfer| transfer.total - transfer.bytes).sum();
+    page.gauge("quorate_cluster_arriving_snapshots", "Snapshots that arrive here.", arriving.len() as f64);
+    page.gauge("quorate_cluster_arriving_bytes", "Bytes of them that are not here yet.", missing as f64);
 }
 
 /// The names of Prometheus' own head, over all partitions and tenants.
@@ -172,7 +239,12 @@ fn write_queries(services: &Services, now: Instant, page: &mut Exposition) {
 }
 
 fn write_log(services: &Services, page: &mut Exposition) {
-    let log = services.raft.stats();
+    let (log, groups) = (services.raft.stats(), services.raft.quiet_groups());
+    let name = "quorate_raft_groups";
+    page.family(name, "gauge", "Raft groups here; those that sleep have no timers and no heartbeats.");
+    for (state, count) in [("asleep", groups.asleep), ("awake", groups.awake)] {
+        page.sample(name, &[("state", state)], count as f64);
+    }
     page.counter(
         "quorate_log_syncs_total",
         "Batches of the log, each with one fdatasync.",

@@ -4,11 +4,14 @@
 //! metadata decides, each group changes its members one step at a time, and only its leader can.
 //! Path: node start -> **here** -> `MetaHandle`, `Group`, [`super::replicas`], `quorate_query::Cluster`.
 
+use super::life::Life;
 use super::replicas::{Placed, Replicas};
+use crate::config::ClusterConfig;
 use futures::future::join_all;
-use quorate_cluster::placement::{self, Candidate};
-use quorate_cluster::{MetaHandle, MetaState, NodeState};
-use quorate_model::{NodeId, PartitionId};
+use quorate_cluster::liveness::Pulse;
+use quorate_cluster::meta::PartitionEntry;
+use quorate_cluster::{MetaHandle, MetaState, NodeState, admin, placement};
+use quorate_model::{Clock, NodeId, PartitionId, SystemClock};
 use quorate_query::{Cluster, PartitionReplicas, PartitionView};
 use quorate_raft::Group;
 use quorate_wire::Calls;
@@ -17,7 +20,7 @@ use quorate_wire::store::read_index_answer::index::Outcome;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 /// How often members and leaders are compared with what they should be.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -40,6 +43,27 @@ pub struct Keeper {
     pub view: Arc<Cluster>,
     /// The way to the other nodes.
     pub calls: Arc<dyn Calls>,
+    /// What nodes tell each other.
+    pub life: Arc<Life>,
+    /// What it goes by.
+    pub rules: Rules,
+}
+
+/// What is configured about nodes that are lost and replicas that move.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// A node that was silent for so long is lost; without it none ever is.
+    pub lost_after: Option<Duration>,
+    /// Replicas that a node gives or takes at once.
+    pub moves_per_node: usize,
+}
+
+impl Rules {
+    /// As configured.
+    pub fn of(config: &ClusterConfig) -> Self {
+        let lost_after = (!config.rebuild_after.is_zero()).then(|| config.rebuild_after.into());
+        Self { lost_after, moves_per_node: config.moves_per_node }
+    }
 }
 
 impl Keeper {
@@ -76,32 +100,55 @@ impl Keeper {
     /// placement rules want them.
     async fn keep_meta(self: Arc<Self>) {
         let mut turns = tokio::time::interval(INTERVAL);
-        loop {
+        for turn in 0u32.. {
             turns.tick().await;
             let group = self.meta.group();
             if group.leader() != Some(self.node) {
                 continue;
             }
+            self.judge_nodes().await;
             let state = self.meta.state();
             let all = state.nodes().iter().filter(|(_, entry)| entry.state != NodeState::Gone);
             let learners = all.map(|(node, _)| *node).collect();
-            change_members(group, &state.meta_voters(), &learners).await;
+            self.change_members(group, &state.meta_voters(), &learners, turn).await;
             self.place(&state).await;
         }
     }
 
+    /// Says in the metadata which nodes are lost, and which are back.
+    async fn judge_nodes(&self) {
+        let (board, now) = (self.life.board(), SystemClock.instant());
+        for (node, entry) in self.meta.state().nodes() {
+            board.notice(*node, entry.incarnation, now);
+            let pulse = board.pulse(*node, now, self.rules.lost_after);
+            let judged = match entry.state {
+                NodeState::Member if entry.incarnation > 0 && *node != self.node && pulse == Pulse::Dead => {
+                    NodeState::Lost
+                }
+                NodeState::Lost if board.was_heard(*node) && pulse == Pulse::Well => NodeState::Member,
+                _ => continue,
+            };
+            let name = &entry.name;
+            match self.meta.set_node_state(*node, judged).await {
+                Ok(()) if judged == NodeState::Lost => {
+                    tracing::warn!(%node, name, "a node is silent: it is taken for lost, others take its replicas");
+                }
+                Ok(()) => tracing::info!(%node, name, "a node that was lost is back"),
+                Err(error) => tracing::warn!(%node, name, %error, "it is not said what became of a node"),
+            }
+        }
+    }
+
     async fn place(&self, state: &MetaState) {
-        let candidates: Vec<Candidate> = state
-            .nodes()
-            .iter()
-            .filter(|(_, entry)| entry.can_serve())
-            .map(|(node, entry)| Candidate { node: *node, zone: entry.zone.clone() })
-            .collect();
-        let current: Vec<Vec<NodeId>> =
-            state.partitions().iter().map(|partition| partition.replicas.clone()).collect();
-        let wanted = placement::place(&candidates, state.replication().into(), &current);
-        let moves = placement::moves(&current, wanted);
-        if moves.is_empty() || candidates.is_empty() {
+        let (candidates, current) = (admin::candidates(state), admin::current(state));
+        if candidates.is_empty() {
+            return;
+        }
+        let (absent, replication) = (admin::absent(state), state.replication().into());
+        let wanted = placement::place_around(&candidates, &absent, replication, &current);
+        let standings = self.life.board().standings(SystemClock.instant());
+        let moves = placement::next_moves(&current, wanted, &standings, self.rules.moves_per_node);
+        if moves.is_empty() {
             return;
         }
         let count = moves.len();
@@ -115,19 +162,31 @@ impl Keeper {
     /// leads.
     async fn keep_groups(self: Arc<Self>) {
         let mut turns = tokio::time::interval(INTERVAL);
+        // Changes that wait for a member to catch up hold nothing else up.
+        let (mut changing, mut busy) = (JoinSet::new(), BTreeSet::new());
         for turn in 0u32.. {
             turns.tick().await;
+            reap(&mut changing, &mut busy);
             let state = self.meta.state();
+            let hurries = state.nodes().get(&self.node).is_some_and(|entry| !entry.can_serve());
             // Groups only: a replica whose state is replaced meanwhile must not be held.
             for (id, group) in self.replicas.groups() {
                 let Some(entry) = state.partitions().get(id.0 as usize) else { continue };
-                if group.leader() != Some(self.node) {
+                if group.leader() != Some(self.node) || busy.contains(&id) {
                     continue;
                 }
-                let wanted: BTreeSet<NodeId> = entry.replicas.iter().copied().collect();
-                change_members(&group, &wanted, &BTreeSet::new()).await;
-                if turn % TURNS_PER_TRANSFER == TURNS_PER_TRANSFER - 1 {
+                if hurries || turn % TURNS_PER_TRANSFER == TURNS_PER_TRANSFER - 1 {
                     self.hand_over(&group, entry.replicas.first().copied()).await;
+                }
+                let wanted: BTreeSet<NodeId> = entry.replicas.iter().copied().collect();
+                let members = group.members();
+                if members.voters != wanted || !members.learners.is_empty() {
+                    busy.insert(id);
+                    let keeper = self.clone();
+                    changing.spawn(async move {
+                        keeper.change_members(&group, &wanted, &BTreeSet::new(), turn).await;
+                        id
+                    });
                 }
             }
         }
@@ -137,22 +196,23 @@ impl Keeper {
     /// some member is asked who leads, another one each time.
     async fn keep_leaders(self: Arc<Self>) {
         let mut turns = tokio::time::interval(LEADER_INTERVAL);
+        let (mut releasing, mut busy) = (JoinSet::new(), BTreeSet::new());
         for turn in 0usize.. {
             turns.tick().await;
+            reap(&mut releasing, &mut busy);
             let state = self.meta.state();
             let mut asked: BTreeMap<NodeId, Vec<PartitionId>> = BTreeMap::new();
             for (id, entry) in (0..).map(PartitionId).zip(state.partitions()) {
                 let is_placed = entry.replicas.contains(&self.node);
-                let group = self.replicas.get(id).map(|here| here.group().clone());
-                match group {
-                    Some(group) if !is_placed && group.has_let_go(self.node).await => self.leave(id).await,
-                    Some(_) if is_placed => {}
-                    // Its group may not have told it that it was let go.
-                    Some(_) | None => {
-                        if let Some(member) = entry.replicas.get(turn % entry.replicas.len().max(1)) {
-                            asked.entry(*member).or_default().push(id);
-                        }
-                    }
+                let is_here = self.replicas.get(id).is_some();
+                if is_here && is_placed {
+                    continue;
+                }
+                if is_here && busy.insert(id) {
+                    releasing.spawn(self.clone().release(id, entry.clone()));
+                }
+                if let Some(member) = entry.replicas.get(turn % entry.replicas.len().max(1)) {
+                    asked.entry(*member).or_default().push(id);
                 }
             }
             // Who leads a partition that is moving away is known here first.
@@ -162,11 +222,30 @@ impl Keeper {
         }
     }
 
-    async fn leave(&self, id: PartitionId) {
-        tracing::info!(partition = %id, "its replica here has moved elsewhere");
-        if let Err(reason) = self.replicas.leave(id).await {
-            self.replicas.fail(format!("partition {id} cannot be closed: {reason}"));
+    /// Closes and removes a replica that is not placed here, once its group has let this node go: its leader says so, for
+    /// the group does not tell those that it lets go.
+    async fn release(self: Arc<Self>, id: PartitionId, entry: PartitionEntry) -> PartitionId {
+        if !self.is_let_go(id, &entry).await {
+            return id;
         }
+        match self.replicas.leave(id, self.is_let_go(id, &entry)).await {
+            Ok(true) => {
+                tracing::info!(partition = %id, "its replica here has moved elsewhere and is removed")
+            }
+            Ok(false) => {
+                if let Err(error) = self.replicas.open(vec![(id, None)]).await {
+                    self.replicas.fail(format!("partition {id} cannot be opened again: {error}"));
+                }
+            }
+            Err(reason) => self.replicas.fail(format!("partition {id} cannot be removed: {reason}")),
+        }
+        id
+    }
+
+    async fn is_let_go(&self, id: PartitionId, entry: &PartitionEntry) -> bool {
+        let members = self.life.members_of(id, &entry.replicas).await;
+        let me = self.node.0;
+        members.is_some_and(|members| !members.voters.contains(&me) && !members.learners.contains(&me))
     }
 
     /// What `node` says about who leads. One that does not answer says nothing.
@@ -193,6 +272,39 @@ impl Keeper {
             && let Err(error) = group.transfer_leader(to).await
         {
             tracing::debug!(group = %group.id(), %to, %error, "the leader stays");
+        }
+    }
+}
+
+/// Takes out of `busy` what has ended.
+fn reap(tasks: &mut JoinSet<PartitionId>, busy: &mut BTreeSet<PartitionId>) {
+    while let Some(ended) = tasks.try_join_next() {
+        match ended {
+            Ok(id) => drop(busy.remove(&id)),
+            Err(error) => {
+                // Whose it was is not known; what is done twice does no harm.
+                tracing::error!(%error, "a change of a partition broke off");
+                busy.clear();
+            }
+        }
+    }
+}
+
+impl Keeper {
+    /// Brings the members of a group a step closer to `voters`, with `learners` beside them. If this node is to leave, it
+    /// lets another one lead first: every second time, lest one that cannot take over keeps it for ever.
+    async fn change_members(
+        &self,
+        group: &Group,
+        voters: &BTreeSet<NodeId>,
+        learners: &BTreeSet<NodeId>,
+        turn: u32,
+    ) {
+        let members = group.members();
+        let heir = voters.iter().find(|node| members.voters.contains(node) && group.has_all(**node));
+        match heir.filter(|_| !voters.contains(&self.node) && turn.is_multiple_of(2)) {
+            Some(heir) => self.hand_over(group, Some(*heir)).await,
+            None => change_members(group, voters, learners).await,
         }
     }
 }

@@ -9,10 +9,13 @@ mod error;
 pub mod figures;
 pub mod keeper;
 pub mod leaders;
+pub mod life;
+pub mod overview;
 pub mod partition;
 pub mod replicas;
 pub mod services;
 pub mod snapshots;
+pub mod traffic;
 
 pub use error::StartError;
 
@@ -20,10 +23,12 @@ use crate::config::Config;
 use crate::datadir::DataDir;
 use company::Company;
 use futures::future::try_join_all;
-use keeper::Keeper;
+use keeper::{Keeper, Rules};
+use life::Life;
 use partition::{Origin, Partition};
+use quorate_cluster::formation::Consultant;
 use quorate_cluster::limits::LimitsProvider;
-use quorate_cluster::{MetaHandle, SlotTable, TargetLabels};
+use quorate_cluster::{MetaError, MetaHandle, SlotTable, TargetLabels};
 use quorate_ingest::appender::PEER_BYTES;
 use quorate_ingest::{
     Distributor, DistributorConfig, HeldHere, Maintenance, MaintenanceConfig, PartitionInput, RouteConfig,
@@ -31,7 +36,7 @@ use quorate_ingest::{
 };
 use quorate_kv::{KvOptions, RocksKv};
 use quorate_model::{Clock, NodeId, PartitionId, SessionId, TenantId};
-use quorate_query::{Cluster, FragmentService, QueryConfig, QueryService};
+use quorate_query::{Cluster, FragmentService, QueryConfig, QueryService, TokenKey};
 use quorate_raft::{RaftConfig, RaftNode};
 use quorate_tsdb::Disk;
 use replicas::{Ground, Replicas};
@@ -42,6 +47,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
+use traffic::Traffic;
 
 /// Partitions of a new data dir of a node that is alone, unless the configuration says otherwise.
 const DEFAULT_PARTITIONS: u32 = 4;
@@ -95,8 +101,13 @@ impl Node {
             data_dir: dir.path().to_owned(),
             storage: config.storage.clone(),
             origin: origin.clone(),
+            traffic: Arc::new(Traffic::new(config.cluster.move_rate_limit.bytes())),
         };
         let replicas = Replicas::new(ground, partitions);
+        // Before anything is loaded, which may take long: a node that starts is not silent.
+        let calls = company.map(Company::calls);
+        let life = Life::new(node, meta.clone(), replicas.clone(), kv.clone(), calls);
+        loops.extend(life.start());
         let placed = match &origin {
             Origin::Alone => (0..partitions).map(|id| (PartitionId(id), None)).collect(),
             Origin::Shared { .. } => meta.read(|state| keeper::placed_on(node, state)),
@@ -111,12 +122,14 @@ impl Node {
         let view = view(node, &origin, &meta, &replicas);
         let queries = Arc::new(QueryService::new(view.clone(), query_config, clock.clone()));
         if let Some(company) = company {
+            company.set_consultant(&(life.clone() as Arc<dyn Consultant>));
             // Other nodes need these to get ready, as this one needs theirs.
             company.inbox().set_write(Arc::new(WriteService::new(replicas.appenders().clone(), PEER_BYTES)));
             company.inbox().set_store(Arc::new(FragmentService::new(queries.clone())));
             let (meta, replicas, view) = (meta.clone(), replicas.clone(), view.clone());
             let calls = company.calls();
-            loops.extend(Keeper { node, meta, replicas, view, calls }.start());
+            let (life, rules) = (life.clone(), Rules::of(&config.cluster));
+            loops.extend(Keeper { node, meta, replicas, view, calls, life, rules }.start());
         }
         tokio::select! {
             ready = try_join_all(opened.iter().map(|id| replicas.ready(*id))) => drop(ready?),
@@ -125,12 +138,14 @@ impl Node {
         }
         let inputs = (0..partitions).map(|id| input(PartitionId(id), node, &origin, &replicas)).collect();
         let services = Arc::new(Services {
+            token_key: token_key(&meta).await?,
             distributor: Arc::new(distributor(config, inputs, session, &meta, &limits, &clock)),
             queries,
             meta: meta.clone(),
             replicas: replicas.clone(),
             raft,
             kv,
+            life,
             node: session.node,
             is_shared: company.is_some(),
             renewing: AtomicBool::new(false),
@@ -200,6 +215,19 @@ async fn together(config: &Config, dir: &mut DataDir, company: &Company) -> Resu
     let log_incarnation = (meta.cluster_id() as u32).max(1);
     let origin = Origin::Shared { calls: company.calls(), incarnation: log_incarnation };
     Ok(Base { raft, meta, session, partitions, origin, loops: vec![lookout] })
+}
+
+/// The key of position tokens: every node of the cluster has the same.
+async fn token_key(meta: &MetaHandle) -> Result<TokenKey, StartError> {
+    loop {
+        match meta.secret().await {
+            Ok(secret) => return Ok(TokenKey::new(secret.bytes(), meta.cluster_id())),
+            Err(MetaError::NoLeader { reason }) => {
+                tracing::info!(reason, "waiting for the metadata group");
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 fn view(node: NodeId, origin: &Origin, meta: &MetaHandle, replicas: &Arc<Replicas>) -> Arc<Cluster> {

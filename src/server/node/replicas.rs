@@ -7,18 +7,25 @@ use super::StartError;
 use super::leaders::Leaders;
 use super::partition::{Origin, Partition, folder};
 use super::snapshots::Snapshots;
+use super::traffic::Traffic;
 use crate::config::StorageConfig;
 use futures::{StreamExt, TryStreamExt, stream};
 use parking_lot::{Mutex, RwLock};
 use quorate_ingest::{Applier, ApplyState, LocalReplica, LocalReplicas, Maintenance};
-use quorate_model::{NodeId, PartitionId};
+use quorate_model::{Clock, NodeId, PartitionId, SystemClock};
 use quorate_raft::{Group, RaftNode};
-use quorate_tsdb::Disk;
+use quorate_tsdb::{Disk, StoreError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 use tokio::sync::watch;
+
+/// How long those that hold the state of a replica that leaves may take to end.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(600);
+/// Pause before it is looked again whether they have.
+const LEAVE_PAUSE: Duration = Duration::from_millis(200);
 
 /// A partition that is placed here, and the voters that its group is begun with if this node begins it.
 pub type Placed = (PartitionId, Option<BTreeSet<NodeId>>);
@@ -35,6 +42,8 @@ pub struct Ground {
     pub storage: StorageConfig,
     /// Whose the groups are.
     pub origin: Origin,
+    /// Snapshots on their way.
+    pub traffic: Arc<Traffic>,
 }
 
 /// The replicas that run here.
@@ -44,6 +53,8 @@ pub struct Replicas {
     running: RwLock<BTreeMap<PartitionId, Running>>,
     /// Those whose state is being replaced.
     replacing: Mutex<BTreeSet<PartitionId>>,
+    /// Those that are on their way out: nobody opens them, whatever was begun before.
+    leaving: Mutex<BTreeSet<PartitionId>>,
     is_stopped: AtomicBool,
     /// The same as writes need them.
     appenders: Arc<LocalReplicas>,
@@ -67,6 +78,7 @@ impl Replicas {
             ground,
             running: RwLock::default(),
             replacing: Mutex::default(),
+            leaving: Mutex::default(),
             is_stopped: AtomicBool::new(false),
             appenders: Arc::default(),
             leaders: Arc::new(Leaders::new(partitions)),
@@ -87,8 +99,11 @@ impl Replicas {
     /// [`StartError`]; those that were opened before it run.
     pub async fn open(&self, placed: Vec<Placed>) -> Result<Vec<Partition>, StartError> {
         let new: Vec<Placed> = {
-            let (running, replacing) = (self.running.read(), self.replacing.lock());
-            let is_new = |(id, _): &Placed| !running.contains_key(id) && !replacing.contains(id);
+            let (running, replacing, leaving) =
+                (self.running.read(), self.replacing.lock(), self.leaving.lock());
+            let is_new = |(id, _): &Placed| {
+                !running.contains_key(id) && !replacing.contains(id) && !leaving.contains(id)
+            };
             placed.into_iter().filter(is_new).collect()
         };
         // An image is in memory twice while it is loaded, so only as many at a time as there are processors for.
@@ -101,7 +116,7 @@ impl Replicas {
         if self.is_stopped.load(Ordering::SeqCst) {
             return Err(StartError::Replay { partition: id, reason: Arc::from("the node is stopping") });
         }
-        let Ground { raft, disk, data_dir, storage, origin } = &self.ground;
+        let Ground { raft, disk, data_dir, storage, origin, .. } = &self.ground;
         let started = Partition::start(id, raft, disk, data_dir, storage, origin, first.as_ref());
         let (partition, applier) = started.await?;
         if matches!(origin, Origin::Shared { .. }) {
@@ -148,6 +163,10 @@ impl Replicas {
     /// # Errors
     /// What it cannot be opened for.
     pub async fn open_again(&self, id: PartitionId) -> Result<(), String> {
+        if self.leaving.lock().contains(&id) {
+            self.replacing.lock().remove(&id);
+            return Ok(());
+        }
         let started = self.start(id, None).await;
         self.replacing.lock().remove(&id);
         started.map(drop).map_err(|error| error.to_string())
@@ -226,14 +245,62 @@ impl Replicas {
         &self.leaders
     }
 
-    /// Takes a replica out of service for good: it was moved to another node.
+    /// Takes a replica out of service for good and removes its files: it was moved to another node. Once its group has
+    /// stopped here it awaits `is_let_go`: whether that has let this node go, and has it run again if not. Gives whether the
+    /// replica is gone.
     ///
     /// # Errors
-    /// As [`Replicas::close`].
-    pub async fn leave(&self, id: PartitionId) -> Result<(), String> {
+    /// As [`Replicas::close`], or what cannot be removed: the rest is removed after the next start.
+    pub async fn leave(
+        &self,
+        id: PartitionId,
+        is_let_go: impl Future<Output = bool>,
+    ) -> Result<bool, String> {
+        if !self.leaving.lock().insert(id) {
+            return Ok(false);
+        }
+        let left = self.leave_now(id, is_let_go).await;
+        self.leaving.lock().remove(&id);
+        // Whoever opens what is placed here looks again.
+        self.changes.send_modify(|changes| *changes += 1);
+        left
+    }
+
+    /// The order makes each step safe to be the last before a crash: no word of the group's past is given after it was
+    /// asked, its log goes before the state that stands for it.
+    async fn leave_now(
+        &self,
+        id: PartitionId,
+        is_let_go: impl Future<Output = bool>,
+    ) -> Result<bool, String> {
+        let Some(group) = self.get(id).map(|partition| partition.group().id()) else { return Ok(false) };
         let closed = self.close(id).await;
         self.replacing.lock().remove(&id);
-        closed
+        closed?;
+        let Ground { raft, disk, data_dir, .. } = &self.ground;
+        raft.stop(group).await;
+        if !is_let_go.await {
+            return Ok(false);
+        }
+        raft.forget(group).await.map_err(|error| error.to_string())?;
+        let until = SystemClock.instant() + LEAVE_TIMEOUT;
+        loop {
+            let (disk, dir) = (disk.clone(), folder(data_dir, id));
+            let removed = tokio::task::spawn_blocking(move || disk.remove(id, &dir)).await;
+            match removed.map_err(|error| error.to_string())? {
+                Ok(()) => return Ok(true),
+                // A query or a transfer holds it.
+                Err(StoreError::InUse { .. }) if SystemClock.instant() < until => {
+                    tokio::time::sleep(LEAVE_PAUSE).await;
+                }
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    }
+
+    /// Snapshots on their way.
+    pub fn traffic(&self) -> &Arc<Traffic> {
+        &self.ground.traffic
     }
 
     /// Waits until one stops applying, which it does only by failing. Gives the reason.
@@ -272,8 +339,15 @@ async fn follow_leader(
     mut leader: watch::Receiver<Option<NodeId>>,
     mut state: watch::Receiver<ApplyState>,
 ) {
+    let mut last = *leader.borrow_and_update();
+    leaders.set(id, last);
     loop {
         let known = *leader.borrow_and_update();
+        if known.is_some() && known != last {
+            metrics::counter!("quorate_partition_leader_changes_total", "partition" => id.to_string())
+                .increment(1);
+            last = known;
+        }
         leaders.set(id, known);
         tokio::select! {
             changed = leader.changed() => if changed.is_err() { return },

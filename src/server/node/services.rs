@@ -1,11 +1,12 @@
 //! What a running node offers to its listeners.
 
+use super::life::Life;
 use super::replicas::Replicas;
 use quorate_cluster::MetaHandle;
 use quorate_ingest::Distributor;
 use quorate_kv::RocksKv;
 use quorate_model::{NodeId, SessionId};
-use quorate_query::QueryService;
+use quorate_query::{QueryService, TokenKey};
 use quorate_raft::RaftNode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +25,10 @@ pub struct Services {
     pub raft: RaftNode,
     /// The store of blocks.
     pub kv: Arc<RocksKv>,
+    /// What nodes tell each other.
+    pub life: Arc<Life>,
+    /// Signs position tokens.
+    pub token_key: TokenKey,
     /// Number of this node.
     pub node: u32,
     /// Whether it is part of a cluster.

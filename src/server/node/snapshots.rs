@@ -6,6 +6,7 @@
 //! switch of [`Fetched::install`] the replica serves its old state; during it this node has none.
 
 use super::replicas::Replicas;
+use super::traffic::Arrival;
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -13,6 +14,7 @@ use quorate_model::{Clock, PartitionId, Position, SystemClock};
 use quorate_raft::{Fetched, Giver, SnapshotOwner};
 use quorate_tsdb::snapshot::{Description, Install, InstallError, Offer};
 use quorate_tsdb::{Disk, StoreError};
+use quorate_wire::meta::transfer::Phase;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
@@ -146,8 +148,9 @@ impl SnapshotOwner for Snapshots {
         let Question { offer, part, at } = Question::decode(&question)?;
         let offer = self.offers.lock().get(offer).ok_or("that offer has ended")?;
         let reading = tokio::task::spawn_blocking(move || offer.read(part as usize, at, PIECE as usize));
-        let piece = reading.await.map_err(|error| error.to_string())?;
-        piece.map(Bytes::from).map_err(|error| error.to_string())
+        let piece = reading.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        self.replicas()?.traffic().give(piece.len() as u64).await?;
+        Ok(Bytes::from(piece))
     }
 
     async fn fetch(
@@ -170,8 +173,11 @@ impl SnapshotOwner for Snapshots {
         let (disk, folder) = (self.disk.clone(), self.folder.clone());
         let begun = blocking(move || Install::begin(&disk, &folder, partition, description)).await?;
         let mut install = begun.map_err(|error| error.to_string())?;
+        let arrival = self.replicas()?.traffic().arrival(partition, bytes);
         loop {
-            install = take_parts(&giver, offer, install).await?;
+            arrival.enter(Phase::Copying);
+            install = take_parts(&giver, offer, install, &arrival).await?;
+            arrival.enter(Phase::Checking);
             let (prepared, back) = blocking(move || (install.prepare(), install)).await?;
             install = back;
             match prepared {
@@ -181,14 +187,22 @@ impl SnapshotOwner for Snapshots {
                 Err(error) => return Err(error.to_string()),
             }
         }
-        Ok(Box::new(Taken { partition, replicas: self.replicas()?, offers: self.offers.clone(), install }))
+        let (replicas, offers) = (self.replicas()?, self.offers.clone());
+        Ok(Box::new(Taken { partition, replicas, offers, install, arrival }))
     }
 }
 
 /// Asks for all parts that are missing, piece by piece.
-async fn take_parts(giver: &Giver, offer: u64, mut install: Install) -> Result<Install, String> {
+async fn take_parts(
+    giver: &Giver,
+    offer: u64,
+    mut install: Install,
+    arrival: &Arrival,
+) -> Result<Install, String> {
     loop {
         let missing = install.missing().map_err(|error| error.to_string())?;
+        let length = |part: usize| install.description().parts().get(part).map_or(0, |part| part.length);
+        arrival.set_missing(missing.iter().map(|m| length(m.part).saturating_sub(m.offset)).sum());
         let Some(next) = missing.first() else { return Ok(install) };
         let (part, mut at) = (next.part, next.offset);
         loop {
@@ -198,6 +212,7 @@ async fn take_parts(giver: &Giver, offer: u64, mut install: Install) -> Result<I
                 return Err(format!("part {part} ends at {at}, before its end"));
             }
             at += piece.len() as u64;
+            arrival.add(piece.len() as u64);
             let offset = question.at;
             let (put, back) = blocking(move || (install.put(part, offset, &piece), install)).await?;
             install = back;
@@ -256,6 +271,7 @@ struct Taken {
     /// What this replica offers of its old state.
     offers: Arc<Mutex<Offers>>,
     install: Install,
+    arrival: Arrival,
 }
 
 #[async_trait]
@@ -273,7 +289,8 @@ impl Fetched for Taken {
 
 impl Taken {
     async fn switch(self) -> Result<(), String> {
-        let Self { partition, replicas, offers, mut install } = self;
+        let Self { partition, replicas, offers, mut install, arrival } = self;
+        arrival.enter(Phase::Installing);
         replicas.close(partition).await?;
         offers.lock().open.clear();
         let until = SystemClock.instant() + CLOSE_TIMEOUT;

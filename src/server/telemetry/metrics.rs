@@ -10,10 +10,11 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// The one histogram. The recorder's summaries are not used: they lose the lower quantiles of durations that differ
+/// The histograms. The recorder's summaries are not used: they lose the lower quantiles of durations that differ
 /// by more than a factor of 700.
 const HTTP_DURATION: &str = "prometheus_http_request_duration_seconds";
-/// Its upper bounds, seconds: those of Prometheus' own.
+const CONSISTENCY_WAIT: &str = "quorate_read_consistency_wait_seconds";
+/// Their upper bounds, seconds: those of Prometheus' own.
 const DURATION_BUCKETS: [f64; 12] = [0.001, 0.005, 0.02, 0.1, 0.2, 0.4, 1.0, 3.0, 8.0, 20.0, 60.0, 120.0];
 
 /// How often the recorder sorts in what was recorded. Until then each single value takes memory.
@@ -38,7 +39,8 @@ pub fn install() -> Result<PrometheusHandle, String> {
 
 fn builder() -> Result<PrometheusBuilder, BuildError> {
     PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Full(HTTP_DURATION.to_owned()), &DURATION_BUCKETS)
+        .set_buckets_for_metric(Matcher::Full(HTTP_DURATION.to_owned()), &DURATION_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Full(CONSISTENCY_WAIT.to_owned()), &DURATION_BUCKETS)
 }
 
 /// Keeps the recorder small, for as long as it is polled, whether or not anybody reads the page.
@@ -85,8 +87,33 @@ fn describe() {
         "Replicas on other nodes that did not answer a read, which went to the next."
     );
     describe_counter!(
+        "quorate_query_fragments_total",
+        "Parts of queries that were to run where their series are, by outcome."
+    );
+    describe_counter!(
+        "quorate_query_frame_bytes_total",
+        "Bytes of answers from other nodes, by what they hold."
+    );
+    describe_counter!(
+        "quorate_query_hedges_total",
+        "Reads that a second replica was asked for because the first was late, by who won."
+    );
+    describe_counter!(
         "quorate_query_repeated_series_total",
         "Series that two partitions had, which should not be."
+    );
+    describe_histogram!(
+        CONSISTENCY_WAIT,
+        "Time until reads knew and had what they must see, by consistency."
+    );
+    describe_counter!(
+        "quorate_read_consistency_failures_total",
+        "Reads that were refused because they could not be as fresh as they asked, by consistency."
+    );
+    describe_counter!("quorate_query_partial_answers_total", "Answers that lack partitions.");
+    describe_counter!(
+        "quorate_query_stale_answers_total",
+        "Answers to eventual reads of a node that did not hear from all leaders."
     );
     describe_counter!("quorate_maintenance_failures_total", "Failed background work; it is tried again.");
     describe_counter!("cortex_distributor_received_requests_total", "Write requests by tenant.");

@@ -18,6 +18,7 @@ use crate::series_log::PendingSeries;
 use parking_lot::RwLockWriteGuard;
 use quorate_chunk::ChunkError;
 use quorate_model::failpoint;
+use quorate_model::planted::{Bug, is_planted};
 use quorate_model::{
     Definition, HistogramSample, Labels, LogRecord, MetadataEntry, Position, RecordBody, RecordHeader,
     SeriesRef, SessionId, Slot, SubBatch, TenantId,
@@ -301,6 +302,9 @@ impl Head {
     }
 }
 
+/// The limit of [`Bug::LimitAfterAck`].
+const PLANTED_ROW_LIMIT: u32 = 20;
+
 /// Row, time and refused value of conflicts.
 type Examples = Vec<(u32, i64, f64)>;
 
@@ -340,6 +344,10 @@ impl<'a> Pass<'a> {
         let mut starts = batch.starts.iter().peekable();
         for (i, row) in rows.iter().enumerate() {
             let (ts_ms, bits) = (batch.ts_ms[i], batch.values[i].to_bits());
+            if *row >= PLANTED_ROW_LIMIT && is_planted(Bug::LimitAfterAck) {
+                self.counters.count(Verdict::Stored);
+                continue;
+            }
             let start_ms = starts.next_if(|s| s.0 as usize == i).map_or(0, |s| s.1);
             self.enter_window(ts_ms);
             let window = self.window;

@@ -110,7 +110,7 @@ fn part(index: u64, size: usize) -> Frame {
 }
 
 fn complete() -> Frame {
-    Frame { content: Some(Content::End(End { outcome: Some(end::Outcome::Complete(Complete {})) })) }
+    Frame { content: Some(Content::End(End { outcome: Some(end::Outcome::Complete(Complete::default())) })) }
 }
 
 #[async_trait]
@@ -135,6 +135,14 @@ impl MetaHandler for Played {
         }
         let done = meta::proposal_answer::Done { position: self.node, response: request.command };
         Ok(meta::ProposalAnswer { outcome: Some(meta::proposal_answer::Outcome::Done(done)) })
+    }
+
+    async fn consult(&self, question: meta::Question) -> Result<meta::Answer, String> {
+        if question.question.is_none() {
+            return Err("no".to_owned());
+        }
+        let not_leading = meta::answer::NotLeading { leader: self.node };
+        Ok(meta::Answer { answer: Some(meta::answer::Answer::NotLeading(not_leading)) })
     }
 }
 
@@ -236,6 +244,13 @@ async fn answers_belong_to_their_calls(calls: &dyn Calls) {
         assert_eq!(answer.outcome, Some(meta::proposal_answer::Outcome::Done(done)));
     });
     futures::future::join_all(proposals).await;
+    for node in [2, 3] {
+        let overview = meta::question::Question::Overview(meta::question::Overview {});
+        let question = meta::Question { question: Some(overview) };
+        let answer = calls.consult(NodeId(node), question, LONG).await.expect("an answer");
+        let expected = meta::answer::Answer::NotLeading(meta::answer::NotLeading { leader: node });
+        assert_eq!(answer.answer, Some(expected));
+    }
     let request = ReadIndexRequest { partitions: vec![5, 3] };
     let answer = calls.read_index(NodeId(2), request, LONG).await.expect("an answer");
     let position = read_index_answer::index::Outcome::Position;
@@ -250,6 +265,8 @@ async fn what_has_no_effect_is_said_to_have_none(calls: &dyn Calls, two: &Played
     assert_eq!(append(calls, 2, REFUSE, 1, LONG).await, Err(refused.clone()));
     let proposed = calls.propose(NodeId(2), meta::Proposal::default(), LONG).await;
     assert_eq!(proposed, Err(refused.clone()));
+    let consulted = calls.consult(NodeId(2), meta::Question::default(), LONG).await;
+    assert_eq!(consulted, Err(refused.clone()));
     assert_eq!(select(calls, 2, REFUSE, 0, LONG).await.err(), Some(refused));
     assert_eq!(*two.appended.borrow(), appended);
     for (node, expected) in [(4, "starting"), (9, "")] {
@@ -257,6 +274,7 @@ async fn what_has_no_effect_is_said_to_have_none(calls: &dyn Calls, two: &Played
             append(calls, node, 0, 1, LONG).await.err(),
             select(calls, node, 0, 1, LONG).await.err(),
             calls.propose(NodeId(node), meta::Proposal::default(), LONG).await.err(),
+            calls.consult(NodeId(node), meta::Question::default(), LONG).await.err(),
         ] {
             let Some(TransportError::Unreachable { reason, .. }) = unreachable else {
                 panic!("{unreachable:?} of node {node}")

@@ -4,8 +4,9 @@
 //! A1: a call is sent once. Only one that did not leave this node, because its connection turned out to have ended,
 //! is sent over the next connection.
 
-use super::channels::{Channels, Connection, Lane, connect};
+use super::channels::{Channels, Connection, Lane, Target, connect};
 use super::identity::{ClusterName, stamp};
+use super::tls::{PeerCertificate, Tls};
 use super::{MAX_FRAME, MAX_MESSAGE, MAX_META, Peers, Timing, status};
 use crate::meta::meta_client::MetaClient;
 use crate::relay::relay;
@@ -33,6 +34,12 @@ impl GrpcCalls {
     /// Calls of a node of `cluster` to `peers`. Connects when it is called.
     pub fn new(cluster: ClusterName, peers: Peers, timing: Timing) -> Self {
         Self { cluster, channels: Channels::new(peers, timing) }
+    }
+
+    /// The same with TLS.
+    pub fn with_tls(mut self, tls: Option<Tls>) -> Self {
+        self.channels.tls = tls;
+        self
     }
 
     /// One call: `send` sends the request over a channel.
@@ -83,30 +90,32 @@ impl GrpcCalls {
     /// A request that says for whom it is, and how long its answer is waited for.
     fn request<Q>(&self, to: NodeId, message: Q, deadline: Instant) -> Result<Request<Q>, TransportError> {
         let mut request = timed(message, deadline);
-        stamp(request.metadata_mut(), &self.cluster, to)
+        stamp(request.metadata_mut(), &self.cluster, to, self.channels.tls.as_ref().map(Tls::name))
             .map_err(|reason| TransportError::Unreachable { to, reason })?;
         Ok(request)
     }
 
-    /// A call to whoever is at an address, over a connection of its own.
+    /// A call to whoever is at an address, over a connection of its own. Gives what they have shown, too.
     async fn call_at<Q, A, F>(
         &self,
         address: &str,
         message: Q,
         timeout: Duration,
         send: impl FnOnce(MetaClient<Channel>, Request<Q>) -> F + Send,
-    ) -> Result<A, String>
+    ) -> Result<(A, Option<PeerCertificate>), String>
     where
         Q: Send,
         F: Future<Output = Result<Response<A>, Status>> + Send,
     {
-        let (deadline, timing) = (deadline(timeout), &self.channels.timing);
+        let (deadline, Channels { timing, tls, .. }) = (deadline(timeout), &self.channels);
+        let target = Target { address: address.to_owned(), name: None };
         let calling = async {
-            let connecting = connect(address, timing, Lane::Small.windows());
+            let connecting = connect(&target, timing, Lane::Small.windows(), tls.as_ref());
             let connected = tokio::time::timeout(timing.connect, connecting).await;
             let connection = connected.map_err(|_| "connecting took too long".to_owned())??;
             let sent = send(meta_client(connection.channel), timed(message, deadline)).await;
-            sent.map(Response::into_inner).map_err(|status| status::reason(&status))
+            let answer = sent.map_err(|status| status::reason(&status))?;
+            Ok((answer.into_inner(), connection.certificate))
         };
         timeout_at(deadline, calling).await.unwrap_or_else(|_| Err("the time of the call is over".to_owned()))
     }
@@ -147,7 +156,11 @@ impl Calls for GrpcCalls {
         timeout: Duration,
     ) -> Result<meta::HelloAnswer, String> {
         let send = |mut client: MetaClient<_>, request| async move { client.hello(request).await };
-        self.call_at(address, request, timeout, send).await
+        let (answer, shown) = self.call_at(address, request, timeout, send).await?;
+        if shown.is_some_and(|shown| !shown.is_for(&answer.name)) {
+            return Err(format!("it says that it is {} and has no certificate of that", answer.name));
+        }
+        Ok(answer)
     }
 
     async fn join(
@@ -157,7 +170,7 @@ impl Calls for GrpcCalls {
         timeout: Duration,
     ) -> Result<meta::JoinAnswer, String> {
         let send = |mut client: MetaClient<_>, request| async move { client.join(request).await };
-        self.call_at(address, request, timeout, send).await
+        Ok(self.call_at(address, request, timeout, send).await?.0)
     }
 
     async fn propose(
@@ -168,6 +181,16 @@ impl Calls for GrpcCalls {
     ) -> Result<meta::ProposalAnswer, TransportError> {
         let send = |channel, request| async move { meta_client(channel).propose(request).await };
         self.call((to, Lane::Small), request, deadline(timeout), send).await
+    }
+
+    async fn consult(
+        &self,
+        to: NodeId,
+        question: meta::Question,
+        timeout: Duration,
+    ) -> Result<meta::Answer, TransportError> {
+        let send = |channel, question| async move { meta_client(channel).consult(question).await };
+        self.call((to, Lane::Small), question, deadline(timeout), send).await
     }
 
     async fn append(

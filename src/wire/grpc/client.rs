@@ -1,8 +1,9 @@
 //! The asking side of Raft: a stream to each peer, opened when it is needed and again after it broke.
 
-use super::channels::{Windows, connect};
+use super::channels::{Target, Windows, connect};
 use super::identity::{ClusterName, stamp};
 use super::line::{Lines, Open};
+use super::tls::Tls;
 use super::{CONNECTION_WINDOW, MAX_MESSAGE, STREAM_WINDOW, status};
 use crate::raft::raft_client::RaftClient;
 use crate::raft::{Answer, Request, answer, request};
@@ -47,16 +48,31 @@ impl Default for Timing {
 
 /// Where the peers are. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Peers(Arc<RwLock<BTreeMap<NodeId, String>>>);
+pub struct Peers(Arc<RwLock<BTreeMap<NodeId, Target>>>);
 
 impl Peers {
     /// `node` is at `address`, as `host:port`, from now on.
     pub fn set(&self, node: NodeId, address: String) {
-        self.0.write().insert(node, address);
+        self.place(node, None, address);
+    }
+
+    /// `node` is called `name`, which its certificate must have if there are any, and is at `address`.
+    pub fn set_named(&self, node: NodeId, name: &str, address: String) {
+        self.place(node, Some(name.to_owned()).filter(|name| !name.is_empty()), address);
+    }
+
+    fn place(&self, node: NodeId, name: Option<String>, address: String) {
+        let mut peers = self.0.write();
+        let known = peers.get(&node).and_then(|known| known.name.clone());
+        peers.insert(node, Target { address, name: name.or(known) });
     }
 
     /// The address of `node`.
     pub fn get(&self, node: NodeId) -> Option<String> {
+        self.0.read().get(&node).map(|known| known.address.clone())
+    }
+
+    pub(super) fn target(&self, node: NodeId) -> Option<Target> {
         self.0.read().get(&node).cloned()
     }
 }
@@ -66,6 +82,7 @@ pub struct Grpc {
     cluster: ClusterName,
     peers: Peers,
     timing: Timing,
+    tls: Option<Tls>,
     lines: Lines<NodeId, Arc<Link>>,
 }
 
@@ -83,34 +100,42 @@ type Waiting = Option<HashMap<u64, oneshot::Sender<answer::Message>>>;
 impl Grpc {
     /// A transport of a node of `cluster`.
     pub fn new(cluster: ClusterName, peers: Peers, timing: Timing) -> Self {
-        Self { cluster, peers, timing, lines: Lines::default() }
+        Self { cluster, peers, timing, tls: None, lines: Lines::default() }
+    }
+
+    /// The same with TLS.
+    pub fn with_tls(self, tls: Option<Tls>) -> Self {
+        Self { tls, ..self }
     }
 
     /// The open stream to `to`, opened if there is none.
     async fn link(&self, to: NodeId) -> Result<Arc<Link>, String> {
-        let address = self.peers.get(to).ok_or("its address is not known")?;
-        let (there, cluster, timing) = (address.clone(), self.cluster.clone(), self.timing.clone());
-        self.lines.get(to, address, &self.timing, || open(there, to, cluster, timing)).await
+        let target = self.peers.target(to).ok_or("its address is not known")?;
+        let (there, cluster) = (target.clone(), self.cluster.clone());
+        let (timing, tls) = (self.timing.clone(), self.tls.clone());
+        let open = || open(there, to, cluster, timing, tls);
+        self.lines.get(to, target.to_string(), &self.timing, open).await
     }
 }
 
 async fn open(
-    address: String,
+    target: Target,
     to: NodeId,
     cluster: ClusterName,
     timing: Timing,
+    tls: Option<Tls>,
 ) -> Result<Arc<Link>, String> {
     let windows = Windows { stream: STREAM_WINDOW, connection: CONNECTION_WINDOW };
-    let connection = connect(&address, &timing, windows).await?;
+    let connection = connect(&target, &timing, windows, tls.as_ref()).await?;
     let mut client = RaftClient::new(connection.channel)
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
     let (requests, outgoing) = mpsc::channel(QUEUED);
     let mut opening = tonic::Request::new(ReceiverStream::new(outgoing));
-    stamp(opening.metadata_mut(), &cluster, to)?;
+    stamp(opening.metadata_mut(), &cluster, to, tls.as_ref().map(Tls::name))?;
     let answers = client.exchange(opening).await.map_err(|status| status::reason(&status))?;
     let waiting = Mutex::new(Some(HashMap::new()));
-    let link = Arc::new(Link { address, requests, next_id: AtomicU64::new(0), waiting });
+    let link = Arc::new(Link { address: target.address, requests, next_id: AtomicU64::new(0), waiting });
     tokio::spawn(deliver(answers.into_inner(), Arc::downgrade(&link)));
     Ok(link)
 }

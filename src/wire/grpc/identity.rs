@@ -1,7 +1,8 @@
 //! For whom a call is: the headers of each call to a known node, and what the node compares them with.
 //!
 //! Before a cluster has its id, its founders know it by the hash of their list of peers. Some of them learn the id
-//! earlier than others, so a node answers to both names, and calls by the id as soon as it knows it.
+//! earlier than others, so a node answers to both names, and calls by the id as soon as it knows it. With TLS a call says
+//! from which node it is as well, and the certificate of its connection must be for that.
 
 use parking_lot::RwLock;
 use quorate_model::NodeId;
@@ -42,19 +43,27 @@ impl ClusterName {
     }
 }
 
-/// Writes on a call for whom it is.
-pub(super) fn stamp(metadata: &mut MetadataMap, cluster: &ClusterName, to: NodeId) -> Result<(), String> {
+/// Writes on a call for whom it is, and from which node if its certificate can prove that.
+pub(super) fn stamp(
+    metadata: &mut MetadataMap,
+    cluster: &ClusterName,
+    to: NodeId,
+    from: Option<&str>,
+) -> Result<(), String> {
     let name = cluster.text().ok_or("this node has no cluster yet")?;
     let name = MetadataValue::try_from(&name).map_err(|e| format!("the name of the cluster: {e}"))?;
     metadata.insert(cluster_header(), name);
     metadata.insert(to_header(), MetadataValue::from(to.0));
+    if let Some(from) = from {
+        let from = MetadataValue::try_from(from).map_err(|e| format!("the name of this node: {e}"))?;
+        metadata.insert(from_header(), from);
+    }
     Ok(())
 }
 
 /// Whether a call is for `node` of `cluster`, or why not.
 pub(super) fn check(metadata: &MetadataMap, cluster: &ClusterName, node: NodeId) -> Result<(), String> {
-    let header = |key| metadata.get(key).and_then(|value| value.to_str().ok()).unwrap_or("none");
-    let (name, to) = (header(cluster_header()), header(to_header()));
+    let (name, to) = (text(metadata, cluster_header()), text(metadata, to_header()));
     if !cluster.is(name) {
         let own = cluster.text();
         return Err(format!("this node is of cluster {}, not of {name}", own.as_deref().unwrap_or("none")));
@@ -65,12 +74,25 @@ pub(super) fn check(metadata: &MetadataMap, cluster: &ClusterName, node: NodeId)
     Ok(())
 }
 
+/// The node that a call says it is from.
+pub(super) fn from(metadata: &MetadataMap) -> &str {
+    text(metadata, from_header())
+}
+
+fn text(metadata: &MetadataMap, key: MetadataKey<Ascii>) -> &str {
+    metadata.get(key).and_then(|value| value.to_str().ok()).unwrap_or("none")
+}
+
 fn cluster_header() -> MetadataKey<Ascii> {
     MetadataKey::from_static("quorate-cluster")
 }
 
 fn to_header() -> MetadataKey<Ascii> {
     MetadataKey::from_static("quorate-to")
+}
+
+fn from_header() -> MetadataKey<Ascii> {
+    MetadataKey::from_static("quorate-from")
 }
 
 #[cfg(test)]
@@ -87,7 +109,8 @@ mod tests {
     #[track_caller]
     fn check_call(from: &ClusterName, to: &ClusterName, expected: Result<(), &str>) {
         let mut metadata = MetadataMap::new();
-        let checked = stamp(&mut metadata, from, NodeId(2)).and_then(|()| check(&metadata, to, NodeId(2)));
+        let checked =
+            stamp(&mut metadata, from, NodeId(2), None).and_then(|()| check(&metadata, to, NodeId(2)));
         match (checked, expected) {
             (Ok(()), Ok(())) => {}
             (Err(reason), Err(part)) => assert!(reason.contains(part), "{reason}"),
@@ -119,7 +142,7 @@ mod tests {
     fn a_call_without_headers_or_for_another_node_is_not_for_this_one() {
         let (cluster, mut metadata) = (named(None, Some(7)), MetadataMap::new());
         assert!(check(&metadata, &cluster, NodeId(2)).is_err());
-        stamp(&mut metadata, &cluster, NodeId(3)).unwrap();
+        stamp(&mut metadata, &cluster, NodeId(3), None).unwrap();
         assert_eq!(check(&metadata, &cluster, NodeId(2)), Err("this is node 2, not 3".to_owned()));
     }
 }

@@ -4,14 +4,14 @@
 //! I1: a call to a place that is still empty has no effect, and the caller learns that.
 
 use super::identity::{self, ClusterName};
+use super::socket::Caller;
 use super::status::{not_here, starting};
 use crate::desk::{Desk, Handlers};
 use crate::{Handler, MetaHandler, StoreHandler, WriteHandler};
 use parking_lot::RwLock;
 use quorate_model::NodeId;
 use std::sync::Arc;
-use tonic::Status;
-use tonic::metadata::MetadataMap;
+use tonic::{Request, Status};
 
 /// What [`super::serve`] answers with. Clones share it.
 #[derive(Clone, Default)]
@@ -62,10 +62,22 @@ impl Inbox {
         self.0.desk.change(|handlers| *handlers = Handlers::default());
     }
 
-    /// Whether a call is meant for this node.
-    pub(super) fn check(&self, metadata: &MetadataMap) -> Result<(), Status> {
+    /// Whether a call is meant for this node, and is from the node that it says.
+    pub(super) fn check<Q>(&self, request: &Request<Q>) -> Result<(), Status> {
         let node = self.0.node.read().ok_or_else(starting)?;
-        identity::check(metadata, &self.0.cluster, node).map_err(|reason| not_here(&reason))
+        self.check_from(request, identity::from(request.metadata()))?;
+        identity::check(request.metadata(), &self.0.cluster, node).map_err(|reason| not_here(&reason))
+    }
+
+    /// Whether the certificate of a call's connection, if it has one, is for the node that the call says it is from.
+    pub(super) fn check_from<Q>(&self, request: &Request<Q>, name: &str) -> Result<(), Status> {
+        let caller = request.extensions().get::<Caller>();
+        match caller.and_then(|caller| caller.certificate.as_ref()) {
+            Some(certificate) if !certificate.is_for(name) => {
+                Err(not_here(&format!("the certificate of the caller is not for node {name}")))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn raft(&self) -> Result<Arc<dyn Handler>, Status> {

@@ -6,13 +6,14 @@
 
 use super::server::raft_service;
 use super::services::{meta_service, store_service, write_service};
+use super::socket::accepted;
+use super::tls::Tls;
 use super::{CONNECTION_WINDOW, Inbox, STREAM_WINDOW};
 use std::io;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::health_reporter;
 
@@ -22,13 +23,14 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Calls of one connection that are handled at the same time; further ones wait with the peer.
 const STREAMS: u32 = 1_024;
 
-/// Answers until `stop` with what is in `inbox`, then lets open calls end for `drain` at most and empties it.
+/// Answers until `stop` with what is in `inbox`, over TLS if there is any, then lets open calls end for `drain` at most and empties it.
 ///
 /// # Errors
 /// The reason, if the listener fails.
 pub async fn serve(
     listener: TcpListener,
     inbox: Inbox,
+    tls: Option<Tls>,
     mut ready: watch::Receiver<bool>,
     drain: Duration,
     stop: CancellationToken,
@@ -45,7 +47,6 @@ pub async fn serve(
             }
         }
     };
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let server = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
@@ -57,7 +58,7 @@ pub async fn serve(
         .add_service(meta_service(inbox.clone()))
         .add_service(write_service(inbox.clone()))
         .add_service(store_service(inbox.clone()))
-        .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(accepted(listener, tls), stop.clone().cancelled_owned());
     let overdue = async move {
         stop.cancelled().await;
         tokio::time::sleep(drain).await;
@@ -88,6 +89,7 @@ mod tests {
         let served = tokio::spawn(serve(
             listener,
             Inbox::default(),
+            None,
             readiness,
             Duration::from_millis(50),
             stop.clone(),

@@ -35,7 +35,7 @@ impl Raft for Service {
         &self,
         request: tonic::Request<Streaming<Request>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
-        self.inbox.check(request.metadata())?;
+        self.inbox.check(&request)?;
         let handler = self.inbox.raft()?;
         let (answers, outgoing) = mpsc::channel(AT_ONCE);
         let (requests, stop) = (request.into_inner(), self.stop.clone());

@@ -34,7 +34,7 @@ struct Answering(Inbox);
 impl Answering {
     /// The message of a call that is meant for this node.
     fn checked<Q>(&self, request: Request<Q>) -> Result<Q, Status> {
-        self.0.check(request.metadata())?;
+        self.0.check(&request)?;
         Ok(request.into_inner())
     }
 }
@@ -55,10 +55,12 @@ impl Meta for Answering {
         &self,
         request: Request<meta::HelloRequest>,
     ) -> Result<Response<meta::HelloAnswer>, Status> {
+        self.0.check_from(&request, &request.get_ref().name)?;
         answer(self.0.desk().hello(request.into_inner()).await)
     }
 
     async fn join(&self, request: Request<meta::JoinRequest>) -> Result<Response<meta::JoinAnswer>, Status> {
+        self.0.check_from(&request, &request.get_ref().name)?;
         answer(self.0.desk().join(request.into_inner()).await)
     }
 
@@ -67,6 +69,10 @@ impl Meta for Answering {
         request: Request<meta::Proposal>,
     ) -> Result<Response<meta::ProposalAnswer>, Status> {
         answer(self.0.desk().propose(self.checked(request)?).await)
+    }
+
+    async fn consult(&self, request: Request<meta::Question>) -> Result<Response<meta::Answer>, Status> {
+        answer(self.0.desk().consult(self.checked(request)?).await)
     }
 }
 

@@ -33,7 +33,7 @@ impl Drop for Sockets {
     }
 }
 
-fn cluster(id: u128) -> ClusterName {
+pub(super) fn cluster(id: u128) -> ClusterName {
     let name = ClusterName::default();
     name.set_id(id);
     name
@@ -54,7 +54,7 @@ impl Sockets {
             let listener = TcpListener::bind(wanted).await.unwrap();
             bound.send(listener.local_addr().unwrap()).unwrap();
             let (_ready, readiness) = watch::channel(true);
-            serve(listener, inbox, readiness, LONG, CancellationToken::new()).await.unwrap();
+            serve(listener, inbox, None, readiness, LONG, CancellationToken::new()).await.unwrap();
         });
         let address = address.await.unwrap();
         self.addresses.insert(node, address);
@@ -74,7 +74,7 @@ impl Sockets {
 }
 
 /// The inbox of a node of cluster 7.
-fn member(node: NodeId) -> Inbox {
+pub(super) fn member(node: NodeId) -> Inbox {
     let inbox = Inbox::new(cluster(7));
     inbox.identify(node);
     inbox
@@ -154,6 +154,10 @@ impl crate::MetaHandler for Number {
     async fn propose(&self, _request: meta::Proposal) -> Result<meta::ProposalAnswer, String> {
         Ok(meta::ProposalAnswer::default())
     }
+
+    async fn consult(&self, _question: meta::Question) -> Result<meta::Answer, String> {
+        Ok(meta::Answer::default())
+    }
 }
 
 #[async_trait]
@@ -168,7 +172,7 @@ impl Handler for Number {
     }
 }
 
-fn fill(inbox: &Inbox, node: u64) {
+pub(super) fn fill(inbox: &Inbox, node: u64) {
     let handler = Arc::new(Number(node));
     inbox.set_raft(handler.clone());
     inbox.set_meta(handler.clone());
@@ -289,7 +293,7 @@ async fn open_streams_and_connections_do_not_hold_up_the_end() {
     let (inbox, stop, (_ready, readiness)) =
         (member(NodeId(2)), CancellationToken::new(), watch::channel(true));
     fill(&inbox, 2);
-    let served = tokio::spawn(serve(listener, inbox.clone(), readiness, 100 * LONG, stop.clone()));
+    let served = tokio::spawn(serve(listener, inbox.clone(), None, readiness, 100 * LONG, stop.clone()));
     let transport = Grpc::new(cluster(7), peers.clone(), timing());
     let calls = GrpcCalls::new(cluster(7), peers, timing());
     assert_eq!(vote(&transport, 2).await, Ok(()));

@@ -178,6 +178,15 @@ impl Calls for Caller {
         self.call(to, &request, timeout, |desk, request| async move { desk.propose(request).await }).await
     }
 
+    async fn consult(
+        &self,
+        to: NodeId,
+        question: meta::Question,
+        timeout: Duration,
+    ) -> Result<meta::Answer, TransportError> {
+        self.call(to, &question, timeout, |desk, question| async move { desk.consult(question).await }).await
+    }
+
     async fn append(
         &self,
         to: NodeId,

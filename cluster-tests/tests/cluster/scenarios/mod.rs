@@ -1,12 +1,19 @@
 //! Scenarios against real processes. Long ones wait for real time, so they run beside each other.
 
+mod bad_disks;
+mod bad_links;
 mod grafana;
 mod growing;
 mod kill_plan;
 mod kills;
+mod life;
+mod mtls;
 mod power_loss;
 mod probe;
 mod promqltest;
+mod quiet_groups;
+mod read_consistency;
+mod recover;
 mod scrape;
 mod three_nodes;
 mod three_nodes_promql;

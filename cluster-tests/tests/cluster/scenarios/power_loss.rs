@@ -16,6 +16,8 @@ const SAMPLES_BETWEEN_IMAGES: u64 = 30_000;
 const LIMIT: Duration = Duration::from_secs(120);
 /// The planted bug is to be seen within this many images.
 const PLANTED_IMAGES: usize = 10;
+/// What chooses it in the build that has it.
+const PLANT: (&str, &str) = ("QUORATE_PLANT", "ack-before-sync");
 
 #[test]
 fn the_disk_keeps_what_was_synced_and_forgets_the_rest() {
@@ -61,7 +63,7 @@ fn a_build_that_acknowledges_before_fdatasync_is_caught() {
         return leave_out(name, &reason);
     }
     let Some(planted) = std::env::var_os("QUORATE_PLANTED_BIN") else {
-        return leave_out(name, "QUORATE_PLANTED_BIN names no build with planted-ack-before-sync");
+        return leave_out(name, "QUORATE_PLANTED_BIN names no build with planted bugs");
     };
     let mut caught = None;
     take_images(Some(planted.into()), PLANTED_IMAGES, |at, findings| {
@@ -83,9 +85,11 @@ fn leave_out(name: &str, reason: &str) {
 /// `judge` says no.
 fn take_images(binary: Option<PathBuf>, images: usize, mut judge: impl FnMut(usize, &Findings) -> bool) {
     let disk = PowerDisk::create(DISK_MB);
+    let env: Vec<(String, String)> =
+        binary.iter().map(|_planted| (PLANT.0.to_owned(), PLANT.1.to_owned())).collect();
     let copies = tempfile::Builder::new().prefix("quorate-image-").tempdir().expect("a temporary folder");
     let data_dir = Some(disk.path().join("data"));
-    let options = Options { binary: binary.clone(), data_dir, ..Options::default() };
+    let options = Options { binary: binary.clone(), data_dir, env: env.clone(), ..Options::default() };
     let server = Server::start(options.config(CONFIG));
     let team = Team::start(&server.client(), streams(), PACE);
     let image = copies.path().join("crash.img");
@@ -93,7 +97,7 @@ fn take_images(binary: Option<PathBuf>, images: usize, mut judge: impl FnMut(usi
         let ledgers = lose_power(&disk, &team, &image);
         let mount = Mount::of(&image, &copies.path().join("mounted"));
         let data_dir = Some(mount.path().join("data"));
-        let options = Options { binary: binary.clone(), data_dir, ..Options::default() };
+        let options = Options { binary: binary.clone(), data_dir, env: env.clone(), ..Options::default() };
         let survivor = Server::start(options.config(CONFIG));
         let findings = check(&survivor.client(), &ledgers, &ledgers);
         drop(survivor);

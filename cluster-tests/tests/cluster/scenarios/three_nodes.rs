@@ -7,7 +7,7 @@ use quorate_cluster_tests::harness::cluster::{Cluster, Setup, Status};
 use quorate_cluster_tests::harness::http::Client;
 use quorate_cluster_tests::harness::server::READY_LIMIT;
 use quorate_cluster_tests::harness::{is_campaign, net, now_ms, pause, skip, wait_for};
-use quorate_cluster_tests::ledger::{Ledger, Outcome, Stream, Team, check};
+use quorate_cluster_tests::ledger::{Ledger, Recovery, Stream, Team, check};
 use quorate_model::{Clock, SystemClock};
 use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,11 +15,11 @@ use std::thread;
 use std::time::Duration;
 
 /// From the loss of a node until a write that began after it is acknowledged.
-const RECOVERY_BAR: Duration = Duration::from_secs(5);
+pub(super) const RECOVERY_BAR: Duration = Duration::from_secs(5);
 /// From the end of a fault until the node that had it takes writes and answers strong reads.
 const HEAL_BAR: Duration = Duration::from_secs(10);
 /// Bars are looked at afterwards, so that a miss tells its figure.
-const LIMIT: Duration = Duration::from_secs(60);
+pub(super) const LIMIT: Duration = Duration::from_secs(60);
 /// How long a sender of the load waits at one node before it turns to the next.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// A question that a node is to refuse is asked for longer than any deadline of its own.
@@ -184,57 +184,53 @@ fn a_link_cut_one_way_stops_nothing_for_long() {
 }
 
 /// Maintenance at the pace that the kills of one node have.
-fn setup() -> Setup {
+pub(super) fn setup() -> Setup {
     Setup::default().config(CONFIG)
 }
 
-/// Skips scenario `name` where there are no networks; a campaign without it would prove too little.
+/// Skips scenario `name` where there are no networks.
 fn lacks_network(name: &str) -> bool {
-    let Err(reason) = net::available() else { return false };
+    lacks(name, net::available())
+}
+
+/// Skips scenario `name` where its fault tools are missing; a campaign without it would prove too little.
+pub(super) fn lacks(name: &str, tools: Result<(), String>) -> bool {
+    let Err(reason) = tools else { return false };
     assert!(!is_campaign(), "a campaign cannot do without {name}: {reason}");
     skip(name, &reason);
     true
 }
 
-/// One writer fills hours of days that are long over, two write at the present; each begins at another node.
-fn start_load(cluster: &Cluster) -> Team {
+pub(super) fn start_load(cluster: &Cluster) -> Team {
+    start_load_at(cluster, PACE)
+}
+
+/// One writer fills hours of days that are long over, two write at the present; each begins at another node. Together
+/// they send `pace` samples a second.
+pub(super) fn start_load_at(cluster: &Cluster, pace: u64) -> Team {
     let now = now_ms() / 15_000 * 15_000;
     let past = Stream { writer: 0, series: SERIES_PER_WRITER, base_ms: now - 5 * DAY_MS, step_ms: 15_000 };
     let live = |writer| Stream { writer, base_ms: now - 60_000, step_ms: 10, ..past.clone() };
     let streams = vec![live(1), live(2), past.clone()];
-    let team = Team::start_at(&cluster.clients(cluster.all(), PATIENCE), streams, PACE);
+    let team = Team::start_at(&cluster.clients(cluster.all(), PATIENCE), streams, pace);
     team.gate().open();
-    wait_for("a load", LIMIT, || (team.acknowledged() >= PACE).then_some(()));
+    wait_for("a load", LIMIT, || (team.acknowledged() >= pace).then_some(()));
     team
 }
 
 /// Injects a fault, and waits until each writer had a batch acknowledged that it began after it. Each batch has
 /// series of all partitions; the first one is what the bar is for.
 #[track_caller]
-fn assert_recovers(what: &str, team: &Team, fault: impl FnOnce()) {
-    let begin = SystemClock.instant();
-    fault();
-    let known: Vec<usize> = team.ledgers().iter().map(|ledger| ledger.outcomes.len()).collect();
-    let writers_back = || {
-        let is_back = |(ledger, known): (&Ledger, &usize)| {
-            ledger.outcomes.iter().skip(*known).any(|outcome| *outcome == Outcome::Acknowledged)
-        };
-        team.ledgers().iter().zip(&known).filter(|of| is_back(*of)).count()
-    };
-    wait_for("a batch acknowledged after a fault", LIMIT, || (writers_back() > 0).then_some(()));
-    let first = begin.elapsed();
-    wait_for("all writers to go on", LIMIT, || (writers_back() == known.len()).then_some(()));
-    report(&format!(
-        "{what}: acknowledged writes again in {first:.1?}, of each writer in {:.1?}",
-        begin.elapsed()
-    ));
+pub(super) fn assert_recovers(what: &str, team: &Team, fault: impl FnOnce()) {
+    let Recovery { first, all } = team.recovery(LIMIT, fault);
+    report(&format!("{what}: acknowledged writes again in {first:.1?}, of each writer in {all:.1?}"));
     assert!(first <= RECOVERY_BAR, "{what}: writes were acknowledged again after {first:?}");
     team.assert_answers_right();
 }
 
 /// After a fault, `node` takes writes and answers strong reads in time.
 #[track_caller]
-fn assert_is_back(what: &str, cluster: &Cluster, probe: &Probe, node: usize) {
+pub(super) fn assert_is_back(what: &str, cluster: &Cluster, probe: &Probe, node: usize) {
     let begin = SystemClock.instant();
     write(cluster, probe, node);
     read(cluster, probe, node);
@@ -338,7 +334,7 @@ impl Drop for StopOnDrop<'_> {
 
 /// The nodes hold the same, and each of them shows exactly what the ledgers know.
 #[track_caller]
-fn check_everywhere(cluster: &Cluster, ledgers: &[Ledger], when: &str) {
+pub(super) fn check_everywhere(cluster: &Cluster, ledgers: &[Ledger], when: &str) {
     cluster.assert_replicas_equal(LIMIT);
     for node in cluster.all() {
         let client = cluster.client(node, CHECK_LIMIT).with_header("X-Read-Consistency", "strong");

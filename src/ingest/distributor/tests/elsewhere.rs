@@ -35,6 +35,8 @@ async fn a_leader_elsewhere_stores_and_tells_conflicts() {
     assert_eq!(write(&gateway, 1.0).await.unwrap().samples, 1);
     let conflict = write(&gateway, 2.0).await.unwrap();
     assert_eq!((conflict.samples, conflict.refused()), (0, 1));
+    let at = net.log.entries().last().unwrap().position;
+    assert_eq!(conflict.positions, [(PARTITION, at)], "the leader told where it stands");
     let refusal = &conflict.refusals[0];
     assert_eq!(refusal.id, refusal::CONFLICT);
     assert!(refusal.message.contains(r#"up{x="1"}"#), "{refusal}");
@@ -79,7 +81,8 @@ async fn a_late_verdict_of_a_leader_elsewhere_is_a_success_that_holds_nothing() 
         answer,
         reservation: queue.reserve(10).unwrap(),
     });
-    assert_eq!(answered.await.unwrap(), Ok(None));
+    let Committed { position, verdicts } = answered.await.unwrap().unwrap();
+    assert_eq!((Some(position), verdicts), (net.log.entries().last().map(|entry| entry.position), None));
     queue.drained().await;
     net.node(2).target.let_apply(true);
     queue.stop();

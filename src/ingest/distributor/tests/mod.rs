@@ -161,6 +161,22 @@ async fn check_partly(name: &str, bad: TestSeries, id: &str) {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_tells_where_its_records_stand() {
+    let rig = Setup { partitions: 3, ..Setup::default() }.start();
+    let both = [up(&[("p", "0")], &[(NOW, 1.0)]), up(&[("p", "2")], &[(NOW, 1.0)])];
+    for _ in 0..2 {
+        let written = rig.write_series(&both).await.unwrap();
+        let at = |partition: usize| {
+            (PartitionId(partition as u32), rig.logs[partition].entries().last().unwrap().position)
+        };
+        assert_eq!(written.positions, [at(0), at(2)], "those that it touched, duplicates too");
+    }
+    let nothing = rig.write_series(&[series(&[("job", "a")], &[(NOW, 1.0)])]).await.unwrap();
+    assert_eq!((nothing.refused(), nothing.positions), (1, Vec::new()));
+    rig.stop().await;
+}
+
 #[tokio::test]
 async fn bad_series_are_refused_and_good_ones_of_the_same_request_stored() {
     let name_1025 = "n".repeat(1025);

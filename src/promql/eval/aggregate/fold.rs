@@ -9,9 +9,13 @@ use crate::eval::column::{Column, Columns};
 use crate::eval::notes::Notes;
 use crate::eval::points::{Points, StepSet};
 use crate::eval::poll::Poll;
+use crate::kernels::average::Moments;
 use crate::kernels::kahan::{Kahan, Mean};
 use crate::plan::{Aggregate, TimeGrid};
 use quorate_model::Labels;
+
+/// What sees a series before it is folded into its group, with whether the group is new.
+pub(super) type Visit<'v, 'q> = &'v mut dyn FnMut(&Evaluator<'q>, (&Column, bool)) -> Result<(), QueryError>;
 
 impl<'q> Evaluator<'q> {
     pub(super) fn fold(
@@ -19,17 +23,41 @@ impl<'q> Evaluator<'q> {
         aggregate: &'q Aggregate,
         grid: TimeGrid,
     ) -> Result<Columns<'q>, QueryError> {
+        let mut out = Columns::new(self.guard);
+        let groups = self.groups(aggregate, grid, &mut out, &mut |_, _| Ok(()))?;
+        self.finish_groups(aggregate, groups, out)
+    }
+
+    /// The groups of an aggregation with all series folded in, in the order in which they are first seen. Their memory
+    /// is charged to `out`.
+    pub(super) fn groups(
+        &mut self,
+        aggregate: &'q Aggregate,
+        grid: TimeGrid,
+        out: &mut Columns<'q>,
+        visit: Visit<'_, 'q>,
+    ) -> Result<Vec<Group>, QueryError> {
         let mut grouping = Grouping::new(aggregate);
         let mut groups: Vec<Group> = Vec::new();
-        let mut out = Columns::new(self.guard);
         self.stream(&aggregate.input, grid, &mut |ev, column| {
             let (number, new) = grouping.number(&column.labels);
+            visit(ev, (column, new.is_some()))?;
             if let Some(labels) = new {
                 out.reserve(Group::bytes(aggregate.op, grid.steps))?;
                 groups.push(Group::new(aggregate.op, labels, grid.steps));
             }
-            groups[number].add(aggregate, column, &ev.poll, &mut ev.notes, &mut out)
+            groups[number].add(aggregate, column, &ev.poll, &mut ev.notes, out)
         })?;
+        Ok(groups)
+    }
+
+    /// The series of groups that nothing more is folded into.
+    pub(super) fn finish_groups(
+        &mut self,
+        aggregate: &Aggregate,
+        groups: Vec<Group>,
+        mut out: Columns<'q>,
+    ) -> Result<Columns<'q>, QueryError> {
         for group in groups {
             let column = group.finish(aggregate, &self.poll, &mut self.notes)?;
             out.add(column);
@@ -39,40 +67,41 @@ impl<'q> Evaluator<'q> {
 }
 
 /// The state of one group at all steps.
-struct Group {
+pub(super) struct Group {
     labels: Labels,
-    drop_name: bool,
+    pub(super) drop_name: bool,
     /// Steps at which a float was seen; for `count` and `group` any sample.
-    seen: StepSet,
-    state: State,
+    pub(super) seen: StepSet,
+    pub(super) state: State,
     histograms: Option<Box<HistogramTotals>>,
 }
 
-enum State {
+pub(super) enum State {
     Sum(Vec<Kahan>),
     Avg(Vec<Option<Mean>>),
     /// One value a step: the count, the minimum, the maximum or 1.
     Single(Vec<f64>),
-    /// Number, mean and sum of squared distances.
-    Variance(Vec<(f64, f64, f64)>),
+    Variance(Vec<Moments>),
 }
 
 impl Group {
-    fn bytes(op: AggregateOp, steps: usize) -> u64 {
+    /// Bytes that a group takes, with the column of its result.
+    pub(super) fn bytes(op: AggregateOp, steps: usize) -> u64 {
         let per_step = match op {
             AggregateOp::Sum => size_of::<Kahan>(),
             AggregateOp::Avg => size_of::<Option<Mean>>(),
-            AggregateOp::Stddev | AggregateOp::Stdvar => size_of::<(f64, f64, f64)>(),
+            AggregateOp::Stddev | AggregateOp::Stdvar => size_of::<Moments>(),
             _ => size_of::<f64>(),
         };
         Points::bytes(steps) + (steps * per_step) as u64
     }
 
-    fn new(op: AggregateOp, labels: Labels, steps: usize) -> Self {
+    /// A group without samples.
+    pub(super) fn new(op: AggregateOp, labels: Labels, steps: usize) -> Self {
         let state = match op {
             AggregateOp::Sum => State::Sum(vec![Kahan::default(); steps]),
             AggregateOp::Avg => State::Avg(vec![None; steps]),
-            AggregateOp::Stddev | AggregateOp::Stdvar => State::Variance(vec![(0.0, 0.0, 0.0); steps]),
+            AggregateOp::Stddev | AggregateOp::Stdvar => State::Variance(vec![Moments::default(); steps]),
             _ => State::Single(vec![0.0; steps]),
         };
         Self { labels, drop_name: false, seen: StepSet::new(steps), state, histograms: None }
@@ -175,15 +204,10 @@ impl State {
             },
             Self::Single(steps) => add_single(op, &mut steps[step], value, first),
             Self::Variance(steps) if first => {
-                steps[step] = (1.0, value, if value.is_finite() { 0.0 } else { f64::NAN });
+                let squares = if value.is_finite() { 0.0 } else { f64::NAN };
+                steps[step] = Moments { n: 1.0, mean: value, squares };
             }
-            Self::Variance(steps) => {
-                let (n, mean, squares) = &mut steps[step];
-                *n += 1.0;
-                let delta = value - *mean;
-                *mean += delta / *n;
-                *squares += delta * (value - *mean);
-            }
+            Self::Variance(steps) => steps[step].add(value),
         }
     }
 
@@ -193,7 +217,7 @@ impl State {
             Self::Avg(steps) => steps[step].map_or(f64::NAN, |mean| mean.value()),
             Self::Single(steps) => steps[step],
             Self::Variance(steps) => {
-                let (n, _, squares) = steps[step];
+                let Moments { n, squares, .. } = steps[step];
                 if op == AggregateOp::Stddev { (squares / n).sqrt() } else { squares / n }
             }
         }
@@ -201,7 +225,7 @@ impl State {
 }
 
 #[inline]
-fn add_single(op: AggregateOp, state: &mut f64, value: f64, first: bool) {
+pub(super) fn add_single(op: AggregateOp, state: &mut f64, value: f64, first: bool) {
     *state = match op {
         AggregateOp::Count => *state + 1.0,
         AggregateOp::Group => 1.0,

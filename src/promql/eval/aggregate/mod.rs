@@ -6,8 +6,11 @@
 mod count_values;
 mod fold;
 mod histograms;
+mod partial;
 mod quantile;
 mod ranking;
+
+pub(super) use partial::columns_of;
 
 use super::column::Columns;
 use super::labels::{group, in_group};

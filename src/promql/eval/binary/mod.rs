@@ -42,7 +42,7 @@ impl<'q> Evaluator<'q> {
 }
 
 /// Whether the results of an operation have no metric name.
-pub(super) fn drops_names(binary: &Binary) -> bool {
+pub(crate) fn drops_names(binary: &Binary) -> bool {
     changes_meaning(binary.op) || binary.return_bool
 }
 

@@ -24,6 +24,7 @@ mod pin;
 mod ranges;
 mod run;
 mod script;
+mod split;
 
 use quorate_promql::Features;
 use std::path::{Path, PathBuf};

@@ -5,10 +5,12 @@ use crate::lines::Item;
 use crate::pin::pinned;
 use crate::ranges::same_as_instants;
 use crate::script::{Command, Eval, Point, read};
+use crate::split::Split;
+use quorate_model::Histogram;
 use quorate_model::Labels;
 use quorate_promql::ast::ValueType;
 use quorate_promql::engine::{self, EngineOptions, NoGuard, QueryOutput, Value};
-use quorate_promql::source::MemSource;
+use quorate_promql::source::{MemSource, SeriesSource};
 use quorate_promql::{Expr, Features, parse};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -37,11 +39,11 @@ fn file(path: &Path, features: Features) -> Tally {
     let name = path.file_name().unwrap().to_string_lossy().into_owned();
     let mut tally = Tally { file: name, passed: 0, failed: Vec::new() };
     for section in read(&std::fs::read_to_string(path).unwrap()) {
-        let mut source = MemSource::new();
+        let mut sources = Sources::new();
         for command in section {
             match command {
-                Command::Load(series) => load(&mut source, series),
-                Command::Eval(eval) => match case(&source, &eval, features) {
+                Command::Load(series) => load(&mut sources, series),
+                Command::Eval(eval) => match sources.case(&eval, features) {
                     Ok(()) => tally.passed += 1,
                     Err(problem) => {
                         tally.failed.push(format!("line {}: {}: {problem}", eval.line, eval.expr))
@@ -53,7 +55,33 @@ fn file(path: &Path, features: Features) -> Tally {
     tally
 }
 
-fn load(source: &mut MemSource, series: BTreeMap<Labels, Vec<Point>>) {
+/// The same series as one source and dealt out to partitions.
+pub(crate) struct Sources {
+    pub(crate) split: Split,
+}
+
+impl Sources {
+    pub(crate) fn new() -> Self {
+        Self { split: Split::new(3) }
+    }
+
+    pub(crate) fn push_float(&mut self, labels: &Labels, ts_ms: i64, value: f64, start_ms: i64) {
+        self.split.whole.push_float(labels, ts_ms, value, start_ms);
+        self.split.part(labels).push_float(labels, ts_ms, value, start_ms);
+    }
+
+    fn push_histogram(&mut self, labels: &Labels, ts_ms: i64, value: Arc<Histogram>, start_ms: i64) {
+        self.split.whole.push_histogram(labels, ts_ms, Arc::clone(&value), start_ms);
+        self.split.part(labels).push_histogram(labels, ts_ms, value, start_ms);
+    }
+
+    fn case(&self, eval: &Eval, features: Features) -> Check {
+        case(&self.split.whole, eval, features, true)?;
+        case(&self.split, eval, features, false).map_err(|e| format!("in parts: {e}"))
+    }
+}
+
+fn load(source: &mut Sources, series: BTreeMap<Labels, Vec<Point>>) {
     for (labels, points) in series {
         for (ts_ms, item, start_ms) in points {
             match item {
@@ -66,7 +94,7 @@ fn load(source: &mut MemSource, series: BTreeMap<Labels, Vec<Point>>) {
 }
 
 struct Query<'a> {
-    source: &'a MemSource,
+    source: &'a dyn SeriesSource,
     options: EngineOptions,
 }
 
@@ -80,7 +108,8 @@ impl Query<'_> {
     }
 }
 
-fn case(source: &MemSource, case: &Eval, features: Features) -> Check {
+/// Runs a case. Pinned queries are not what their text says, so they cannot run in parts.
+fn case(source: &dyn SeriesSource, case: &Eval, features: Features, pins: bool) -> Check {
     let expr = match parse(&case.expr, &features) {
         Ok(expr) => expr,
         Err(e) => return check_failure(case, &e.to_string()),
@@ -98,7 +127,7 @@ fn case(source: &MemSource, case: &Eval, features: Features) -> Check {
     instant(&query, case, &expr, case.end).map_err(|e| format!("instant: {e}"))?;
     let at = case.end;
     let others = if at == 0 { vec![-1000, 0, 1000] } else { vec![-10 * at, 0, at / 5, at, 10 * at] };
-    if let Some(pinned) = pinned(&expr, at) {
+    if let Some(pinned) = pinned(&expr, at).filter(|_| pins) {
         for other in others {
             instant(&query, case, &pinned, other).map_err(|e| format!("pinned by @, at {other} ms: {e}"))?;
         }
@@ -143,12 +172,12 @@ pub(crate) fn ranges_against_instants(dir: &Path) -> Vec<String> {
     let mut problems = Vec::new();
     for path in scripts(dir) {
         for section in read(&std::fs::read_to_string(&path).unwrap()) {
-            let mut source = MemSource::new();
+            let mut sources = Sources::new();
             for command in section {
                 match command {
-                    Command::Load(series) => load(&mut source, series),
+                    Command::Load(series) => load(&mut sources, series),
                     Command::Eval(eval) => {
-                        let problem = range_against_instants(&source, &eval).err();
+                        let problem = range_against_instants(&sources.split.whole, &eval).err();
                         problems.extend(
                             problem.map(|p| format!("{path:?}, line {}: {}: {p}", eval.line, eval.expr)),
                         );

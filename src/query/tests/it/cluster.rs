@@ -1,9 +1,9 @@
 //! Several nodes answer as one does.
 
-use super::support::{TENANT, TestCluster, TestNode, catalog, config, data, gauges, instant};
+use super::support::{TENANT, TestCluster, TestNode, catalog, config, data, gauges, instant, same_value};
 use proptest::prelude::*;
 use quorate_model::{Labels, MatchOp, Matcher, NodeId, SeriesBuffer};
-use quorate_promql::engine::QueryGuard;
+use quorate_promql::engine::{QueryGuard, Value};
 use quorate_promql::source::conformance::check_source;
 use quorate_promql::source::{SelectRequest, Selection, SeriesSource, SourceError};
 use quorate_query::source::ClusterSource;
@@ -63,6 +63,12 @@ const QUERIES: &[&str] = &[
     "stddev(m) / avg(m)",
     "absent(nothing)",
     "sum(m) without (pod)",
+    "avg by (pod) (m) > 0",
+    "max(m) or min(m)",
+    "sum(max_over_time(m[30s] offset 5s)) by (job)",
+    "quantile by (job) (0.4, m)",
+    "max_over_time(count(m > 1)[1m:10s])",
+    "rate({job=\"a\"}[30s])",
 ];
 
 fn any_series() -> impl Strategy<Value = Vec<(Labels, SeriesBuffer)>> {
@@ -79,15 +85,23 @@ fn any_series() -> impl Strategy<Value = Vec<(Labels, SeriesBuffer)>> {
     })
 }
 
-/// Asks everything that can be asked. Failures are part of the answer.
-async fn answers(node: &TestNode) -> Vec<String> {
-    let mut answers = Vec::new();
+/// What a query gives at one time and at many, values of series instead of samples included.
+async fn values(node: &TestNode) -> Vec<Result<Value, String>> {
+    let mut values = Vec::new();
     for query in QUERIES {
-        let range = EvalTimes::Range { start_ms: 10_000, end_ms: 110_000, step_ms: 7_000 };
-        for times in [EvalTimes::Instant(60_000), range] {
-            answers.push(said(node.ask(QueryParams { times, ..instant(query) }).await));
+        let range = |step_ms| EvalTimes::Range { start_ms: 10_000, end_ms: 110_000, step_ms };
+        for times in [EvalTimes::Instant(60_000), range(7_000), range(20_000)] {
+            let query = QueryParams { times, ..instant(query) };
+            let answer = node.queries.query(query, |found, _, _| Ok(found.value)).await;
+            values.push(answer.map(|answer| answer.output).map_err(|failure| failure.to_string()));
         }
     }
+    values
+}
+
+/// Asks for everything but values. Failures are part of the answer.
+async fn answers(node: &TestNode) -> Vec<String> {
+    let mut answers = Vec::new();
     let matchers = |op, value| vec![Matcher::new("job", op, value).expect("a good matcher")];
     let sets = [vec![], vec![matchers(MatchOp::Equal, "a"), matchers(MatchOp::NotRegex, "a|b")]];
     for (matcher_sets, limit) in sets.into_iter().flat_map(|sets| [(sets.clone(), 0), (sets, 2)]) {
@@ -126,19 +140,28 @@ proptest! {
     #[test]
     fn every_node_of_a_cluster_answers_what_one_node_answers(series in any_series()) {
         let runtime = Runtime::new().expect("a runtime");
-        let ask_all = |places, asked: &[u64]| -> Vec<Vec<String>> {
+        let ask_all = |places, asked: &[u64]| -> Vec<(Vec<_>, Vec<String>)> {
             runtime.block_on(async {
                 let cluster = TestCluster::new(&series, places, &config(1 << 30));
                 let mut all = Vec::new();
                 for node in asked {
-                    all.push(answers(cluster.node(*node)).await);
+                    all.push((values(cluster.node(*node)).await, answers(cluster.node(*node)).await));
                 }
                 all
             })
         };
-        let alone = ask_all(ALONE, &[1]).remove(0);
-        for found in ask_all(DOUBLE, &[1, 2, 3]) {
-            prop_assert_eq!(&found, &alone);
+        let (values, answers) = ask_all(ALONE, &[1]).remove(0);
+        for (places, asked) in [(DOUBLE, &[1, 2, 3][..]), (SPREAD, &[2])] {
+            for (found_values, found) in ask_all(places, asked) {
+                prop_assert!(places == SPREAD || found == answers, "{found:?} is not {answers:?}");
+                for (nth, (found, expected)) in found_values.iter().zip(&values).enumerate() {
+                    let is_same = match (found, expected) {
+                        (Ok(found), Ok(expected)) => same_value(found, expected),
+                        (found, expected) => found == expected,
+                    };
+                    prop_assert!(is_same, "{}: {found:?} is not {expected:?}", QUERIES[nth / 3]);
+                }
+            }
         }
     }
 }

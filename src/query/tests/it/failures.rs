@@ -2,12 +2,16 @@
 
 use super::support::{TENANT, TestCluster, catalog, config, gauges, instant};
 use async_trait::async_trait;
-use quorate_model::{ErrorCode, Labels, NodeId, SeriesBuffer};
+use quorate_model::{ErrorCode, Labels, NodeId, PartitionId, SeriesBuffer};
+use quorate_promql::engine::{QueryOutput, Value};
 use quorate_promql::source::SourceError;
-use quorate_query::{FragmentService, QueryFailure, QueryParams, ReadConsistency};
+use quorate_query::{
+    CatalogParams, EvalTimes, FragmentService, QueryConfig, QueryFailure, QueryParams, ReadConsistency,
+};
 use quorate_wire::store::frame::{Content, End, end};
 use quorate_wire::{StoreHandler, store};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc::{self, Receiver};
 
 /// What a replica does wrong with each frame: gives another, or ends without one.
@@ -87,7 +91,8 @@ fn failing(cluster: &TestCluster, node: u64, wrong: Wrong) {
     cluster.wrap(node, |inner| Arc::new(Failing { inner, wrong }));
 }
 
-/// What node 1 counts, and the bytes that the answer is charged with. It has no replica itself and asks node 2 first.
+/// What node 1 counts, and the bytes that the answer is charged with. It has no replica itself and asks node 2 first
+/// for the two partitions that it leads.
 async fn count(wrong: Option<Wrong>) -> (String, u64) {
     let cluster = TestCluster::new(&gauges(9), &[&[3, 2], &[2, 3], &[2, 3]], &config(1 << 30));
     if let Some(wrong) = wrong {
@@ -139,6 +144,42 @@ async fn an_answer_without_a_partition_is_an_error() {
     assert_eq!(cluster.node(1).queries.memory().in_use(), 0);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_allows_gaps_goes_on_without_a_partition() {
+    // Of 20 series partition 1 has ten, and it has them to itself.
+    let config = QueryConfig { fresh_within: Duration::from_secs(4), ..config(1 << 30) };
+    let cluster = TestCluster::new(&gauges(20), &[&[1], &[3, 2]], &config);
+    cluster.board.disconnect(NodeId(2));
+    cluster.board.disconnect(NodeId(3));
+    let queries = &cluster.node(1).queries;
+    for consistency in [ReadConsistency::Eventual, ReadConsistency::Strong] {
+        let partial = || QueryParams {
+            consistency: consistency.clone(),
+            allow_partial: true,
+            ..instant("count(up) + count(up)")
+        };
+        let complete = QueryParams { allow_partial: false, ..partial() };
+        assert_eq!(cluster.node(1).ask(complete).await.unwrap_err().code(), ErrorCode::Unavailable);
+        let answer = queries.query(partial(), |found, _, _| Ok(format!("{:?}", found.value))).await.unwrap();
+        assert!(answer.output.contains("Float(20.0)"), "{}", answer.output);
+        let [gap] = &answer.seen.gaps[..] else { panic!("{:?}", answer.seen) };
+        assert!(gap.partition == PartitionId(1) && !gap.reason.is_empty(), "{gap:?}");
+        let params = CatalogParams { consistency: consistency.clone(), allow_partial: true, ..catalog() };
+        let listed = queries.series(params, |found, _| Ok(found.entries.len())).await.unwrap();
+        assert_eq!((listed.output, listed.seen.gaps.len()), (10, 1));
+    }
+    assert_eq!(queries.memory().in_use(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_is_no_gap() {
+    let cluster = TestCluster::new(&gauges(9), &[&[1], &[2]], &config(1 << 30));
+    failing(&cluster, 2, WRONGS[4]);
+    let failure =
+        cluster.node(1).ask(QueryParams { allow_partial: true, ..instant("up") }).await.unwrap_err();
+    assert_eq!(failure.code(), ErrorCode::Internal, "{failure}");
+}
+
 /// A peer that answers no more, though its connection stands.
 struct Silent(mpsc::UnboundedSender<mpsc::Sender<store::Frame>>);
 
@@ -161,10 +202,11 @@ impl StoreHandler for Silent {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_falls_silent_is_given_up() {
-    let cluster = TestCluster::new(&gauges(9), &[&[3, 2]], &config(1 << 30));
+    let cluster = TestCluster::new(&gauges(9), &[&[2, 3]], &config(1 << 30));
     let (calls, mut called) = mpsc::unbounded_channel();
     cluster.wrap(2, |_| Arc::new(Silent(calls)));
-    let found = cluster.node(1).ask(instant("count(up)")).await.unwrap();
+    let eventual = QueryParams { consistency: ReadConsistency::Eventual, ..instant("count(up)") };
+    let found = cluster.node(1).ask(eventual).await.unwrap();
     assert!(found.contains("Float(9.0)"), "{found}");
     called.recv().await.unwrap().closed().await;
 }
@@ -220,13 +262,18 @@ async fn work_for_a_peer_ends_when_it_is_gone_and_waits_while_it_is_slow() {
 #[tokio::test(flavor = "multi_thread")]
 async fn large_answers_come_whole() {
     let cluster = TestCluster::new(&large(), &[&[2]], &config(1 << 30));
-    let found = cluster.node(1).ask(instant("count(count_over_time(up[10m]) == 1001)")).await;
-    assert!(found.as_ref().is_ok_and(|found| found.contains("Float(20.0)")), "{found:?}");
+    let query = QueryParams { times: EvalTimes::Instant(40_000), ..instant("up[39s]") };
+    let count = |found: QueryOutput| match found.value {
+        Value::Matrix(series) => series.iter().map(|series| series.floats.len()).collect(),
+        _ => Vec::new(),
+    };
+    let found = cluster.node(1).queries.query(query, move |found, _, _| Ok(count(found))).await.unwrap();
+    assert_eq!(found.output, [39_000; 20]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_of_one_replica_is_no_reason_to_ask_another() {
-    let cluster = TestCluster::new(&gauges(9), &[&[3, 2]], &config(1 << 30));
+    let cluster = TestCluster::new(&gauges(9), &[&[2, 3]], &config(1 << 30));
     failing(&cluster, 2, |frame| match frame.content {
         Some(Content::End(_)) => end(end::Outcome::Limit("too much".into())),
         other => Some(store::Frame { content: other }),

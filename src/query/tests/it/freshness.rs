@@ -1,9 +1,10 @@
-//! What strong, session and eventual reads see.
+//! What strong, session, bounded and eventual reads see, and what their answers tell of it.
 
 use super::support::{AT_ONCE, ENOUGH, TestCluster, config, data, gauges, instant};
 use quorate_model::{ErrorCode, Labels, NodeId, PartitionId, Position, SeriesBuffer};
-use quorate_query::{PositionToken, QueryConfig, QueryFailure, QueryParams, ReadConsistency};
+use quorate_query::{PositionToken, QueryConfig, QueryFailure, QueryParams, ReadConsistency, Seen};
 use std::pin::pin;
+use std::time::Duration;
 
 /// One partition on nodes 1 and 2, which asks node `asked`; a second series is committed, but no replica has it.
 struct Behind {
@@ -140,4 +141,82 @@ async fn a_node_that_knows_no_partition_yet_refuses() {
     cluster.node(1).cluster.publish(quorate_query::PartitionView::default());
     let failure = cluster.node(1).ask(instant("up")).await.unwrap_err();
     assert_eq!(failure.code(), ErrorCode::Unavailable, "{failure}");
+}
+
+async fn seen(cluster: &TestCluster, node: u64, query: QueryParams) -> Seen {
+    let answer = cluster.node(node).queries.query(query, |_, _, _| Ok(())).await;
+    answer.expect("an answer").seen
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_tells_how_far_its_replicas_had_come() {
+    // The replica is on the node that is asked, or on another. It may be ahead of what the leader has confirmed.
+    for (places, replica) in [(&[&[1u64][..], &[1]], 1), (&[&[2], &[1]], 2)] {
+        let behind = Behind::new(places, &config(1 << 30));
+        *behind.cluster.truths[0].committed.lock() = Position(1);
+        for (applied, expected) in [(false, 1), (true, 2)] {
+            if applied {
+                behind.apply(replica);
+            }
+            for consistency in [ReadConsistency::Strong, token(1), ReadConsistency::Bounded(ENOUGH)] {
+                let query = QueryParams { consistency, ..instant("count(up)") };
+                let positions =
+                    seen(&behind.cluster, 1, query).await.positions.expect("it promises something");
+                assert_eq!(positions.position(PartitionId(0)), Position(expected));
+            }
+        }
+        let eventual = QueryParams { consistency: ReadConsistency::Eventual, ..instant("count(up)") };
+        assert_eq!(seen(&behind.cluster, 1, eventual).await, Seen::default());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_of_a_tenant_without_data_keeps_its_token() {
+    let cluster = TestCluster::new(&gauges(1), &[&[1]], &config(1 << 30));
+    let nobody = |consistency| QueryParams { tenant: None, consistency, ..instant("up") };
+    let ReadConsistency::Session(shown) = token(9) else { panic!() };
+    assert_eq!(seen(&cluster, 1, nobody(token(9))).await.positions, Some(shown));
+    let strong = seen(&cluster, 1, nobody(ReadConsistency::Strong)).await;
+    assert_eq!(strong.positions, Some(PositionToken::default()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bounded_read_sees_what_was_confirmed_within_its_bound() {
+    let behind = Behind::new(&[&[1], &[1]], &config(1 << 30));
+    *behind.cluster.truths[0].committed.lock() = Position(1);
+    check_count(&behind.count(1, ReadConsistency::Strong).await, 1);
+    *behind.cluster.truths[0].committed.lock() = Position(2);
+    let bounded = |delay| behind.count(1, ReadConsistency::Bounded(delay));
+    check_count(&bounded(60 * ENOUGH).await, 1);
+    let mut none = pin!(bounded(Duration::ZERO));
+    assert!(tokio::time::timeout(AT_ONCE, none.as_mut()).await.is_err(), "it may not lie behind at all");
+    behind.apply(1);
+    check_count(&none.await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bound_that_nobody_confirms_is_an_error() {
+    let config = QueryConfig { fresh_within: 3 * AT_ONCE, ..config(1 << 30) };
+    let cluster = TestCluster::new(&gauges(4), &[&[1, 2]], &config);
+    let bounded =
+        |delay| QueryParams { consistency: ReadConsistency::Bounded(delay), ..instant("count(up)") };
+    check_count(&cluster.node(1).ask(bounded(ENOUGH)).await, 4);
+    cluster.truths[0].leader.send_replace(None);
+    check_count(&cluster.node(1).ask(bounded(60 * ENOUGH)).await, 4);
+    let failure = cluster.node(1).ask(bounded(Duration::ZERO)).await.unwrap_err();
+    assert_eq!(failure.code(), ErrorCode::Unavailable, "{failure}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eventual_answers_are_stale_without_a_leader() {
+    let cluster = TestCluster::new(&gauges(4), &[&[1, 2], &[2, 1]], &config(1 << 30));
+    let eventual = || QueryParams { consistency: ReadConsistency::Eventual, ..instant("up") };
+    cluster.truths[1].leader.send_replace(None);
+    for tenant in [eventual().tenant, None] {
+        let found = seen(&cluster, 1, QueryParams { tenant, ..eventual() }).await;
+        assert_eq!((found.stale, found.positions), (vec![PartitionId(1)], None));
+    }
+    cluster.truths[1].leader.send_replace(Some(NodeId(2)));
+    check_count(&cluster.node(1).ask(instant("count(up)")).await, 4);
+    assert_eq!(seen(&cluster, 1, eventual()).await, Seen::default(), "a strong read has asked meanwhile");
 }

@@ -48,7 +48,7 @@ impl Node {
     fn source(&self, runtime: &Runtime, limits: QueryLimits) -> ClusterSource {
         let until = runtime.block_on(async { tokio::time::Instant::now() }) + ENOUGH;
         let reading = runtime
-            .block_on(Reading::begin(&self.cluster, &ReadConsistency::Strong, until))
+            .block_on(Reading::begin(&self.cluster, &ReadConsistency::Strong, false, until))
             .expect("a node that is alone");
         ClusterSource::new(Some((TENANT, reading)), limits, until, runtime.handle().clone())
     }

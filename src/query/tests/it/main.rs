@@ -2,6 +2,7 @@
 
 mod cluster;
 mod failures;
+mod fragments;
 mod freshness;
 mod local;
 mod support;

@@ -8,6 +8,7 @@ use quorate_model::{
     PartitionId, Position, RecordBody, RecordHeader, SeriesBuffer, SeriesRef, SessionId, Slot, SubBatch,
     SystemClock, TenantId,
 };
+use quorate_promql::engine::{InstantSample, RangeSeries, SampleValue, Value};
 use quorate_promql::source::conformance::TestSeries;
 use quorate_query::freshness::Reading;
 use quorate_query::source::ClusterSource;
@@ -264,7 +265,8 @@ impl TestNode {
     /// A source over everything, read with `consistency`.
     pub(crate) async fn source(&self, limits: QueryLimits, consistency: &ReadConsistency) -> ClusterSource {
         let until = tokio::time::Instant::now() + ENOUGH;
-        let reading = Reading::begin(&self.cluster, consistency, until).await.expect("a healthy cluster");
+        let reading =
+            Reading::begin(&self.cluster, consistency, false, until).await.expect("a healthy cluster");
         ClusterSource::new(Some((TENANT, reading)), limits, until, Handle::current())
     }
 
@@ -283,6 +285,7 @@ pub(crate) fn instant(query: &str) -> QueryParams {
         lookback_delta_ms: None,
         limits: QueryLimits::default(),
         consistency: ReadConsistency::Strong,
+        allow_partial: false,
     }
 }
 
@@ -294,5 +297,37 @@ pub(crate) fn catalog() -> CatalogParams {
         limit: 0,
         limits: QueryLimits::default(),
         consistency: ReadConsistency::Strong,
+        allow_partial: false,
+    }
+}
+
+/// Whether two values are the same, numbers within 1e-12 of each other.
+pub(crate) fn same_value(a: &Value, b: &Value) -> bool {
+    let close = |a: f64, b: f64| {
+        a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= 1e-12 * a.abs().max(b.abs())
+    };
+    match (a, b) {
+        (Value::Vector(a), Value::Vector(b)) => {
+            let same = |(a, b): (&InstantSample, &InstantSample)| {
+                a.labels == b.labels
+                    && match (&a.value, &b.value) {
+                        (SampleValue::Float(a), SampleValue::Float(b)) => close(*a, *b),
+                        (a, b) => a == b,
+                    }
+            };
+            a.len() == b.len() && a.iter().zip(b).all(same)
+        }
+        (Value::Matrix(a), Value::Matrix(b)) => {
+            let same = |(a, b): (&RangeSeries, &RangeSeries)| {
+                let mut floats = a.floats.iter().zip(&b.floats);
+                a.labels == b.labels
+                    && a.histograms == b.histograms
+                    && a.floats.len() == b.floats.len()
+                    && floats.all(|(a, b)| a.0 == b.0 && close(a.1, b.1))
+            };
+            a.len() == b.len() && a.iter().zip(b).all(same)
+        }
+        (Value::Scalar { value: a, .. }, Value::Scalar { value: b, .. }) => close(*a, *b),
+        (a, b) => a == b,
     }
 }

@@ -5,6 +5,7 @@
 mod background;
 mod concurrency;
 mod properties;
+mod removal;
 mod restart;
 mod rules;
 mod snapshot;

@@ -1,0 +1,219 @@
+//! `quorate-jepsen`: runs cells and prints one verdict for each. Exit code 0 when all pass.
+
+use clap::{Parser, Subcommand};
+use quorate_jepsen::cells;
+use quorate_jepsen::history;
+use quorate_jepsen::nemesis::Fault;
+use quorate_jepsen::rules::{LEAST_FAULTS, Verdict};
+use quorate_jepsen::run::{Cell, Plan, Report, run};
+use quorate_jepsen::workloads::Name;
+use quorate_model::planted::Bug;
+use quorate_model::{Clock, SystemClock};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// A planted bug must be seen within so many runs.
+const RUNS: u64 = 10;
+
+/// Looks for broken promises in clusters under faults.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Where histories go.
+    #[arg(long, default_value = "jepsen-histories")]
+    folder: PathBuf,
+    /// Decides the choices of the first run; each further one has the next number.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// The revision of the server, for what is printed.
+    #[arg(long, env = "QUORATE_REVISION", default_value = "unknown")]
+    revision: String,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// The short cells, each once: all must pass.
+    Clean,
+    /// The planted bugs: each must be seen within ten runs.
+    Teeth {
+        /// Only this one.
+        #[arg(long)]
+        bug: Option<String>,
+    },
+    /// Every workload under every fault, again and again until the time is over.
+    Campaign {
+        /// How long.
+        #[arg(long, default_value_t = 60)]
+        minutes: u64,
+    },
+    /// One cell.
+    Run {
+        /// The promise.
+        #[arg(long)]
+        workload: Name,
+        /// The faults, between commas.
+        #[arg(long, value_delimiter = ',')]
+        faults: Vec<Fault>,
+        /// How often each is set.
+        #[arg(long, default_value_t = LEAST_FAULTS)]
+        rounds: usize,
+        /// The bug that the server is to have.
+        #[arg(long)]
+        plant: Option<String>,
+    },
+    /// Judges a history that was kept.
+    Check {
+        /// The promise.
+        #[arg(long)]
+        workload: Name,
+        /// The history.
+        file: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match act(&arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            // Without a reader of standard error the code tells enough.
+            let _nobody_reads = writeln!(io::stderr(), "jepsen: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether all is well.
+fn act(arguments: &Arguments) -> io::Result<bool> {
+    match &arguments.action {
+        Action::Clean => clean(arguments),
+        Action::Teeth { bug } => teeth(arguments, bug.as_deref()),
+        Action::Campaign { minutes } => campaign(arguments, Duration::from_secs(minutes * 60)),
+        Action::Run { workload, faults, rounds, plant } => {
+            let plant = plant.as_deref().map(named).transpose()?.map(|(_, name)| name);
+            let cell = shaped(*workload, faults, plant);
+            let report = one(arguments, plan(arguments, &cell, 0, *rounds, plant))?;
+            Ok(report.verdict == Verdict::Pass)
+        }
+        Action::Check { workload, file } => {
+            let operations = history::operations(&history::read(file)?).map_err(io::Error::other)?;
+            let judgement = workload.check(&operations);
+            judgement.lines().iter().chain(&judgement.notes).try_for_each(|line| say(line))?;
+            Ok(judgement.is_clean())
+        }
+    }
+}
+
+/// The cell of the tables with these names, which may have another shape than others.
+fn shaped(workload: Name, faults: &[Fault], plant: Option<&str>) -> Cell {
+    let planted = plant.and_then(Bug::named).map(cells::teeth);
+    let known = planted.into_iter().chain(cells::clean()).chain(cells::campaign());
+    let same = |cell: &Cell| cell.workload == workload && cell.faults == faults;
+    known.into_iter().find(same).unwrap_or_else(|| Cell::new(workload, faults))
+}
+
+fn plan(arguments: &Arguments, cell: &Cell, nth: u64, rounds: usize, plant: Option<&'static str>) -> Plan {
+    let (cell, folder) = (cell.clone(), arguments.folder.clone());
+    Plan { cell, seed: arguments.seed + nth, rounds, plant, folder }
+}
+
+fn clean(arguments: &Arguments) -> io::Result<bool> {
+    let mut is_well = true;
+    for cell in cells::clean() {
+        if is_runnable(&cell)? {
+            let report = one(arguments, plan(arguments, &cell, 0, LEAST_FAULTS, None))?;
+            is_well &= report.verdict == Verdict::Pass;
+        }
+    }
+    Ok(is_well)
+}
+
+fn teeth(arguments: &Arguments, only: Option<&str>) -> io::Result<bool> {
+    let bugs = only.map_or_else(|| Ok(Bug::ALL.to_vec()), |name| named(name).map(|bug| vec![bug]))?;
+    let mut is_well = true;
+    let mut lines = Vec::new();
+    for (bug, name) in bugs {
+        let cell = cells::teeth(bug);
+        if !is_runnable(&cell)? {
+            lines.push(format!("{name}: not run"));
+            continue;
+        }
+        let mut seen = None;
+        for nth in 0..RUNS {
+            let report = one(arguments, plan(arguments, &cell, nth, LEAST_FAULTS, Some(name)))?;
+            if report.verdict == Verdict::Fail {
+                seen = Some(nth + 1);
+                break;
+            }
+        }
+        is_well &= seen.is_some();
+        let runs = seen.map_or_else(|| format!("NOT SEEN in {RUNS} runs"), |n| format!("seen in run {n}"));
+        lines.push(format!("{name}: {runs} of {cell}"));
+    }
+    lines.iter().try_for_each(|line| say(line))?;
+    Ok(is_well)
+}
+
+fn campaign(arguments: &Arguments, length: Duration) -> io::Result<bool> {
+    let begin = SystemClock.instant();
+    let (mut is_well, mut nth) = (true, 0);
+    while begin.elapsed() < length {
+        for cell in cells::campaign() {
+            if begin.elapsed() >= length {
+                break;
+            }
+            if is_runnable(&cell)? {
+                let report = one(arguments, plan(arguments, &cell, nth, LEAST_FAULTS, None))?;
+                is_well &= report.verdict == Verdict::Pass;
+                nth += 1;
+            }
+        }
+    }
+    Ok(is_well)
+}
+
+fn named(name: &str) -> io::Result<(Bug, &'static str)> {
+    let found = Bug::ALL.into_iter().find(|(_, known)| *known == name);
+    found.ok_or_else(|| io::Error::other(format!("no bug is named {name:?}")))
+}
+
+/// Whether this machine has the tools of a cell; those that it lacks are printed.
+fn is_runnable(cell: &Cell) -> io::Result<bool> {
+    let missing = cell.missing();
+    missing.iter().try_for_each(|why| say(&format!("{cell}: not run: {why}")))?;
+    Ok(missing.is_empty())
+}
+
+/// Does a run and prints what came of it. The history of one that passed, or that was to fail, is not kept.
+fn one(arguments: &Arguments, plan: Plan) -> io::Result<Report> {
+    let report = run(&plan)?;
+    let planted = plan.plant.map(|bug| format!(" with {bug}")).unwrap_or_default();
+    say(&format!(
+        "{}{planted}: {}: {} of {} operations done, {} faults, seed {}",
+        plan.cell, report.verdict, report.operations.0, report.operations.1, report.faults, plan.seed
+    ))?;
+    report.lines.iter().try_for_each(|line| say(&format!("    {line}")))?;
+    let is_expected = report.verdict == if plan.plant.is_some() { Verdict::Fail } else { Verdict::Pass };
+    if is_expected {
+        std::fs::remove_file(&report.history)?;
+    } else {
+        let plant = plan.plant.map(|bug| format!(" --plant {bug}")).unwrap_or_default();
+        say(&format!("    revision {}, history {}", arguments.revision, report.history.display()))?;
+        say(&format!(
+            "    again: .ci/jepsen --seed {} run --workload {} --faults {} --rounds {}{plant}",
+            plan.seed,
+            plan.cell.workload,
+            plan.cell.fault_names(),
+            plan.rounds
+        ))?;
+    }
+    Ok(report)
+}
+
+fn say(line: &str) -> io::Result<()> {
+    writeln!(io::stdout(), "{line}")
+}

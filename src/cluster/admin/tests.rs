@@ -1,0 +1,110 @@
+use super::*;
+use crate::meta::testing::state_of;
+
+const EXPECTED: NodeState = NodeState::Expected;
+const MEMBER: NodeState = NodeState::Member;
+const DRAINING: NodeState = NodeState::Draining;
+const GONE: NodeState = NodeState::Gone;
+const LOST: NodeState = NodeState::Lost;
+
+fn numbers(list: &[u64]) -> Vec<NodeId> {
+    list.iter().copied().map(NodeId).collect()
+}
+
+/// Nodes 1, 2, ... called n1, n2, ... in these states, and partitions with these replicas, their groups at rest.
+fn cluster(nodes: &[NodeState], partitions: &[&[u64]]) -> (MetaState, Standings) {
+    let state = state_of(nodes, 3, partitions.iter().map(|replicas| numbers(replicas)).collect());
+    let standing = |replicas: &&[u64]| Standing {
+        leader: NodeId(replicas[0]),
+        voters: numbers(replicas).into_iter().collect(),
+        learners: BTreeSet::new(),
+        committed: 1,
+    };
+    let standings = (0..).map(PartitionId).zip(partitions.iter().map(standing)).collect();
+    (state, standings)
+}
+
+#[track_caller]
+fn check_refused<T: std::fmt::Debug>(answer: Result<T, Objection>, part: &str) {
+    match answer {
+        Err(Objection::Refused(reason)) => assert!(reason.contains(part), "{reason} lacks {part}"),
+        other => panic!("{other:?} is no refusal"),
+    }
+}
+
+#[test]
+fn nodes_are_found_by_name_and_number() {
+    let (state, _) = cluster(&[MEMBER, GONE, MEMBER], &[]);
+    assert_eq!(find_node(&state, "n3"), Ok(NodeId(3)));
+    assert_eq!(find_node(&state, "2"), Ok(NodeId(2)));
+    assert_eq!(find_node(&state, "n2"), Ok(NodeId(2)), "nobody else has the name");
+    assert!(matches!(find_node(&state, "n9"), Err(Objection::Unknown(_))));
+}
+
+#[test]
+fn a_replica_moves_where_the_rules_leave_it() {
+    let (state, standings) = cluster(&[MEMBER; 4], &[&[1, 2, 3], &[1, 2, 3], &[1, 2, 4], &[3, 4, 1]]);
+    let plan =
+        |partition, from, to| plan_move(&state, &standings, PartitionId(partition), NodeId(from), NodeId(to));
+    assert_eq!(plan(0, 1, 4), Ok(numbers(&[4, 2, 3])));
+    check_refused(plan(0, 4, 1), "no replica on n4");
+    check_refused(plan(0, 1, 2), "replica on n2 already");
+    check_refused(plan(0, 1, 9), "takes no replicas");
+    assert!(matches!(plan(9, 1, 4), Err(Objection::Unknown(_))));
+    let moving = plan_move(&state, &Standings::new(), PartitionId(0), NodeId(1), NodeId(4));
+    check_refused(moving, "is moving");
+    let (state, standings) = cluster(&[MEMBER, MEMBER, MEMBER, DRAINING], &[&[1, 2, 3]]);
+    check_refused(plan_move(&state, &standings, PartitionId(0), NodeId(1), NodeId(4)), "takes no replicas");
+}
+
+#[test]
+fn a_node_is_drained_only_if_its_replicas_can_go_somewhere() {
+    let (state, _) = cluster(&[MEMBER, MEMBER, MEMBER, LOST, EXPECTED, GONE], &[&[1, 2, 3]]);
+    assert_eq!(check_drain(&state, NodeId(1), false), Ok(()), "one that is expected counts");
+    for (node, reason) in [(4, "is lost"), (5, "never came"), (6, "is gone")] {
+        check_refused(check_drain(&state, NodeId(node), true), reason);
+    }
+    let (state, _) = cluster(&[MEMBER, MEMBER, DRAINING, LOST], &[&[1, 2, 3]]);
+    check_refused(check_drain(&state, NodeId(1), false), "1 nodes for 3 replicas");
+    assert_eq!(check_drain(&state, NodeId(1), true), Ok(()));
+    assert_eq!(check_drain(&state, NodeId(3), true), Ok(()), "it is drained already");
+    let (state, _) = cluster(&[MEMBER], &[&[1]]);
+    check_refused(check_drain(&state, NodeId(1), true), "the last node");
+}
+
+#[test]
+fn a_drained_node_has_nothing_left() {
+    let (state, mut standings) = cluster(&[MEMBER, MEMBER, MEMBER, DRAINING], &[&[1, 2, 3], &[4, 2, 3]]);
+    let voters = BTreeSet::from([NodeId(1), NodeId(4)]);
+    let left = remainder(&state, &standings, &voters, NodeId(4));
+    assert_eq!(left, Remainder { replicas: 1, leads: 1, unknown: 0, votes: true });
+    let (state, _) = cluster(&[MEMBER, MEMBER, MEMBER, DRAINING], &[&[1, 2, 3], &[1, 2, 3]]);
+    let left = remainder(&state, &standings, &BTreeSet::new(), NodeId(4));
+    assert_eq!((left.replicas, left.is_nothing()), (1, false), "its group has not let it go");
+    standings = cluster(&[], &[&[1, 2, 3], &[1, 2, 3]]).1;
+    assert!(remainder(&state, &standings, &BTreeSet::new(), NodeId(4)).is_nothing());
+    standings.remove(&PartitionId(1));
+    assert_eq!(remainder(&state, &standings, &BTreeSet::new(), NodeId(4)).unknown, 1);
+}
+
+#[test]
+fn who_is_removed_is_drained_or_lost_or_forced() {
+    let none = BTreeSet::new();
+    let check = |state: NodeState, partitions: &[&[u64]], force| {
+        let (state, standings) = cluster(&[MEMBER, MEMBER, MEMBER, state], partitions);
+        check_remove(&state, &standings, &none, NodeId(4), force)
+    };
+    assert_eq!(check(DRAINING, &[&[1, 2, 3]], false), Ok(Vec::new()));
+    assert_eq!(check(GONE, &[&[4]], false), Ok(Vec::new()));
+    assert_eq!(check(LOST, &[&[1, 2, 4]], false), Ok(Vec::new()));
+    check_refused(check(MEMBER, &[&[1, 2, 4]], false), "neither drained nor lost: 1 partitions");
+    assert_eq!(check(MEMBER, &[&[1, 2, 4]], true).map(|risks| risks.len()), Ok(1));
+    for state in [MEMBER, DRAINING, LOST] {
+        check_refused(check(state, &[&[1, 2, 3], &[4]], true), "last live replica of partition 1");
+    }
+    let (state, standings) = cluster(&[LOST, GONE, MEMBER, MEMBER], &[&[1, 2, 4]]);
+    check_refused(
+        check_remove(&state, &standings, &none, NodeId(4), true),
+        "last live replica of partition 0",
+    );
+}

@@ -1,0 +1,269 @@
+//! What nodes report of themselves, kept in memory by the node that leads the metadata.
+//!
+//! Knows the newest report of each node, how long each was silent, and whether replicas agree. Nothing of it is stored:
+//! a new leader knows all of it again after a second. Does not know what follows from it.
+//! Path: `Consult` of other nodes -> **here** -> the keeper of the leader's node, and whoever shows the cluster.
+//! B1: only what came since this node leads is told. B2: as many reports are kept as the metadata has nodes.
+
+use crate::liveness::{Liveness, Pulse, SUSPECT_AFTER};
+use crate::placement::Standing;
+use parking_lot::Mutex;
+use quorate_model::{NodeId, PartitionId};
+use quorate_wire::meta::{Report, Seen, seen::NodeSeen};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+/// Positions of a partition whose hashes are kept to be compared.
+const KEPT_HASHES: usize = 64;
+
+/// See the module header.
+#[derive(Debug, Default)]
+pub struct Board(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    liveness: Liveness,
+    reports: BTreeMap<NodeId, Kept>,
+    incarnations: BTreeMap<NodeId, u32>,
+    hashes: BTreeMap<PartitionId, VecDeque<Hash>>,
+    diverged: BTreeSet<PartitionId>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    report: Report,
+    at: Instant,
+    samples_per_second: f64,
+}
+
+#[derive(Debug)]
+struct Hash {
+    position: u64,
+    hash: u64,
+    node: NodeId,
+}
+
+/// Two replicas of a partition that differ.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Divergence {
+    /// The partition.
+    pub partition: PartitionId,
+    /// The position in its log at which they do.
+    pub position: u64,
+    /// A node with one of them.
+    pub one: NodeId,
+    /// The node with the other one.
+    pub other: NodeId,
+}
+
+impl Board {
+    /// This node leads the metadata. Called about once a second while it does.
+    pub fn lead(&self, now: Instant) {
+        self.0.lock().liveness.listen(now);
+    }
+
+    /// Another node leads: what is known here gets old.
+    pub fn rest(&self) {
+        *self.0.lock() = Inner::default();
+    }
+
+    /// Takes a report in, and tells which replicas were found to differ that were not known to.
+    pub fn hear(&self, report: Report, now: Instant) -> Vec<Divergence> {
+        let inner = &mut *self.0.lock();
+        let node = NodeId(report.node);
+        inner.liveness.hear(node, now);
+        let found = report.replicas.iter().filter_map(|replica| {
+            let partition = PartitionId(replica.partition);
+            let kept = inner.hashes.entry(partition).or_default();
+            let found = compare(kept, Hash { position: replica.applied, hash: replica.hash, node })?;
+            let found = Divergence { partition, position: replica.applied, one: found, other: node };
+            inner.diverged.insert(partition).then_some(found)
+        });
+        let found = found.collect();
+        let samples_per_second = match inner.reports.get(&node) {
+            // Figures may be older than the report that brings them: the same ones are no news.
+            Some(kept) if kept.report.samples == report.samples && now < kept.at + RATE_SPAN => {
+                let kept_at = kept.at;
+                let rate = kept.samples_per_second;
+                inner.reports.insert(node, Kept { report, at: kept_at, samples_per_second: rate });
+                return found;
+            }
+            Some(kept) => {
+                let seconds = now.saturating_duration_since(kept.at).as_secs_f64();
+                let samples = report.samples.saturating_sub(kept.report.samples);
+                if seconds > 0.0 { samples as f64 / seconds } else { 0.0 }
+            }
+            None => 0.0,
+        };
+        inner.reports.insert(node, Kept { report, at: now, samples_per_second });
+        found
+    }
+
+    /// How a node sounds.
+    pub fn pulse(&self, node: NodeId, now: Instant, dead_after: Option<Duration>) -> Pulse {
+        self.0.lock().liveness.pulse(node, now, dead_after)
+    }
+
+    /// Whether a node was heard since this one leads.
+    pub fn was_heard(&self, node: NodeId) -> bool {
+        self.0.lock().liveness.was_heard(node)
+    }
+
+    /// A node is in this incarnation: a new one is a sign of life.
+    pub fn notice(&self, node: NodeId, incarnation: u32, now: Instant) {
+        let inner = &mut *self.0.lock();
+        if inner.incarnations.insert(node, incarnation).is_some_and(|known| known != incarnation) {
+            inner.liveness.hear(node, now);
+        }
+    }
+
+    /// The groups of the partitions, as those say who lead them now.
+    pub fn standings(&self, now: Instant) -> BTreeMap<PartitionId, Standing> {
+        standings(&self.seen(now))
+    }
+
+    /// Everything, for those who show it.
+    pub fn seen(&self, now: Instant) -> Seen {
+        let inner = self.0.lock();
+        let nodes = inner.reports.iter().map(|(node, kept)| NodeSeen {
+            report: Some(kept.report.clone()),
+            silent_ms: ms(inner.liveness.silence(*node, now)),
+            samples_per_second: kept.samples_per_second,
+        });
+        Seen {
+            nodes: nodes.collect(),
+            watching_ms: ms(inner.liveness.listening(now)),
+            diverged: inner.diverged.iter().map(|partition| partition.0).collect(),
+        }
+    }
+}
+
+/// Reports with the same figures are taken for the same moment for so long.
+const RATE_SPAN: Duration = Duration::from_secs(20);
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The groups of the partitions, as nodes that are not silent say of those that they lead. Of two that say so the one with
+/// the higher committed position is believed: the other is a leader of before.
+pub fn standings(seen: &Seen) -> BTreeMap<PartitionId, Standing> {
+    let mut found: BTreeMap<PartitionId, Standing> = BTreeMap::new();
+    let heard = seen.nodes.iter().filter(|node| u128::from(node.silent_ms) < SUSPECT_AFTER.as_millis());
+    for report in heard.filter_map(|node| node.report.as_ref()) {
+        for replica in &report.replicas {
+            let Some(members) = &replica.members else { continue };
+            let partition = PartitionId(replica.partition);
+            if found.get(&partition).is_some_and(|known| known.committed > members.committed) {
+                continue;
+            }
+            let numbers = |list: &[u64]| list.iter().copied().map(NodeId).collect::<BTreeSet<NodeId>>();
+            let standing = Standing {
+                leader: NodeId(report.node),
+                voters: numbers(&members.voters),
+                learners: numbers(&members.learners),
+                committed: members.committed,
+            };
+            found.insert(partition, standing);
+        }
+    }
+    found
+}
+
+/// The node that told another hash at the same position, if there is one.
+fn compare(kept: &mut VecDeque<Hash>, new: Hash) -> Option<NodeId> {
+    let same = kept.iter().find(|hash| hash.position == new.position);
+    if let Some(known) = same {
+        return (known.hash != new.hash).then_some(known.node);
+    }
+    if kept.len() >= KEPT_HASHES {
+        kept.pop_front();
+    }
+    kept.push_back(new);
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_model::{Clock, SystemClock};
+    use quorate_wire::meta::{Members, report::Replica};
+
+    fn report(node: u64, samples: u64, replicas: &[(u32, u64, u64)]) -> Report {
+        let replica = |(partition, applied, hash): &(u32, u64, u64)| Replica {
+            partition: *partition,
+            applied: *applied,
+            hash: *hash,
+            members: None,
+        };
+        let replicas = replicas.iter().map(replica).collect();
+        Report { node, samples, replicas, ..Report::default() }
+    }
+
+    #[test]
+    fn replicas_are_compared_where_they_are_at_the_same_position() {
+        let (board, now) = (Board::default(), SystemClock.instant());
+        assert_eq!(board.hear(report(1, 0, &[(0, 5, 50), (1, 7, 70)]), now), []);
+        assert_eq!(board.hear(report(2, 0, &[(0, 6, 60), (1, 7, 70)]), now), []);
+        assert_eq!(board.hear(report(1, 0, &[(0, 6, 60)]), now), []);
+        let found = Divergence { partition: PartitionId(0), position: 5, one: NodeId(1), other: NodeId(3) };
+        assert_eq!(board.hear(report(3, 0, &[(0, 5, 51)]), now), [found]);
+        assert_eq!(board.hear(report(3, 0, &[(0, 5, 51)]), now), [], "it is told once");
+        assert_eq!(board.seen(now).diverged, [0]);
+        for position in 0..1_000 {
+            board.hear(report(1, 0, &[(2, position, 1)]), now);
+        }
+        assert_eq!(board.0.lock().hashes[&PartitionId(2)].len(), KEPT_HASHES);
+    }
+
+    #[test]
+    fn rates_are_of_the_time_between_two_figures() {
+        let (board, start) = (Board::default(), SystemClock.instant());
+        let rate = |second| board.seen(start + Duration::from_secs(second)).nodes[0].samples_per_second;
+        for (second, samples, expected) in
+            [(0, 100, 0.0), (1, 100, 0.0), (5, 600, 100.0), (6, 600, 100.0), (25, 600, 0.0), (26, 10, 0.0)]
+        {
+            board.hear(report(1, samples, &[]), start + Duration::from_secs(second));
+            assert_eq!(rate(second), expected, "at {second}");
+        }
+    }
+
+    #[test]
+    fn of_two_leaders_the_later_one_is_believed() {
+        let leader = |node: u64, committed| {
+            let members = Some(Members { voters: vec![1, 2], learners: vec![3], committed });
+            let replicas = vec![Replica { partition: 4, members, ..Replica::default() }];
+            Report { node, replicas, ..Report::default() }
+        };
+        let node = |report, silent_ms| NodeSeen { report: Some(report), silent_ms, ..NodeSeen::default() };
+        let nodes = vec![
+            node(leader(1, 9), 0),
+            node(leader(2, 12), 0),
+            node(leader(5, 3), 0),
+            node(leader(6, 99), 3_000),
+        ];
+        let standings = standings(&Seen { nodes, ..Seen::default() });
+        assert_eq!(standings[&PartitionId(4)].leader, NodeId(2));
+        assert_eq!(standings[&PartitionId(4)].learners, BTreeSet::from([NodeId(3)]));
+    }
+
+    #[test]
+    fn a_new_incarnation_is_a_sign_of_life() {
+        let (board, now) = (Board::default(), SystemClock.instant());
+        board.lead(now);
+        board.notice(NodeId(1), 4, now);
+        assert!(!board.was_heard(NodeId(1)), "it may have begun long ago");
+        board.notice(NodeId(1), 5, now);
+        assert!(board.was_heard(NodeId(1)));
+    }
+
+    #[test]
+    fn who_stops_leading_forgets() {
+        let (board, now) = (Board::default(), SystemClock.instant());
+        board.lead(now);
+        board.hear(report(1, 0, &[]), now);
+        assert!(board.was_heard(NodeId(1)));
+        board.rest();
+        assert!(!board.was_heard(NodeId(1)) && board.seen(now).nodes.is_empty());
+    }
+}
