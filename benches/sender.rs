@@ -38,11 +38,19 @@ impl Report {
         self.latencies.get(at.min(self.latencies.len().saturating_sub(1))).copied().unwrap_or_default()
     }
 
+    /// Adds a report of what was sent after this one.
+    pub fn append(&mut self, other: Self) {
+        self.elapsed += other.elapsed;
+        self.merge(other);
+    }
+
+    /// Adds what was sent at the same time.
     fn merge(&mut self, other: Self) {
         self.samples += other.samples;
         self.bytes += other.bytes;
         self.retries += other.retries;
         self.latencies.extend(other.latencies);
+        self.latencies.sort_unstable();
     }
 }
 
@@ -69,17 +77,22 @@ pub struct Destination {
     pub headers: Vec<(String, String)>,
 }
 
-/// Sends the bodies of each connection in order, all connections at once. `rate` samples per second are not
-/// exceeded; 0 means as fast as they are taken.
+/// Sends the bodies of each connection in order, all connections at once. With several destinations, which are nodes
+/// of one cluster, each connection begins at another one, and turns to the next where a request fails. `rate`
+/// samples per second are not exceeded; 0 means as fast as they are taken.
 ///
 /// # Errors
-/// The first refusal, or the first request that stayed unanswered for a minute.
-pub fn send(to: &Destination, connections: &[Vec<Body>], rate: u64) -> Result<Report, String> {
+/// Without a destination; the first refusal, or the first request that stayed unanswered for a minute.
+pub fn send(to: &[Destination], connections: &[Vec<Body>], rate: u64) -> Result<Report, String> {
+    if to.is_empty() {
+        return Err("nowhere to send to".to_owned());
+    }
     let share = rate as f64 / connections.len() as f64;
     let start = SystemClock.instant();
     let reports: Vec<Result<Report, String>> = std::thread::scope(|scope| {
+        let connections = connections.iter().enumerate();
         let threads: Vec<_> =
-            connections.iter().map(|bodies| scope.spawn(move || send_one(to, bodies, share))).collect();
+            connections.map(|(at, bodies)| scope.spawn(move || send_one(to, at, bodies, share))).collect();
         let join = |t: std::thread::ScopedJoinHandle<'_, _>| t.join().expect("a sender does not panic");
         threads.into_iter().map(join).collect()
     });
@@ -87,16 +100,13 @@ pub fn send(to: &Destination, connections: &[Vec<Body>], rate: u64) -> Result<Re
     for report in reports {
         total.merge(report?);
     }
-    total.latencies.sort_unstable();
     Ok(total)
 }
 
-fn send_one(to: &Destination, bodies: &[Body], rate: f64) -> Result<Report, String> {
-    let mut client = Client::new(&to.base, PATIENCE);
-    for (name, value) in &to.headers {
-        client = client.with_header(name, value);
-    }
+fn send_one(to: &[Destination], at: usize, bodies: &[Body], rate: f64) -> Result<Report, String> {
+    let clients: Vec<Client> = to.iter().map(client).collect();
     let mut report = Report::default();
+    let mut turn = at;
     let start = SystemClock.instant();
     for body in bodies {
         if rate > 0.0 {
@@ -104,10 +114,11 @@ fn send_one(to: &Destination, bodies: &[Body], rate: f64) -> Result<Report, Stri
             pause(due.saturating_duration_since(SystemClock.instant()));
         }
         let began = SystemClock.instant();
-        while !attempt(&client, to, body)? {
+        while !attempt(&clients[turn % to.len()], &to[turn % to.len()], body)? {
             report.retries += 1;
+            turn += 1;
             if began.elapsed() > PATIENCE {
-                return Err(format!("{} does not take the request", to.base));
+                return Err(format!("{} does not take the request", to[turn % to.len()].base));
             }
             pause(Duration::from_millis(20));
         }
@@ -116,6 +127,11 @@ fn send_one(to: &Destination, bodies: &[Body], rate: f64) -> Result<Report, Stri
         report.bytes += body.bytes.len();
     }
     Ok(report)
+}
+
+fn client(to: &Destination) -> Client {
+    let client = Client::new(&to.base, PATIENCE);
+    to.headers.iter().fold(client, |client, (name, value)| client.with_header(name, value))
 }
 
 /// Whether the request was acknowledged; an error when it was refused for good.

@@ -75,7 +75,7 @@ fn run(arguments: &Arguments) -> Result<String, String> {
     };
     let mut universe = Universe::new(arguments.series, arguments.seed);
     let bodies = build(&mut universe, &plan);
-    send(&to, &bodies, arguments.rate).map(|report| report.to_string())
+    send(&[to], &bodies, arguments.rate).map(|report| report.to_string())
 }
 
 fn destination(arguments: &Arguments, protocol: Protocol) -> Result<Destination, String> {

@@ -5,14 +5,13 @@
 //! is closed is written out and merged (CPU of it all, disk, queries).
 
 mod contender;
-mod gauge;
-mod queries;
 mod settled;
 
 use clap::Parser;
 use contender::{Contender, Kind, Part, Running};
-use queries::Answers;
 use quorate_benches::bodies::{Body, Plan, build};
+use quorate_benches::gauge::{self, machine};
+use quorate_benches::queries::{self, Answers};
 use quorate_benches::sender::{Destination, Report, send};
 use quorate_benches::universe::Universe;
 use quorate_cluster_tests::harness::now_ms;
@@ -25,6 +24,8 @@ use std::time::Duration;
 
 const STEP_MS: i64 = 15_000;
 const HOUR_MS: i64 = 3_600_000;
+/// How long a contender may work on what it was sent.
+const MOST_SETTLING: Duration = Duration::from_secs(120);
 
 /// Compares Quorate with Prometheus and VictoriaMetrics on this machine and prints a table.
 #[derive(Debug, Parser)]
@@ -166,22 +167,22 @@ fn measure(
         protocol: load.protocol,
         headers: Vec::new(),
     };
-    let (create, created) = cpu_of(&running, || send(&to(&running), &load.create, 0))?;
-    let (cpu, report) = cpu_of(&running, || send(&to(&running), &load.steady, 0))?;
+    let (create, created) = cpu_of(&running, || send(&[to(&running)], &load.create, 0))?;
+    let (cpu, report) = cpu_of(&running, || send(&[to(&running)], &load.steady, 0))?;
     note(&format!("  {report}"));
-    let rss = gauge::resident(&running.process)?;
+    let rss = gauge::resident(running.process.pid())?;
     let (mut running, ready) = running.crash_and_restart()?;
     let kept = found(&running, arguments, end_ms) / (created.samples + report.samples) as f64;
     running.process.kill9();
 
     let (mut running, _) = Running::start(contender, Part::Stored, &folder.join("stored"))?;
-    gauge::settle(&running.process)?;
-    let before = gauge::cpu(&running.process)?;
-    let stored = send(&to(&running), &load.stored, 0)?;
+    settle(&running)?;
+    let before = gauge::cpu(running.process.pid())?;
+    let stored = send(&[to(&running)], &load.stored, 0)?;
     note(&format!("  {stored}"));
     let stored_cpu = settled::wait(&running)? - before;
     let block_bytes_per_sample = settled::block_bytes_per_sample(&running)?;
-    let ask = |end_ms| queries::ask_all(&running, contender.query_extras(), end_ms);
+    let ask = |end_ms| queries::ask_all(&running.client, contender.query_extras(), end_ms);
     let newest_ms = query_time(arguments, end_ms);
     let (newest, older) = (ask(newest_ms), ask(newest_ms - arguments.stored_hours as i64 * HOUR_MS / 2));
     let ended = running.process.terminate(Duration::from_secs(120));
@@ -209,16 +210,21 @@ fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
+/// What a contender does later, when data gets old, is not waited for: see `settled.rs`.
+fn settle(running: &Running) -> Result<(), String> {
+    gauge::settle(&[running.process.pid()], MOST_SETTLING)
+}
+
 /// CPU time of the process for `work` and until it is quiet again.
 fn cpu_of(
     running: &Running,
     work: impl FnOnce() -> Result<Report, String>,
 ) -> Result<(Duration, Report), String> {
-    gauge::settle(&running.process)?;
-    let before = gauge::cpu(&running.process)?;
+    settle(running)?;
+    let before = gauge::cpu(running.process.pid())?;
     let report = work()?;
-    gauge::settle(&running.process)?;
-    Ok((gauge::cpu(&running.process)? - before, report))
+    settle(running)?;
+    Ok((gauge::cpu(running.process.pid())? - before, report))
 }
 
 /// How many samples the database finds, asked name by name: without their names, series of different metrics
@@ -311,15 +317,6 @@ impl Row {
         ];
         (cells, first)
     }
-}
-
-/// The machine in one line.
-fn machine() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let field = |name: &str| info.lines().find(|l| l.starts_with(name)).and_then(|l| l.split_once(": "));
-    let model = field("model name").map_or("unknown processor", |(_, model)| model);
-    let cores = info.lines().filter(|line| line.starts_with("processor")).count();
-    format!("{cores} cores of {model}")
 }
 
 fn note(text: &str) {

@@ -3,7 +3,7 @@
 //! Knows each contender's own figures under `/metrics`. Does not know what was written.
 
 use crate::contender::{Kind, QUORATE_DELAY, Running};
-use crate::gauge;
+use quorate_benches::gauge;
 use quorate_cluster_tests::harness::{now_ms, pause};
 use quorate_model::{Clock, SystemClock};
 use std::time::Duration;
@@ -31,7 +31,7 @@ pub(crate) fn wait(running: &Running) -> Result<Duration, String> {
         let progress = progress(running.kind(), &figures);
         steady = match (progress, steady) {
             (Some(now), Some((before, since, cpu))) if now == before => Some((before, since, cpu)),
-            (Some(now), _) => Some((now, start.elapsed(), gauge::cpu(&running.process)?)),
+            (Some(now), _) => Some((now, start.elapsed(), gauge::cpu(running.process.pid())?)),
             (None, _) => None,
         };
         match &steady {

@@ -1,7 +1,7 @@
-//! The queries of the comparison: asked of each contender, timed, and compared with Prometheus' answers.
+//! The queries of a dashboard and of alerts: asked of a database, timed, and compared with another's answers.
 
-use crate::contender::Running;
 use quorate_cluster_tests::compare::{Verdict, compare};
+use quorate_cluster_tests::harness::http::Client;
 use quorate_model::{Clock, SystemClock};
 use serde_json::Value;
 use std::time::Duration;
@@ -11,31 +11,39 @@ const TIMES: usize = 5;
 
 /// One query.
 #[derive(Debug, Clone)]
-pub(crate) struct Query {
-    text: &'static str,
+pub struct Query {
+    /// The expression.
+    pub text: &'static str,
     /// Range and step in seconds, or `None` for an instant query.
     range: Option<(i64, i64)>,
 }
 
-/// What one contender answered.
+impl Query {
+    /// Whether it is a range query, as a panel of a dashboard asks.
+    pub fn is_range(&self) -> bool {
+        self.range.is_some()
+    }
+}
+
+/// What one database answered.
 #[derive(Debug, Default)]
-pub(crate) struct Answers {
+pub struct Answers {
     /// Median latency of each query.
-    pub(crate) latencies: Vec<Duration>,
+    pub latencies: Vec<Duration>,
     /// Answer to each query, or the error.
     answers: Vec<Result<Value, String>>,
 }
 
 impl Answers {
     /// The median over all queries.
-    pub(crate) fn median(&self) -> Duration {
+    pub fn median(&self) -> Duration {
         let mut sorted = self.latencies.clone();
         sorted.sort_unstable();
         sorted.get(sorted.len() / 2).copied().unwrap_or_default()
     }
 
     /// How many answers equal `reference`'s, and the first that does not.
-    pub(crate) fn agreement(&self, reference: &Self) -> (usize, Option<String>) {
+    pub fn agreement(&self, reference: &Self) -> (usize, Option<String>) {
         let mut equal = 0;
         let mut first = None;
         for ((query, ours), theirs) in queries().iter().zip(&self.answers).zip(&reference.answers) {
@@ -56,14 +64,14 @@ impl Answers {
 }
 
 /// Asks all queries with `end_ms` as their (last) evaluation time.
-pub(crate) fn ask_all(running: &Running, extras: &[(&str, &str)], end_ms: i64) -> Answers {
+pub fn ask_all(client: &Client, extras: &[(&str, &str)], end_ms: i64) -> Answers {
     let mut answers = Answers::default();
     for query in queries() {
         let mut latencies = Vec::new();
         let mut last = Err("never asked".to_owned());
         for _ in 0..TIMES {
             let start = SystemClock.instant();
-            last = ask(running, &query, extras, end_ms);
+            last = ask(client, &query, extras, end_ms);
             latencies.push(start.elapsed());
         }
         latencies.sort_unstable();
@@ -73,7 +81,12 @@ pub(crate) fn ask_all(running: &Running, extras: &[(&str, &str)], end_ms: i64) -
     answers
 }
 
-fn ask(running: &Running, query: &Query, extras: &[(&str, &str)], end_ms: i64) -> Result<Value, String> {
+/// Asks one query with `end_ms` as its (last) evaluation time and `extras` as further parameters; the `data` of the
+/// answer.
+///
+/// # Errors
+/// Without an answer, or with one that is no success.
+pub fn ask(client: &Client, query: &Query, extras: &[(&str, &str)], end_ms: i64) -> Result<Value, String> {
     let seconds = |ms: i64| format!("{}.{:03}", ms / 1000, ms % 1000);
     let end = seconds(end_ms);
     let mut form = vec![("query", query.text)];
@@ -90,7 +103,7 @@ fn ask(running: &Running, query: &Query, extras: &[(&str, &str)], end_ms: i64) -
         }
     };
     form.extend(extras);
-    let answer = running.client.post_form(path, &form).map_err(|e| e.0)?;
+    let answer = client.post_form(path, &form).map_err(|e| e.0)?;
     if answer.status != 200 {
         return Err(format!("{}: {}", answer.status, answer.text()));
     }
@@ -98,7 +111,10 @@ fn ask(running: &Running, query: &Query, extras: &[(&str, &str)], end_ms: i64) -
 }
 
 /// The list in queries.txt.
-pub(crate) fn queries() -> Vec<Query> {
+///
+/// # Panics
+/// When a line of it has not its form.
+pub fn queries() -> Vec<Query> {
     let lines = include_str!("queries.txt").lines();
     lines.filter(|line| !line.is_empty() && !line.starts_with('#')).map(parse).collect()
 }

@@ -1,0 +1,200 @@
+//! `cluster`: what several nodes cost and how fast they go on after a fault, against the project's own bars.
+//!
+//! All nodes are on this machine, on the loopback interface, in default settings but for their own metrics, which are
+//! off. Each measure starts nodes of its own, so that any of them can be had alone; a ratio compares figures of the same
+//! run. One that breaks off counts as missed, and the others are still measured.
+
+mod cpu;
+mod figure;
+mod growth;
+mod idle;
+mod kills;
+mod load;
+mod moved;
+mod reads;
+
+use clap::{Parser, ValueEnum};
+use figure::Figure;
+use quorate_benches::gauge::machine;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+/// Measures a cluster on this machine and prints a table.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Only these measures, with commas between them.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Measure>,
+    /// Small sizes, to see in about a minute whether everything runs; its figures say little.
+    #[arg(long)]
+    quick: bool,
+    /// Ends with exit code 1 if a bar is missed.
+    #[arg(long)]
+    check: bool,
+    /// Series that are written.
+    #[arg(long)]
+    series: Option<usize>,
+    /// Scrapes of every series, after the one that creates it.
+    #[arg(long)]
+    scrapes: Option<usize>,
+    /// Samples of a request, each of another series.
+    #[arg(long)]
+    samples_per_request: Option<usize>,
+    /// Kills of each kind.
+    #[arg(long)]
+    kills: Option<usize>,
+}
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Measure {
+    /// CPU time of a sample in three nodes, against one node.
+    Cpu,
+    /// Time without acknowledged writes after a kill.
+    Kills,
+    /// Bytes between nodes for an aggregation.
+    Moved,
+    /// Strong reads against eventual ones.
+    Reads,
+    /// A fourth node under load.
+    Growth,
+    /// Many partitions that nobody writes to.
+    Idle,
+}
+
+impl Measure {
+    fn take(self, sizes: &Sizes) -> Result<Vec<Figure>, String> {
+        match self {
+            Self::Cpu => cpu::measure(sizes),
+            Self::Kills => kills::measure(sizes),
+            Self::Moved => moved::measure(sizes),
+            Self::Reads => reads::measure(sizes),
+            Self::Growth => growth::measure(sizes),
+            Self::Idle => idle::measure(sizes),
+        }
+    }
+}
+
+/// How much of everything.
+#[derive(Debug, Clone)]
+struct Sizes {
+    /// Series that are written.
+    series: usize,
+    /// Scrapes of each, after the one that creates it.
+    scrapes: usize,
+    /// Samples of a request of these.
+    samples_per_request: usize,
+    /// Kills of each kind.
+    kills: usize,
+    /// Series of the aggregation.
+    moved_series: usize,
+    /// Questions of each kind for each query.
+    questions: usize,
+    /// Series that are written once a second while a node joins.
+    live_series: usize,
+    /// Seconds under load before a node joins.
+    calm_s: usize,
+    /// Partitions that nobody writes to.
+    idle_partitions: u32,
+    /// Seconds for which they are watched.
+    idle_s: u64,
+}
+
+impl Sizes {
+    fn of(arguments: &Arguments) -> Self {
+        let mut sizes = if arguments.quick { Self::quick() } else { Self::full() };
+        sizes.series = arguments.series.unwrap_or(sizes.series);
+        sizes.scrapes = arguments.scrapes.unwrap_or(sizes.scrapes);
+        sizes.samples_per_request = arguments.samples_per_request.unwrap_or(sizes.samples_per_request);
+        sizes.kills = arguments.kills.unwrap_or(sizes.kills);
+        sizes
+    }
+
+    fn full() -> Self {
+        Self {
+            series: 50_000,
+            scrapes: 60,
+            samples_per_request: 2_000,
+            kills: 5,
+            moved_series: 100_000,
+            questions: 25,
+            live_series: 10_000,
+            calm_s: 30,
+            idle_partitions: 128,
+            idle_s: 30,
+        }
+    }
+
+    fn quick() -> Self {
+        Self {
+            series: 5_000,
+            scrapes: 20,
+            samples_per_request: 2_000,
+            kills: 1,
+            moved_series: 5_000,
+            questions: 3,
+            live_series: 1_000,
+            calm_s: 5,
+            idle_partitions: 32,
+            idle_s: 3,
+        }
+    }
+}
+
+/// One measure with its figures, or why it has none.
+struct Taken {
+    measure: Measure,
+    figures: Result<Vec<Figure>, String>,
+}
+
+impl Taken {
+    fn is_met(&self) -> bool {
+        self.figures.as_ref().is_ok_and(|figures| figures.iter().all(Figure::is_met))
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let sizes = Sizes::of(&arguments);
+    let chosen =
+        if arguments.only.is_empty() { Measure::value_variants().to_vec() } else { arguments.only.clone() };
+    let taken: Vec<Taken> = chosen.into_iter().map(|measure| take(measure, &sizes)).collect();
+    let told = writeln!(std::io::stdout(), "{}", table(&sizes, &taken));
+    let is_missed = arguments.check && !taken.iter().all(Taken::is_met);
+    if told.is_ok() && !is_missed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// On a thread of its own: what the harness finds wrong it says by a panic, which costs this measure alone.
+fn take(measure: Measure, sizes: &Sizes) -> Taken {
+    note(&format!("{measure:?}"));
+    let figures = std::thread::scope(|scope| scope.spawn(|| measure.take(sizes)).join());
+    let figures = figures.unwrap_or_else(|_| Err("it broke off, as told above".to_owned()));
+    if let Err(error) = &figures {
+        note(&format!("  {error}"));
+    }
+    Taken { measure, figures }
+}
+
+fn table(sizes: &Sizes, taken: &[Taken]) -> String {
+    let commit = std::env::var("QUORATE_COMMIT").unwrap_or_else(|_| "unknown".into());
+    let Sizes { series, scrapes, samples_per_request, .. } = sizes;
+    let mut out = format!("Commit {commit}; {}; {series} series, {scrapes} scrapes, ", machine());
+    let _infallible = write!(out, "{samples_per_request} samples a request.\n\n");
+    out.push_str("|  | measured | bar |  | how |\n|---|---:|---:|---|---|\n");
+    for Taken { measure, figures } in taken {
+        let rows: Vec<String> = match figures {
+            Ok(figures) => figures.iter().map(ToString::to_string).collect(),
+            Err(error) => vec![format!("| {measure:?} | none |  | missed | {error} |")],
+        };
+        for row in rows {
+            let _infallible = writeln!(out, "{row}");
+        }
+    }
+    out
+}
+
+/// Tells of the progress; the table is the result.
+fn note(text: &str) {
+    let _nobody_listens = writeln!(std::io::stderr(), "{text}");
+}
