@@ -11,7 +11,7 @@ use std::time::Duration;
 
 /// Distance of two scrapes in the data where nothing else is said.
 pub(crate) const STEP: Duration = Duration::from_secs(15);
-/// Connections of a load; they are spread over the nodes.
+/// Connections of a load that lives with a growing cluster; they are spread over the nodes.
 const CONNECTIONS: usize = 4;
 /// Partitions that a cluster has by default.
 const PARTITIONS: u32 = 32;
@@ -25,6 +25,7 @@ pub(crate) struct Load {
     next_ms: i64,
     step: Duration,
     samples_per_request: usize,
+    connections: usize,
 }
 
 impl Load {
@@ -33,20 +34,32 @@ impl Load {
         let step_ms = STEP.as_millis() as i64;
         let next_ms = now_ms() / step_ms * step_ms - (1 + sizes.scrapes as i64) * step_ms;
         let universe = Universe::new(sizes.series, SEED);
-        Self { universe, next_ms, step: STEP, samples_per_request: sizes.samples_per_request }
+        Self {
+            universe,
+            next_ms,
+            step: STEP,
+            samples_per_request: sizes.samples_per_request,
+            connections: sizes.connections,
+        }
     }
 
     /// `series` that are scraped each second from now on, with requests of 500 samples.
     pub(crate) fn live(series: usize) -> Self {
         let universe = Universe::new(series, SEED);
-        Self { universe, next_ms: now_ms(), step: Duration::from_secs(1), samples_per_request: 500 }
+        Self {
+            universe,
+            next_ms: now_ms(),
+            step: Duration::from_secs(1),
+            samples_per_request: 500,
+            connections: CONNECTIONS,
+        }
     }
 
     /// The bodies of the next `scrapes` scrapes.
     pub(crate) fn next(&mut self, scrapes: usize) -> Vec<Vec<Body>> {
         let plan = Plan {
             protocol: Protocol::V1,
-            connections: CONNECTIONS,
+            connections: self.connections,
             scrapes,
             samples_per_request: self.samples_per_request,
             start_ms: self.next_ms,

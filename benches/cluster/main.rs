@@ -41,6 +41,9 @@ struct Arguments {
     /// Samples of a request, each of another series.
     #[arg(long)]
     samples_per_request: Option<usize>,
+    /// Connections that write them; they are spread over the nodes.
+    #[arg(long)]
+    connections: Option<usize>,
     /// Kills of each kind.
     #[arg(long)]
     kills: Option<usize>,
@@ -85,6 +88,8 @@ struct Sizes {
     scrapes: usize,
     /// Samples of a request of these.
     samples_per_request: usize,
+    /// Connections that write them; they are spread over the nodes.
+    connections: usize,
     /// Kills of each kind.
     kills: usize,
     /// Series of the aggregation.
@@ -107,6 +112,7 @@ impl Sizes {
         sizes.series = arguments.series.unwrap_or(sizes.series);
         sizes.scrapes = arguments.scrapes.unwrap_or(sizes.scrapes);
         sizes.samples_per_request = arguments.samples_per_request.unwrap_or(sizes.samples_per_request);
+        sizes.connections = arguments.connections.unwrap_or(sizes.connections);
         sizes.kills = arguments.kills.unwrap_or(sizes.kills);
         sizes
     }
@@ -116,6 +122,7 @@ impl Sizes {
             series: 50_000,
             scrapes: 60,
             samples_per_request: 2_000,
+            connections: 4,
             kills: 5,
             moved_series: 100_000,
             questions: 25,
@@ -131,6 +138,7 @@ impl Sizes {
             series: 5_000,
             scrapes: 20,
             samples_per_request: 2_000,
+            connections: 4,
             kills: 1,
             moved_series: 5_000,
             questions: 3,

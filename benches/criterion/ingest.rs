@@ -58,8 +58,8 @@ impl Holdings for Sink {
         0
     }
 
-    fn has_series(&self, _tenant: TenantId, _labels: &Labels) -> bool {
-        false
+    fn has_series(&self, _tenant: TenantId, _labels: &Labels) -> Option<bool> {
+        Some(false)
     }
 
     fn metadata_families(&self, _tenant: TenantId) -> usize {
