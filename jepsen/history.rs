@@ -75,10 +75,12 @@ pub enum Op {
         /// Higher than all before.
         value: u64,
     },
-    /// Reads a register with a position token.
+    /// Reads a register: with the client's position token of it, or to get one.
     See {
         /// Which register.
         register: u64,
+        /// How fresh the read was asked to be.
+        level: Freshness,
         /// The newest value; 0 if there is none.
         value: u64,
     },
@@ -110,6 +112,28 @@ pub enum Op {
         /// Which one, and where.
         what: String,
     },
+}
+
+impl Op {
+    /// Whether it has no effect.
+    pub fn is_read(&self) -> bool {
+        match self {
+            Self::ReadSet { .. } | Self::ReadSum { .. } | Self::ReadPage { .. } => true,
+            Self::See { .. } | Self::Count { .. } | Self::Load { .. } => true,
+            Self::Add { .. } | Self::Increment { .. } | Self::Put { .. } => false,
+            Self::Advance { .. } | Self::Swap { .. } | Self::Fault { .. } => false,
+        }
+    }
+}
+
+/// How fresh the read of a register was asked to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Freshness {
+    /// As what was acknowledged before; for a client without a token.
+    Strong,
+    /// As the client's token.
+    Session,
 }
 
 /// Which moment of an operation an event is.
@@ -165,9 +189,9 @@ impl Recorder {
     /// A history in a new file at `path`.
     ///
     /// # Errors
-    /// If it cannot be made.
+    /// If it cannot be made, or is there already.
     pub fn create(path: &Path) -> io::Result<Self> {
-        let file = BufWriter::new(File::create(path)?);
+        let file = BufWriter::new(File::create_new(path)?);
         let state = Recorded { file, events: Vec::new(), failed: None };
         Ok(Self { start: SystemClock.instant(), state: Mutex::new(state) })
     }
@@ -303,6 +327,17 @@ mod tests {
             text.lines().next().unwrap().contains(r#""type":"invoke","node":0,"f":"add","key":1"#),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_history_never_takes_the_place_of_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("history");
+        let first = Recorder::create(&path).unwrap();
+        first.note(3, Kind::Invoke, Some(0), add(5), String::new());
+        assert_eq!(Recorder::create(&path).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        let events = first.events().unwrap();
+        assert_eq!(read(&path).unwrap(), events);
     }
 
     #[track_caller]

@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 use quorate_jepsen::cells;
 use quorate_jepsen::history;
 use quorate_jepsen::nemesis::Fault;
-use quorate_jepsen::rules::{LEAST_FAULTS, Verdict};
+use quorate_jepsen::rules::{LEAST_FAULTS, Tally, Verdict};
 use quorate_jepsen::run::{Cell, Plan, Report, run};
 use quorate_jepsen::workloads::Name;
 use quorate_model::planted::Bug;
@@ -29,6 +29,9 @@ struct Arguments {
     /// The revision of the server, for what is printed.
     #[arg(long, env = "QUORATE_REVISION", default_value = "unknown")]
     revision: String,
+    /// Cells that this machine lacks the tools for are no failure of `clean`, `teeth` and `campaign`.
+    #[arg(long, global = true)]
+    allow_missing: bool,
     #[command(subcommand)]
     action: Action,
 }
@@ -103,7 +106,8 @@ fn act(arguments: &Arguments) -> io::Result<bool> {
             let operations = history::operations(&history::read(file)?).map_err(io::Error::other)?;
             let judgement = workload.check(&operations);
             judgement.lines().iter().chain(&judgement.notes).try_for_each(|line| say(line))?;
-            Ok(judgement.is_clean())
+            judgement.unmet.iter().try_for_each(|rule| say(&format!("unmet: {rule}")))?;
+            Ok(judgement.is_clean() && judgement.unmet.is_empty())
         }
     }
 }
@@ -122,23 +126,38 @@ fn plan(arguments: &Arguments, cell: &Cell, nth: u64, rounds: usize, plant: Opti
 }
 
 fn clean(arguments: &Arguments) -> io::Result<bool> {
-    let mut is_well = true;
+    let mut tally = Tally::default();
     for cell in cells::clean() {
-        if is_runnable(&cell)? {
-            let report = one(arguments, plan(arguments, &cell, 0, LEAST_FAULTS, None))?;
-            is_well &= report.verdict == Verdict::Pass;
-        }
+        clean_cell(arguments, &cell, 0, &mut tally)?;
     }
-    Ok(is_well)
+    total(arguments, tally)
+}
+
+/// Runs a cell that is to pass, if this machine can.
+fn clean_cell(arguments: &Arguments, cell: &Cell, nth: u64, tally: &mut Tally) -> io::Result<()> {
+    if is_runnable(cell)? {
+        let report = one(arguments, plan(arguments, cell, nth, LEAST_FAULTS, None))?;
+        tally.add(report.verdict == Verdict::Pass);
+    } else {
+        tally.not_run += 1;
+    }
+    Ok(())
+}
+
+/// Prints how all went; whether it is well.
+fn total(arguments: &Arguments, tally: Tally) -> io::Result<bool> {
+    say(&format!("cells: {tally}"))?;
+    Ok(tally.is_well(arguments.allow_missing))
 }
 
 fn teeth(arguments: &Arguments, only: Option<&str>) -> io::Result<bool> {
     let bugs = only.map_or_else(|| Ok(Bug::ALL.to_vec()), |name| named(name).map(|bug| vec![bug]))?;
-    let mut is_well = true;
+    let mut tally = Tally::default();
     let mut lines = Vec::new();
     for (bug, name) in bugs {
         let cell = cells::teeth(bug);
         if !is_runnable(&cell)? {
+            tally.not_run += 1;
             lines.push(format!("{name}: not run"));
             continue;
         }
@@ -150,30 +169,27 @@ fn teeth(arguments: &Arguments, only: Option<&str>) -> io::Result<bool> {
                 break;
             }
         }
-        is_well &= seen.is_some();
+        tally.add(seen.is_some());
         let runs = seen.map_or_else(|| format!("NOT SEEN in {RUNS} runs"), |n| format!("seen in run {n}"));
         lines.push(format!("{name}: {runs} of {cell}"));
     }
     lines.iter().try_for_each(|line| say(line))?;
-    Ok(is_well)
+    total(arguments, tally)
 }
 
 fn campaign(arguments: &Arguments, length: Duration) -> io::Result<bool> {
     let begin = SystemClock.instant();
-    let (mut is_well, mut nth) = (true, 0);
+    let (mut tally, mut nth) = (Tally::default(), 0);
     while begin.elapsed() < length {
         for cell in cells::campaign() {
             if begin.elapsed() >= length {
                 break;
             }
-            if is_runnable(&cell)? {
-                let report = one(arguments, plan(arguments, &cell, nth, LEAST_FAULTS, None))?;
-                is_well &= report.verdict == Verdict::Pass;
-                nth += 1;
-            }
+            clean_cell(arguments, &cell, nth, &mut tally)?;
+            nth += 1;
         }
     }
-    Ok(is_well)
+    total(arguments, tally)
 }
 
 fn named(name: &str) -> io::Result<(Bug, &'static str)> {

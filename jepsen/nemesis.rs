@@ -117,6 +117,17 @@ impl Fault {
         }
     }
 
+    /// Whether some node cannot do its work under it, so that a client that asks this node must notice.
+    pub fn is_felt(self) -> bool {
+        match self {
+            Self::IsolateLeader | Self::MuteLeader | Self::DeafLeader => true,
+            Self::KillLeader | Self::KillOne | Self::KillAll => true,
+            Self::PauseLeader | Self::PauseOne | Self::PowerLoss => true,
+            Self::Bridge | Self::Ring | Self::SlowLinks => false,
+            Self::ClockJump | Self::AddNode | Self::DrainNode => false,
+        }
+    }
+
     /// Why it cannot be had here, or `None`.
     pub fn missing(self) -> Option<String> {
         match self {
@@ -350,18 +361,20 @@ impl Rig {
     /// and go on from what is on it.
     #[track_caller]
     fn lose_power(&mut self) {
-        let disk = self.disk.take().expect("the rig was made for this fault");
+        let disk = self.disk.as_ref().expect("the rig was made for this fault");
         let image = self.scratch.path().join("crash.img");
         let frozen = disk.freeze();
         pause(FROZEN);
         let nodes: Vec<usize> = self.cluster.all().collect();
         nodes.iter().for_each(|node| self.cluster.process(*node).signal(Signal::KILL));
-        disk.copy_image(&image);
+        // A failure is for later: first the drive goes on and the nodes are collected, or they would keep the disk.
+        let copied = disk.try_copy_image(&image);
         drop(frozen);
         for node in nodes {
             self.cluster.kill9(node);
         }
-        drop(disk);
+        copied.unwrap_or_else(|error| panic!("{error}"));
+        self.disk = None;
         let disk = PowerDisk::after_power_loss(&image);
         self.cluster.move_data(disk.path().to_owned());
         self.disk = Some(disk);

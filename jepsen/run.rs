@@ -8,11 +8,11 @@ use crate::checkers::Judgement;
 use crate::history::{self, Kind, NEMESIS, Op, Operation, Outcome, Recorder};
 use crate::nemesis::{Fault, Rig};
 use crate::random::Random;
-use crate::rules::{self, Marks, Verdict};
+use crate::rules::{self, Marks, Setting, Verdict};
 use crate::worker::{Told, Worker};
 use crate::workloads::{Name, Workload};
 use quorate_cluster_tests::harness::cluster::{Cluster, Setup};
-use quorate_cluster_tests::harness::pause;
+use quorate_cluster_tests::harness::{now_ms, pause};
 use quorate_model::{Clock, SystemClock};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -111,7 +111,7 @@ pub struct Report {
 #[derive(Debug, Default)]
 struct Done {
     marks: Marks,
-    installed: Vec<Fault>,
+    installed: Vec<Setting>,
     /// Rules that are unmet.
     unmet: Vec<String>,
     /// Promises that are broken and in no history.
@@ -124,8 +124,7 @@ struct Done {
 /// If there can be no history.
 pub fn run(plan: &Plan) -> std::io::Result<Report> {
     std::fs::create_dir_all(&plan.folder)?;
-    let planted = plan.plant.map(|bug| format!("-{bug}")).unwrap_or_default();
-    let path = plan.folder.join(format!("{}{planted}-{}.jsonl", plan.cell.workload, plan.seed));
+    let path = plan.folder.join(history_name(plan, now_ms()));
     let recorder = Arc::new(Recorder::create(&path)?);
     let done = catch_unwind(AssertUnwindSafe(|| attempt(plan, &recorder)));
     let done = done.unwrap_or_else(|panic| {
@@ -133,6 +132,13 @@ pub fn run(plan: &Plan) -> std::io::Result<Report> {
         Done { unmet, ..Done::default() }
     });
     Ok(judge(plan, &recorder.events()?, done, path))
+}
+
+/// A file name of its own for each run.
+fn history_name(plan: &Plan, start_ms: i64) -> String {
+    let planted = plan.plant.map(|bug| format!("-{bug}")).unwrap_or_default();
+    let faults = plan.cell.fault_names().replace(',', "+");
+    format!("{}-{faults}{planted}-{}-{start_ms}.jsonl", plan.cell.workload, plan.seed)
 }
 
 fn judge(plan: &Plan, events: &[history::Event], mut done: Done, history: PathBuf) -> Report {
@@ -144,9 +150,10 @@ fn judge(plan: &Plan, events: &[history::Event], mut done: Done, history: PathBu
     for broken in &done.broken {
         judgement.add("broken", || broken.clone());
     }
-    if done.marks.last_fault_us > 0 {
+    done.unmet.append(&mut judgement.unmet);
+    if done.marks.end_us > 0 {
         done.unmet.extend(rules::traffic(&operations, done.marks));
-        done.unmet.extend(rules::faults(&plan.cell.faults, &done.installed));
+        done.unmet.extend(rules::faults(&plan.cell.faults, &done.installed, &operations));
     }
     let verdict = rules::verdict(&judgement, &done.unmet);
     let count = |outcome| operations.iter().filter(|operation| operation.outcome == outcome).count();
@@ -164,8 +171,8 @@ fn lines(judgement: &Judgement, unmet: &[String], marks: Marks, operations: &[Op
         judgement.lines().into_iter().map(|line| format!("broken: {line}")).collect();
     lines.extend(unmet.iter().map(|rule| format!("unmet: {rule}")));
     lines.extend(judgement.notes.iter().cloned());
-    let seconds = marks.last_fault_us.saturating_sub(marks.begin_us) as f64 / 1e6;
-    let done = operations.iter().filter(|o| o.outcome == Outcome::Done && o.ended_us < marks.last_fault_us);
+    let seconds = marks.end_us.saturating_sub(marks.begin_us) as f64 / 1e6;
+    let done = operations.iter().filter(|o| o.outcome == Outcome::Done && o.ended_us < marks.end_us);
     lines.push(format!("{:.0} operations a second done over {seconds:.0} s", done.count() as f64 / seconds));
     lines
 }
@@ -261,13 +268,15 @@ fn set_faults(plan: &Plan, rig: &mut Rig, recorder: &Recorder, done: &mut Done) 
         };
         let installed = rig.install(fault, &mut random);
         note(installed.what.clone());
-        done.installed.push(fault);
+        let set_us = recorder.now_us();
         pause(HOLD);
+        done.installed.push(Setting { fault, set_us, back_us: recorder.now_us() });
         note(format!("no more {}", installed.what));
         rig.remove(installed);
+        done.marks.calm_us = recorder.now_us();
         pause(CALM);
     }
-    done.marks.last_fault_us = recorder.now_us();
+    done.marks.end_us = recorder.now_us();
 }
 
 /// Reads all there is at each node.
@@ -312,4 +321,30 @@ fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
         .unwrap_or_else(|| "without a message".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_runs_have_one_history() {
+        use Fault::{KillAll, KillOne};
+        let plan = |faults: &[Fault], plant| Plan {
+            cell: Cell::new(Name::SetAppend, faults),
+            seed: 7,
+            rounds: 3,
+            plant,
+            folder: PathBuf::new(),
+        };
+        let names = [
+            history_name(&plan(&[KillOne], None), 5),
+            history_name(&plan(&[KillOne], None), 6),
+            history_name(&plan(&[KillOne, KillAll], None), 5),
+            history_name(&plan(&[KillOne], Some("local-read")), 5),
+        ];
+        assert_eq!(names[2], "set-append-kill-one+kill-all-7-5.jsonl");
+        assert_eq!(names[3], "set-append-kill-one-local-read-7-5.jsonl");
+        assert_eq!(std::collections::HashSet::from(names).len(), 4);
+    }
 }

@@ -31,13 +31,13 @@ pub fn missing() -> Option<String> {
     devices.into_iter().find(|d| !Path::new(d).exists()).map(|d| format!("{d} is missing"))
 }
 
-/// The disk, mounted.
+/// The disk, mounted. Fields are dropped in this order: each layer before the one that carries it.
 #[derive(Debug)]
 pub struct PowerDisk {
-    nbdkit: Process,
-    _nbdfuse: Process,
     mount: Mount,
-    fuse: PathBuf,
+    _fuse: Fuse,
+    _nbdfuse: Process,
+    nbdkit: Process,
     scratch: TempDir,
 }
 
@@ -85,9 +85,10 @@ impl PowerDisk {
         let mut fuse = Command::new("nbdfuse");
         fuse.arg(&device).arg("--unix").arg(at("socket"));
         let nbdfuse = Process::start("nbdfuse", &fuse, &at("nbdfuse.log"));
+        let fuse = Fuse(at("fuse"));
         wait_for("the file of nbdfuse", LIMIT, || device.exists().then_some(()));
         let mount = Mount::of(&device, &at("mounted"));
-        Self { nbdkit, _nbdfuse: nbdfuse, mount, fuse: at("fuse"), scratch }
+        Self { mount, _fuse: fuse, _nbdfuse: nbdfuse, nbdkit, scratch }
     }
 
     /// The folder it is mounted at.
@@ -103,19 +104,31 @@ impl PowerDisk {
     }
 
     /// Copies what a power loss now would leave into `image`.
+    ///
+    /// # Panics
+    /// When it cannot be copied.
     #[track_caller]
     pub fn copy_image(&self, image: &Path) {
-        run(
-            "cp",
-            &["--sparse=always".as_ref(), self.scratch.path().join("disk.img").as_ref(), image.as_ref()],
-        );
+        self.try_copy_image(image).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// The same, for a caller that has to tidy up before it panics.
+    ///
+    /// # Errors
+    /// Why it cannot be copied.
+    pub fn try_copy_image(&self, image: &Path) -> Result<(), String> {
+        let own = self.scratch.path().join("disk.img");
+        try_run("cp", &["--sparse=always".as_ref(), own.as_ref(), image.as_ref()]).map(|_nothing_said| ())
     }
 }
 
-impl Drop for PowerDisk {
+/// What nbdfuse has mounted here; unmounted when dropped, also if the disk over it never came to be.
+#[derive(Debug)]
+struct Fuse(PathBuf);
+
+impl Drop for Fuse {
     fn drop(&mut self) {
-        self.mount.release();
-        tell(try_run("fusermount3", &["-u".as_ref(), self.fuse.as_ref()]));
+        tell(try_run("fusermount3", &["-u".as_ref(), self.0.as_ref()]));
     }
 }
 
@@ -133,6 +146,7 @@ impl Drop for Frozen<'_> {
 #[derive(Debug)]
 pub struct Mount {
     folder: PathBuf,
+    /// Set until the loop device ends by itself with the mount.
     device: Option<String>,
 }
 
@@ -146,8 +160,12 @@ impl Mount {
         std::fs::create_dir_all(folder).expect("a folder can be made");
         let device = run("losetup", &["--find".as_ref(), "--show".as_ref(), image.as_ref()]);
         let device = device.trim().to_owned();
-        let mount = Self { folder: folder.to_owned(), device: Some(device.clone()) };
+        let mut mount = Self { folder: folder.to_owned(), device: Some(device.clone()) };
         run("mount", &[device.as_ref(), folder.as_ref()]);
+        // Let go while it is mounted, the kernel ends the device with its last mount: also if this process is killed and
+        // its table of mounts goes with it.
+        run("losetup", &["-d".as_ref(), device.as_ref()]);
+        mount.device = None;
         mount
     }
 
@@ -155,18 +173,14 @@ impl Mount {
     pub fn path(&self) -> &Path {
         &self.folder
     }
-
-    fn release(&mut self) {
-        if let Some(device) = self.device.take() {
-            tell(try_run("umount", &[self.folder.as_ref()]));
-            tell(try_run("losetup", &["-d".as_ref(), device.as_ref()]));
-        }
-    }
 }
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        self.release();
+        tell(try_run("umount", &[self.folder.as_ref()]));
+        if let Some(device) = self.device.take() {
+            tell(try_run("losetup", &["-d".as_ref(), device.as_ref()]));
+        }
     }
 }
 

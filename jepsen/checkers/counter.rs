@@ -60,10 +60,15 @@ pub fn check(history: &[Operation]) -> Judgement {
     judgement
 }
 
+/// The increments that may be there.
 fn increments(history: &[Operation]) -> BTreeMap<u64, Increment> {
     let mut increments: BTreeMap<u64, Increment> = BTreeMap::new();
     for operation in history {
         let Op::Increment { element, by } = operation.op else { continue };
+        // A refused try has no effect: it explains nothing that is there.
+        if operation.outcome == Outcome::Refused {
+            continue;
+        }
         // One operation stands for one try; only an acknowledgement settles it.
         let entry = increments.entry(element).or_insert(Increment {
             by,
@@ -125,7 +130,7 @@ fn subset_sums(values: &[u64]) -> Vec<bool> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{done, unknown};
+    use super::super::testing::{done, refused, unknown};
     use super::*;
 
     fn add(element: u64, by: u64) -> Op {
@@ -171,6 +176,17 @@ mod tests {
         let history = |last: Op| [unknown(0, add(1, 5)), done((2, 3), add(1, 5)), done((4, 5), last)];
         check_kinds(&history(read(1, 5)), &[]);
         check_kinds(&history(read(2, 10)), &[DOUBLED, IMPOSSIBLE]);
+    }
+
+    #[test]
+    fn refused_it_does_not_count() {
+        let history = |last: Op| [done((0, 1), add(1, 5)), refused((2, 3), add(2, 7)), done((4, 5), last)];
+        check_kinds(&history(read(1, 5)), &[]);
+        check_kinds(&history(read(2, 12)), &[DOUBLED, IMPOSSIBLE]);
+        // The first of two tries may have had an effect, whatever was said of the second.
+        let again = |last: Op| [unknown(0, add(1, 5)), refused((2, 3), add(1, 5)), done((4, 5), last)];
+        check_kinds(&again(read(0, 0)), &[]);
+        check_kinds(&again(read(1, 5)), &[]);
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub struct Judgement {
     problems: Vec<Problem>,
     /// Figures for the report.
     pub notes: Vec<String>,
+    /// Why the history proves less than it should: a run with any of these is no pass.
+    pub unmet: Vec<String>,
 }
 
 /// All that was found of one kind.
@@ -49,6 +51,7 @@ impl Judgement {
     pub fn join(mut self, other: Self) -> Self {
         self.problems.extend(other.problems);
         self.notes.extend(other.notes);
+        self.unmet.extend(other.unmet);
         self
     }
 

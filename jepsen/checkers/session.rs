@@ -1,7 +1,7 @@
 //! Position tokens: a client that shows its token sees what it wrote, and never less than it has seen (PR9).
 
 use super::Judgement;
-use crate::history::{Op, Operation, Outcome};
+use crate::history::{Freshness, Op, Operation, Outcome};
 use std::collections::HashMap;
 
 /// Less than the client itself had acknowledged before.
@@ -17,7 +17,8 @@ struct Known {
     seen: u64,
 }
 
-/// Judges the registers of a history: a client reads with the token that it has of that register.
+/// Judges the registers of a history. Only reads with the token that the client has of that register are held to what
+/// it knew; the strong read that gives it the first one adds to that.
 pub fn check(history: &[Operation]) -> Judgement {
     let mut judgement = Judgement::default();
     let mut known: HashMap<(u64, u64), Known> = HashMap::new();
@@ -35,18 +36,19 @@ pub fn check(history: &[Operation]) -> Judgement {
                 let known = known.entry((operation.client(), register)).or_default();
                 known.written = known.written.max(value);
             }
-            Op::See { register, value } => {
-                reads += 1;
+            Op::See { register, level, value } => {
+                let is_session = level == Freshness::Session;
+                reads += usize::from(is_session);
                 let known = known.entry((operation.client(), register)).or_default();
-                checked += usize::from(known.written.max(known.seen) > 0);
+                checked += usize::from(is_session && known.written.max(known.seen) > 0);
                 let tell = || {
                     let (client, at, node) = (operation.client(), operation.ended_us, operation.node);
                     format!("client {client} sees {value} in {register} at {at} at node {node:?}, {known:?}")
                 };
-                if value < known.written {
+                if is_session && value < known.written {
                     judgement.add(OWN_WRITE_MISSING, tell);
                 }
-                if value < known.seen {
+                if is_session && value < known.seen {
                     judgement.add(BACKWARDS, tell);
                 }
                 let sent = newest.get(&register).map_or(&[][..], Vec::as_slice);
@@ -58,6 +60,9 @@ pub fn check(history: &[Operation]) -> Judgement {
             }
             _ => {}
         }
+    }
+    if checked == 0 {
+        judgement.unmet.push("no read with a token came after something was known".to_owned());
     }
     judgement.notes.push(format!("{reads} reads with a token, {checked} of them after something was known"));
     judgement
@@ -73,7 +78,11 @@ mod tests {
     }
 
     fn see(value: u64) -> Op {
-        Op::See { register: 1, value }
+        Op::See { register: 1, level: Freshness::Session, value }
+    }
+
+    fn see_strong(value: u64) -> Op {
+        Op::See { register: 1, level: Freshness::Strong, value }
     }
 
     #[track_caller]
@@ -100,6 +109,23 @@ mod tests {
         check_kinds(&history(4, 1), &[]);
         check_kinds(&history(0, 1), &[BACKWARDS]);
         check_kinds(&history(0, 2), &[]);
+    }
+
+    #[test]
+    fn a_token_from_a_strong_read_counts_and_the_strong_read_itself_is_not_judged() {
+        let history = |last: Op| [of(9, (0, 1), write(4)), of(1, (2, 3), see_strong(4)), of(1, (4, 5), last)];
+        check_kinds(&history(see(4)), &[]);
+        check_kinds(&history(see(0)), &[BACKWARDS]);
+        check_kinds(&history(see_strong(0)), &[]);
+        check_kinds(&[of(1, (0, 1), write(4)), of(1, (2, 3), see_strong(0))], &[]);
+    }
+
+    #[test]
+    fn without_a_judged_read_nothing_is_proved() {
+        let unmet = |history: &[Operation]| check(history).unmet.len();
+        assert_eq!(unmet(&[of(9, (0, 1), write(4)), of(1, (2, 3), see_strong(4))]), 1);
+        assert_eq!(unmet(&[of(9, (0, 1), write(4)), of(1, (2, 3), see(4))]), 1, "nothing was known");
+        assert_eq!(unmet(&[of(1, (0, 1), write(4)), of(1, (2, 3), see(4))]), 0);
     }
 
     #[test]

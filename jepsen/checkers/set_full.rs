@@ -15,6 +15,8 @@ pub const STALE: &str = "stale";
 pub const DOUBLE: &str = "double";
 /// In a read, though nobody had added it.
 pub const PHANTOM: &str = "phantom";
+/// In a read, though every attempt to add it was refused.
+pub const REFUSED: &str = "refused and stored";
 /// In a read of another set than the one it was added to.
 pub const CROSSED: &str = "crossed";
 
@@ -22,7 +24,9 @@ pub const CROSSED: &str = "crossed";
 #[derive(Debug, Clone, Copy)]
 struct Element {
     key: u64,
+    /// When it was first sent without being refused; `u64::MAX` if every attempt was.
     invoked_us: u64,
+    is_refused: bool,
     /// From when on every read must have it.
     known_us: u64,
     is_acknowledged: bool,
@@ -60,7 +64,7 @@ pub fn check(history: &[Operation]) -> Judgement {
         longest_us / 1_000
     ));
     if unread > 0 {
-        judgement.notes.push(format!("{unread} acknowledged elements are in no set that was read"));
+        judgement.unmet.push(format!("{unread} acknowledged elements are in no set that was read"));
     }
     judgement
 }
@@ -69,17 +73,19 @@ fn added(history: &[Operation]) -> BTreeMap<u64, Element> {
     let mut elements = BTreeMap::new();
     for operation in history {
         let Op::Add { key, element } = operation.op else { continue };
+        let (invoked_us, known_us) = (u64::MAX, u64::MAX);
+        let never = Element { key, invoked_us, is_refused: false, known_us, is_acknowledged: false };
+        let entry = elements.entry(element).or_insert(never);
+        if operation.outcome == Outcome::Refused {
+            entry.is_refused = true;
+            continue;
+        }
+        entry.invoked_us = entry.invoked_us.min(operation.invoked_us);
         // Sent again, it is known from its first acknowledgement on.
-        let is_acknowledged = operation.outcome == Outcome::Done;
-        let known_us = if is_acknowledged { operation.ended_us } else { u64::MAX };
-        let entry = elements.entry(element).or_insert(Element {
-            key,
-            invoked_us: operation.invoked_us,
-            known_us,
-            is_acknowledged,
-        });
-        entry.known_us = entry.known_us.min(known_us);
-        entry.is_acknowledged |= is_acknowledged;
+        if operation.outcome == Outcome::Done {
+            entry.known_us = entry.known_us.min(operation.ended_us);
+            entry.is_acknowledged = true;
+        }
     }
     elements
 }
@@ -104,6 +110,9 @@ fn read<'h>(
                     format!("element {element} of set {} in set {key} at {}", added.key, of.ended_us)
                 }),
                 Some(added) if added.invoked_us < of.ended_us => {}
+                Some(added) if added.is_refused => judgement.add(REFUSED, || {
+                    format!("element {element} in the read of set {key} at {}", of.ended_us)
+                }),
                 _ => judgement.add(PHANTOM, || format!("element {element} in set {key} at {}", of.ended_us)),
             }
         }
@@ -151,7 +160,7 @@ mod tests {
     #[track_caller]
     fn check_kinds(history: &[Operation], expected: &[(&str, usize)]) {
         let judgement = check(history);
-        let kinds = [LOST, STALE, DOUBLE, PHANTOM, CROSSED];
+        let kinds = [LOST, STALE, DOUBLE, PHANTOM, REFUSED, CROSSED];
         let found: Vec<(&str, usize)> =
             kinds.into_iter().map(|kind| (kind, judgement.count(kind))).filter(|(_, n)| *n > 0).collect();
         assert_eq!(found, expected, "{:?}", judgement.lines());
@@ -192,6 +201,22 @@ mod tests {
     fn reads_that_fail_prove_nothing() {
         check_kinds(&[done((0, 1), add(7)), refused((2, 3), reads(&[]))], &[]);
         check_kinds(&[done((0, 1), add(7)), unknown(2, reads(&[]))], &[]);
+    }
+
+    #[test]
+    fn what_was_refused_is_not_there_unless_another_attempt_may_have_put_it_there() {
+        check_kinds(&[refused((0, 1), add(7)), done((2, 3), reads(&[]))], &[]);
+        check_kinds(&[refused((0, 1), add(7)), done((2, 3), reads(&[7]))], &[(REFUSED, 1)]);
+        let with = |other: Operation| [refused((0, 1), add(7)), other, done((6, 7), reads(&[7]))];
+        check_kinds(&with(done((2, 3), add(7))), &[]);
+        check_kinds(&with(unknown(2, add(7))), &[]);
+        check_kinds(&with(unknown(8, add(7))), &[(REFUSED, 1)]);
+    }
+
+    #[test]
+    fn a_set_that_nobody_read_proves_nothing() {
+        assert_eq!(check(&[done((0, 1), add(7))]).unmet.len(), 1);
+        assert!(check(&[done((0, 1), add(7)), done((2, 3), reads(&[7]))]).unmet.is_empty());
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! Registers, each written by one client only and read by all, with the token of what the client last wrote or saw.
+//! Registers, each written by one client only and read by all, with the token of what the client last wrote or saw. Who
+//! has no token of a register gets one by a strong read.
 
 use super::{HOUR_MS, Workload};
-use crate::history::Op;
+use crate::history::{Freshness, Op};
 use crate::worker::{Level, TOKEN, Told, Worker, body, query, write};
 use quorate_model::Labels;
 use std::collections::HashMap;
@@ -47,9 +48,7 @@ impl Session {
             let token = answer.as_ref().ok().filter(|answer| answer.is_success());
             let token = token.and_then(|answer| answer.header(TOKEN));
             self.keep(number, register, token);
-            let told = Told::of_write(answer.clone());
-            let is_told = told != Told::Done || token.is_some();
-            (if is_told { told } else { Told::Unknown("a success without a token".to_owned()) }, op)
+            (with_token(Told::of_write(answer.clone()), token), op)
         });
     }
 
@@ -59,18 +58,25 @@ impl Session {
             let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
             tokens.get(&(number, register)).cloned()
         };
-        let level = token.as_deref().map_or(Level::Eventual, Level::Session);
+        let level = token.as_deref().map_or(Level::Strong, Level::Session);
+        let freshness = if token.is_some() { Freshness::Session } else { Freshness::Strong };
+        let op = |value| Op::See { register, level: freshness, value };
         let text = format!("last_over_time({METRIC}{{register=\"{register}\"}}[2h])");
-        worker.perform(node, Op::See { register, value: 0 }, |client| {
-            match query(client, level, &text, self.base_ms + HOUR_MS) {
-                Ok(rows) => {
-                    self.keep(number, register, rows.token.as_deref());
-                    (Told::Done, Op::See { register, value: rows.scalar() as u64 })
-                }
-                Err(told) => (told, Op::See { register, value: 0 }),
+        worker.perform(node, op(0), |client| match query(client, level, &text, self.base_ms + HOUR_MS) {
+            Ok(rows) => {
+                self.keep(number, register, rows.token.as_deref());
+                let told = with_token(Told::Done, rows.token.as_deref());
+                (told, op(rows.scalar() as u64))
             }
+            Err(told) => (told, op(0)),
         })
     }
+}
+
+/// What was told, but a success without its token counts as nothing.
+fn with_token(told: Told, token: Option<&str>) -> Told {
+    let is_told = told != Told::Done || token.is_some_and(|token| !token.is_empty());
+    if is_told { told } else { Told::Unknown("a success without a token".to_owned()) }
 }
 
 impl Workload for Session {
@@ -95,5 +101,19 @@ impl Workload for Session {
             }
         }
         Told::Done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_success_without_a_token_counts_as_nothing() {
+        assert_eq!(with_token(Told::Done, Some("05")), Told::Done);
+        assert!(matches!(with_token(Told::Done, None), Told::Unknown(_)));
+        assert!(matches!(with_token(Told::Done, Some("")), Told::Unknown(_)));
+        let refused = Told::Refused("429".to_owned());
+        assert_eq!(with_token(refused.clone(), None), refused);
     }
 }
