@@ -161,6 +161,11 @@ pub(crate) fn ballot(rpc: &VoteRequest<TypeConfig>) -> wire::Ballot {
     }
 }
 
+/// The last entry of the one who stands.
+pub(crate) fn ballot_last(message: &wire::Ballot) -> Option<LogId> {
+    message.last.map(|id| LogId { term: id.term, node: id.node, index: id.index })
+}
+
 pub(crate) fn read_ballot(message: wire::Ballot) -> Result<VoteRequest<TypeConfig>, Malformed> {
     let mut rpc = VoteRequest::new(read_vote(message.vote)?, message.last.as_ref().map(read_log_id));
     rpc.leadership_transfer = message.is_transfer;

@@ -99,7 +99,9 @@ impl Group {
         let state_machine = StateMachine::open(log.clone()).map_err(|error| failed(error.to_string()))?;
         let (committed, trim_target) = (state_machine.committed(), state_machine.trim_target());
         let snapshots = state_machine.snapshots();
-        let config = Arc::new(config(id, role).validate().map_err(|error| failed(error.to_string()))?);
+        let may_stand = !log.is_below_floor();
+        let config =
+            Arc::new(config(id, role, may_stand).validate().map_err(|error| failed(error.to_string()))?);
         let network = Network::new(id, shared.transport.clone(), snapshots.clone());
         let raft = Raft::new(shared.node.0, config, network, LogStore::new(log.clone()), state_machine)
             .await
@@ -132,6 +134,12 @@ impl Group {
         Ok(group)
     }
 
+    /// Whether this node may stand for election: not with less than it had when it forgot the group. Its own vote would
+    /// count, in a configuration of long ago even alone.
+    pub(crate) fn may_stand(&self) -> bool {
+        !self.inner.log.is_below_floor()
+    }
+
     async fn lead(&self, node: u64) -> Result<(), RaftError> {
         let Inner { id, raft, .. } = &*self.inner;
         let failed = |reason: String| RaftError::Start { group: *id, reason };
@@ -146,6 +154,9 @@ impl Group {
         let members = members.await.map_err(|error| failed(error.to_string()))?;
         if members != [node] {
             return Err(RaftError::OtherMembers { group: *id, members });
+        }
+        if !self.may_stand() {
+            return Err(failed("it was forgotten here, and what it had is not back yet".to_owned()));
         }
         raft.trigger().elect(false).await.map_err(|error| failed(error.to_string()))?;
         raft.wait(Some(START_TIMEOUT))
@@ -467,13 +478,13 @@ async fn load(plan: ReadPlan) -> Result<Vec<crate::segment_log::Entry>, RaftErro
     Ok(loaded.map_err(|_| SegmentError::Closed)??)
 }
 
-fn config(id: GroupId, role: Role) -> Config {
+fn config(id: GroupId, role: Role, may_stand: bool) -> Config {
     let has_peers = role == Role::Member;
     Config {
         cluster_name: format!("group {id}"),
         enable_tick: has_peers,
         enable_heartbeat: has_peers,
-        enable_elect: has_peers,
+        enable_elect: has_peers && may_stand,
         enable_pre_vote: Some(has_peers),
         // Every start is a new term: a leader restored into its old term would have to know what it had sent.
         enable_leader_restore: Some(false),

@@ -1,6 +1,8 @@
 //! Requests of peers: to the group that they are for, and its answer back.
 //!
 //! Knows the running groups. Does not know who asks: openraft checks votes and logs.
+//! V1: a node that forgot a group and is its member again votes as if it still had what it had: what others took for
+//! committed because this node had it stays so. See also [`Group::may_stand`].
 
 use async_trait::async_trait;
 use openraft::storage::Snapshot;
@@ -29,6 +31,13 @@ impl Handler for RaftNode {
 impl Group {
     /// Whatever comes wakes the group, once openraft has it: its timer must not run out before.
     async fn handle(&self, request: request::Message) -> Result<answer::Message, String> {
+        if let request::Message::Vote(ballot) | request::Message::PreVote(ballot) = &request
+            && convert::ballot_last(ballot) < self.log().floor()
+        {
+            return Err(
+                "the candidate lacks entries that this node had before it forgot the group".to_owned()
+            );
+        }
         let led_by = match &request {
             request::Message::Append(it) if it.entries.is_empty() => Some(convert::read_vote(it.vote)?),
             request::Message::Vote(ballot) | request::Message::PreVote(ballot)

@@ -9,8 +9,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_model::{NodeId, Position};
-use quorate_wire::Transport;
 use quorate_wire::memory::Switchboard;
+use quorate_wire::raft::{Ballot, LogId, Vote, answer, request};
+use quorate_wire::{Handler, Transport};
 use tempfile::TempDir;
 
 use crate::{Fetched, Giver, Group, GroupId, Members, RaftConfig, RaftError, RaftNode, SnapshotOwner};
@@ -386,4 +387,74 @@ async fn a_member_that_left_and_forgot_comes_back_with_all_entries() {
     cluster.stop(away).await;
     cluster.restart(away).await;
     assert_eq!(cluster.read(away, 11).await, cluster.read(leader, 11).await, "also after a restart");
+    // With all that it had before it may stand again.
+    let leader = cluster.leader(&[0, 1, 2]).await;
+    cluster.groups[leader].change_voters(&ids([id.0])).await.unwrap();
+    cluster.leader(&[away]).await;
+}
+
+/// Whether a node grants its vote in `term` to another whose last entry is `last`; an error when it hears of no ballot.
+async fn grants(node: &RaftNode, term: u64, last: LogId) -> Result<bool, String> {
+    let vote = Some(Vote { term, node: 3, committed: false });
+    let ballot = Ballot { vote, last: Some(last), is_transfer: true };
+    match node.handle(GROUP.0, request::Message::Vote(ballot)).await? {
+        answer::Message::Vote(answer) => Ok(answer.granted),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_forgot_elects_nobody_who_lacks_what_it_had() {
+    let mut cluster = Cluster::start(3, 0).await;
+    let leader = cluster.leader(&[0, 1, 2]).await;
+    let away = (leader + 1) % 3;
+    for number in 0..10 {
+        cluster.groups[leader].propose(payload(number)).await.unwrap();
+    }
+    cluster.read(away, 10).await;
+    cluster.nodes[away].stop(GROUP).await;
+    cluster.nodes[away].forget(GROUP).await.unwrap();
+    cluster.board.isolate(NodeId(away as u64 + 1));
+    cluster.groups[away] = cluster.nodes[away].member(GROUP).await.unwrap();
+    for restarted in [false, true] {
+        if restarted {
+            cluster.stop(away).await;
+            cluster.restart(away).await;
+            cluster.board.isolate(NodeId(away as u64 + 1));
+        }
+        let (node, group) = (&cluster.nodes[away], &cluster.groups[away]);
+        let floor = group.log().floor().expect("a floor");
+        let last = |index| LogId { term: floor.term, node: floor.node, index };
+        let older = LogId { term: floor.term - 1, node: floor.node, index: floor.index + 100 };
+        let term = 100 + u64::from(restarted) * 100;
+        for stale in [last(floor.index - 1), older] {
+            let refused = grants(node, term, stale).await;
+            assert!(refused.as_ref().is_err_and(|reason| reason.contains("lacks entries")), "{refused:?}");
+        }
+        assert!(!group.may_stand() && group.log().state().last.is_none());
+        assert_eq!(grants(node, term, last(floor.index)).await, Ok(true), "restarted: {restarted}");
+    }
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_does_not_run_on_a_live_node_pins_no_log() {
+    let cluster = Cluster::start(3, 0).await;
+    let owners: Vec<_> = cluster.groups.iter().map(Payloads::follow).collect();
+    let leader = cluster.leader(&[0, 1, 2]).await;
+    let (away, group) = ((leader + 1) % 3, &cluster.groups[leader]);
+    cluster.nodes[away].stop(GROUP).await;
+    for number in 0..10 {
+        group.propose(payload(number)).await.unwrap();
+    }
+    owners[leader].has(10).await;
+    let last = owners[leader].state.lock().0;
+    let trimmed = async {
+        while group.trimmed() != last {
+            group.trim_fully(last).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(LONG / 2, trimmed).await.expect("its silence is not waited for");
+    cluster.end().await;
 }

@@ -137,8 +137,10 @@ impl Group {
         let metrics = self.raft().metrics().borrow_watched().clone();
         let heard = |id: u64| {
             let at = metrics.heartbeat.as_ref().and_then(|all| all.get(&id)?.as_ref().copied());
-            // A leader of a group that sleeps says nothing to it, but its node does.
-            at.is_some_and(|at| at.elapsed() < SILENT) || self.shared().quiet.is_alive(NodeId(id))
+            // A leader of a group that sleeps says nothing to it, but its node does. While the group is awake that proves
+            // nothing: a node may live and not run the group.
+            let sleeps = !self.is_awake() && self.shared().quiet.is_alive(NodeId(id));
+            sleeps || at.is_some_and(|at| at.elapsed() < SILENT)
         };
         self.known_to(heard)
     }

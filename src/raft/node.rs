@@ -173,7 +173,8 @@ impl RaftNode {
     }
 
     /// Forgets a group that was stopped: its entries, and what stood for trimmed ones. Its vote stays, so that the group
-    /// is never begun again here and no vote is given twice. Durable when it returns. Only for a group that has let this
+    /// is never begun again here and no vote is given twice; so does the id of its last entry, so that nobody who lacks
+    /// what this node had is ever elected by it. Durable when it returns. Only for a group that has let this
     /// node go since it was stopped: what the node said before counts for nobody any more.
     ///
     /// # Errors

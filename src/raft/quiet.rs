@@ -188,7 +188,7 @@ async fn ask(node: Weak<Inner>, peer: NodeId) {
 }
 
 impl Group {
-    fn is_awake(&self) -> bool {
+    pub(crate) fn is_awake(&self) -> bool {
         self.role() == Role::Member && self.doze().sleep.lock().is_awake()
     }
 
@@ -257,6 +257,7 @@ impl Group {
     }
 
     fn turn(&self, now: Instant, signs: &Signs) {
+        self.raft().runtime_config().elect(self.may_stand());
         self.change(|sleep| {
             let activity = self.doze().activity.load(Ordering::SeqCst);
             sleep.turn(now, activity, signs, || self.at_rest());

@@ -99,7 +99,8 @@ impl Survivor {
         let log = self.part(group)?;
         let state = log.state();
         let was_begun = state.last.is_some() || state.vote.is_some();
-        if !was_begun || self.is_alone(&log)? {
+        // Below what it had before it forgot the group it would not lead; the entry is above all of that.
+        if !was_begun || (self.is_alone(&log)? && !log.is_below_floor()) {
             return Ok(());
         }
         let vote = self.vote_above(&log)?;
@@ -300,5 +301,27 @@ mod tests {
         }
         assert_eq!(read(&node.member(ENTRIES).await.unwrap(), 3).await, ["first", "second", "third"]);
         node.shutdown().await;
+    }
+
+    #[test]
+    fn a_group_that_was_forgotten_is_claimed_above_all_that_it_had() {
+        let dir = tempfile::tempdir().unwrap();
+        let survivor = Survivor::open(dir.path(), SURVIVOR, &RaftConfig::default()).unwrap();
+        let entry = |index| {
+            let id = LogId { term: 3, node: 1, index };
+            Entry { id, kind: EntryKind::Membership, payload: encode_membership(&survivor.alone()) }
+        };
+        let log = survivor.part(ENTRIES).unwrap();
+        let vote = Vote { term: 3, node: 1, committed: true };
+        log.save_vote(vote, Box::new(|| {})).unwrap();
+        log.append((0..9).map(entry).collect(), Box::new(|| {})).unwrap();
+        log.forget(7, Box::new(|| {})).unwrap();
+        let log = survivor.part(ENTRIES).unwrap();
+        log.append(vec![entry(0)], Box::new(|| {})).unwrap();
+        for _ in 0..2 {
+            survivor.claim(ENTRIES).unwrap();
+            let last = log.state().last.unwrap();
+            assert_eq!((last.term, last.index, log.is_below_floor()), (4, 1, false));
+        }
     }
 }

@@ -61,6 +61,12 @@ pub enum SegmentError {
         /// Its length.
         len: usize,
     },
+    /// The group was forgotten since this part of the log was handed out: what it had is not to come back.
+    #[error("group {group} was forgotten meanwhile")]
+    Forgotten {
+        /// The group.
+        group: GroupId,
+    },
     /// The log was closed.
     #[error("the log is closed")]
     Closed,
@@ -71,7 +77,9 @@ impl SegmentError {
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Damaged { .. } => ErrorCode::Corrupt,
-            Self::WrongNode { .. } | Self::Busy { .. } | Self::Closed => ErrorCode::Unavailable,
+            Self::WrongNode { .. } | Self::Busy { .. } | Self::Forgotten { .. } | Self::Closed => {
+                ErrorCode::Unavailable
+            }
             Self::Io { .. } | Self::Hole { .. } => ErrorCode::Internal,
             Self::TooLarge { .. } => ErrorCode::TooLarge,
         }

@@ -100,6 +100,8 @@ pub enum Record {
     Snapshot(Snapshot),
     /// Everything up to the id is committed.
     Committed(LogId),
+    /// The last entry of a log that was forgotten: votes still go by it.
+    Floor(LogId),
 }
 
 /// Why bytes are not what they should be.
@@ -257,6 +259,7 @@ const TRUNCATE: u8 = 4;
 const PURGE: u8 = 5;
 const SNAPSHOT: u8 = 6;
 const COMMITTED: u8 = 7;
+const FLOOR: u8 = 8;
 
 /// Appends one record to a batch.
 pub fn encode_record(out: &mut Vec<u8>, group: GroupId, record: &Record) {
@@ -268,6 +271,7 @@ pub fn encode_record(out: &mut Vec<u8>, group: GroupId, record: &Record) {
         Record::Purge(_) => PURGE,
         Record::Snapshot(_) => SNAPSHOT,
         Record::Committed(_) => COMMITTED,
+        Record::Floor(_) => FLOOR,
     };
     out.push(kind);
     out.extend_from_slice(&group.0.to_le_bytes());
@@ -293,7 +297,7 @@ pub fn encode_record(out: &mut Vec<u8>, group: GroupId, record: &Record) {
             put_id(out, purge.up_to);
             out.extend_from_slice(&purge.proposal.to_le_bytes());
         }
-        Record::Committed(id) => put_id(out, *id),
+        Record::Committed(id) | Record::Floor(id) => put_id(out, *id),
         Record::Snapshot(snapshot) => {
             put_option(out, snapshot.last);
             put_option(out, snapshot.membership_id);
@@ -362,6 +366,7 @@ impl Records {
                 Record::Snapshot(Snapshot { last, membership_id, membership: self.bytes(len)? })
             }
             COMMITTED => Record::Committed(self.id()?),
+            FLOOR => Record::Floor(self.id()?),
             found => {
                 return Err(FormatError::Unknown { what: "a log record's kind", found: u64::from(found) });
             }
@@ -485,6 +490,15 @@ mod tests {
         }
         finish_batch(&mut batch, 0x1000, 0x0102_0304, 8);
         assert_eq!(hex(&batch), include_str!("golden_batch_v1.hex").trim());
+    }
+
+    #[test]
+    fn bytes_of_a_floor_are_golden() {
+        let mut bytes = Vec::new();
+        encode_record(&mut bytes, GroupId(9), &Record::Floor(id(7)));
+        assert_eq!(hex(&bytes), "080900000000000000030000000000000001000000000000000700000000000000");
+        let read = Records::new(bytes.into()).read_next().unwrap().unwrap();
+        assert_eq!((read.group, read.record), (GroupId(9), Record::Floor(id(7))));
     }
 
     #[test]

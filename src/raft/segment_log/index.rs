@@ -52,14 +52,16 @@ pub(super) struct GroupIndex {
     pub(super) purged: Option<Purge>,
     pub(super) committed: Option<LogId>,
     pub(super) snapshot: Option<Snapshot>,
+    /// The last entry that was here when the group was forgotten.
+    pub(super) floor: Option<LogId>,
     entries: VecDeque<EntryMeta>,
 }
 
 impl GroupIndex {
-    /// The group exists with this incarnation. Another one than before begins it anew: only the vote stays.
+    /// The group exists with this incarnation. Another one than before begins it anew: only what votes go by stays.
     pub(super) fn begin(&mut self, incarnation: u32) {
         if self.incarnation.is_some_and(|known| known != incarnation) {
-            *self = Self { vote: self.vote, ..Self::default() };
+            *self = Self { vote: self.vote, floor: self.floor, ..Self::default() };
         }
         self.incarnation = Some(incarnation);
     }
@@ -133,6 +135,11 @@ impl GroupIndex {
         self.entries.back().map(|back| back.id).or(self.purged.map(|purged| purged.up_to))
     }
 
+    /// Whether the log does not hold yet what it held when the group was forgotten, or what stands for it.
+    pub(super) fn is_below_floor(&self) -> bool {
+        self.last() < self.floor
+    }
+
     pub(super) fn first_index(&self) -> Option<u64> {
         self.entries.front().map(|front| front.id.index)
     }
@@ -166,6 +173,7 @@ pub(super) struct Tail {
     purged: Option<Purge>,
     snapshot: Option<Snapshot>,
     committed: Option<LogId>,
+    floor: Option<LogId>,
     /// Index of the last entry, or of what was purged.
     last: Option<u64>,
     spans: VecDeque<Span>,
@@ -177,7 +185,7 @@ impl Tail {
         match record {
             Record::Group { incarnation } => {
                 if self.incarnation.is_some_and(|known| known != *incarnation) {
-                    *self = Self { vote: self.vote, ..Self::default() };
+                    *self = Self { vote: self.vote, floor: self.floor, ..Self::default() };
                 }
                 self.incarnation = Some(*incarnation);
             }
@@ -200,6 +208,7 @@ impl Tail {
             }
             Record::Snapshot(snapshot) => self.snapshot = Some(snapshot.clone()),
             Record::Committed(id) => self.committed = self.committed.max(Some(*id)),
+            Record::Floor(id) => self.floor = self.floor.max(Some(*id)),
         }
     }
 
@@ -226,9 +235,10 @@ impl Tail {
 
     /// The records that rebuild this state without earlier segments; a new segment begins with them.
     pub(super) fn checkpoint(&self) -> Vec<Record> {
-        let mut records = Vec::with_capacity(5);
+        let mut records = Vec::with_capacity(6);
         records.extend(self.incarnation.map(|incarnation| Record::Group { incarnation }));
         records.extend(self.vote.map(Record::Vote));
+        records.extend(self.floor.map(Record::Floor));
         records.extend(self.snapshot.clone().map(Record::Snapshot));
         records.extend(self.purged.map(Record::Purge));
         records.extend(self.committed.map(Record::Committed));

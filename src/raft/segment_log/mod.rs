@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::disk::{Claim, Disk, RealDisk};
 
@@ -190,10 +190,11 @@ impl SegmentLog {
             let new = || Arc::new(GroupShared { id: group, index: Mutex::default() });
             Arc::clone(groups.entry(group).or_insert_with(new))
         };
-        let log = GroupLog { shared: Arc::clone(&self.shared), group: entry };
-        let mut index = log.group.index.lock();
-        if index.incarnation.is_none() {
-            index.incarnation = Some(incarnation);
+        let mut index = entry.index.lock();
+        let is_new = index.incarnation.is_none();
+        let incarnation = *index.incarnation.get_or_insert(incarnation);
+        let log = GroupLog { shared: Arc::clone(&self.shared), group: Arc::clone(&entry), incarnation };
+        if is_new {
             log.enqueue(vec![Record::Group { incarnation }], None)?;
         }
         drop(index);
@@ -260,11 +261,14 @@ pub struct EntryPlace {
     pub end: u64,
 }
 
-/// One group's log within a segment log. Clones share it.
+/// One group's log within a segment log. Clones share it. Once the group is forgotten it takes nothing any more
+/// ([`SegmentError::Forgotten`]): a task of the group that still runs then cannot bring back what it had.
 #[derive(Clone)]
 pub struct GroupLog {
     shared: Arc<Shared>,
     group: Arc<GroupShared>,
+    /// The group's when this was handed out.
+    incarnation: u32,
 }
 
 /// A group's small state.
@@ -282,6 +286,8 @@ pub struct GroupState {
     pub committed: Option<LogId>,
     /// What stands for the purged entries.
     pub snapshot: Option<Snapshot>,
+    /// The last entry that was here when the group was forgotten. What this node promised by having it still holds.
+    pub floor: Option<LogId>,
 }
 
 impl GroupLog {
@@ -300,19 +306,42 @@ impl GroupLog {
             last: index.last(),
             committed: index.committed,
             snapshot: index.snapshot.clone(),
+            floor: index.floor,
         }
     }
 
-    /// Begins the group anew with another incarnation: nothing but its vote is left. `done` runs when it is durable.
+    /// Whether the log does not hold yet what it held when the group was forgotten, or what stands for it.
+    pub(crate) fn is_below_floor(&self) -> bool {
+        self.group.index.lock().is_below_floor()
+    }
+
+    /// The last entry that was here when the group was forgotten.
+    pub(crate) fn floor(&self) -> Option<LogId> {
+        self.group.index.lock().floor
+    }
+
+    fn writable(&self) -> Result<MutexGuard<'_, GroupIndex>, SegmentError> {
+        let index = self.group.index.lock();
+        match index.incarnation == Some(self.incarnation) {
+            true => Ok(index),
+            false => Err(SegmentError::Forgotten { group: self.group.id }),
+        }
+    }
+
+    /// Begins the group anew with another incarnation: nothing is left but its vote and the id of its last entry. `done`
+    /// runs when it is durable.
     pub(crate) fn forget(&self, incarnation: u32, done: Completion) -> Result<(), SegmentError> {
-        let mut index = self.group.index.lock();
+        let mut index = self.writable()?;
+        index.floor = index.floor.max(index.last());
         index.begin(incarnation);
-        self.enqueue(vec![Record::Group { incarnation }], Some(done))
+        let mut records = vec![Record::Group { incarnation }];
+        records.extend(index.floor.map(Record::Floor));
+        self.enqueue(records, Some(done))
     }
 
     /// Queues a vote. `done` runs when it is durable.
     pub(crate) fn save_vote(&self, vote: Vote, done: Completion) -> Result<(), SegmentError> {
-        let mut index = self.group.index.lock();
+        let mut index = self.writable()?;
         index.vote = Some(vote);
         self.enqueue(vec![Record::Vote(vote)], Some(done))
     }
@@ -322,7 +351,7 @@ impl GroupLog {
     /// # Errors
     /// [`SegmentError::Hole`] when the entries do not continue the log, [`SegmentError::TooLarge`].
     pub(crate) fn append(&self, entries: Vec<Entry>, done: Completion) -> Result<(), SegmentError> {
-        let mut index = self.group.index.lock();
+        let mut index = self.writable()?;
         let first = entries.first().map_or(0, |first| first.id.index);
         for (expected, entry) in (first..).zip(&entries) {
             if entry.payload.len() > MAX_PAYLOAD {
@@ -340,14 +369,14 @@ impl GroupLog {
 
     /// Removes the entries after `after`, or all. Durable before anything queued later.
     pub(crate) fn truncate_after(&self, after: Option<u64>) -> Result<(), SegmentError> {
-        let mut index = self.group.index.lock();
+        let mut index = self.writable()?;
         index.truncate_after(after);
         self.enqueue(vec![Record::TruncateAfter(after)], None)
     }
 
     /// Removes the entries up to `up_to`. Segments without live entries are deleted once it is durable.
     pub(crate) fn purge(&self, up_to: LogId) -> Result<(), SegmentError> {
-        let mut index = self.group.index.lock();
+        let mut index = self.writable()?;
         let purge = index.purge_of(up_to);
         index.purge(purge);
         self.enqueue(vec![Record::Purge(purge)], None)
@@ -355,7 +384,7 @@ impl GroupLog {
 
     /// Replaces the snapshot. `done` runs when it is durable.
     pub(crate) fn save_snapshot(&self, snapshot: Snapshot, done: Completion) -> Result<(), SegmentError> {
-        let mut index = self.group.index.lock();
+        let mut index = self.writable()?;
         index.snapshot = Some(snapshot.clone());
         self.enqueue(vec![Record::Snapshot(snapshot)], Some(done))
     }
@@ -367,7 +396,7 @@ impl GroupLog {
         purge: Purge,
         done: Completion,
     ) -> Result<(), SegmentError> {
-        let mut index = self.group.index.lock();
+        let mut index = self.writable()?;
         index.snapshot = Some(snapshot.clone());
         index.purge(purge);
         self.enqueue(vec![Record::Snapshot(snapshot), Record::Purge(purge)], Some(done))
@@ -375,7 +404,7 @@ impl GroupLog {
 
     /// Remembers what is committed. Written with the group's next batch, so that it costs no sync of its own.
     pub(crate) fn save_committed(&self, committed: Option<LogId>) {
-        let mut index = self.group.index.lock();
+        let Ok(mut index) = self.writable() else { return };
         index.committed = committed.max(index.committed);
     }
 

@@ -221,6 +221,7 @@ impl Recovered {
             Record::Purge(purge) => index.purge(*purge),
             Record::Snapshot(snapshot) => index.snapshot = Some(snapshot.clone()),
             Record::Committed(id) => index.committed = index.committed.max(Some(*id)),
+            Record::Floor(id) => index.floor = index.floor.max(Some(*id)),
         }
     }
 

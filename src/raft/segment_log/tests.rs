@@ -610,7 +610,7 @@ proptest! {
 }
 
 #[test]
-fn a_forgotten_group_keeps_its_vote_and_nothing_else() {
+fn a_forgotten_group_keeps_what_votes_go_by_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let vote = Vote { term: 3, node: 2, committed: true };
     let log = SegmentLog::open(dir.path(), small_segments()).unwrap();
@@ -632,6 +632,7 @@ fn a_forgotten_group_keeps_its_vote_and_nothing_else() {
             last: None,
             committed: None,
             snapshot: None,
+            floor: Some(id(19)),
         };
         assert_eq!((left.state(), indexes(left), indexes(other)), (expected, vec![], vec![0, 1, 2]));
     };
@@ -646,8 +647,75 @@ fn a_forgotten_group_keeps_its_vote_and_nothing_else() {
     let log = SegmentLog::open(dir.path(), small_segments()).unwrap();
     let left = log.group(GroupId(1), 9).unwrap();
     assert_eq!((left.state().incarnation, left.state().vote, left.state().last), (8, Some(vote), None));
+    assert_eq!((left.state().floor, left.is_below_floor()), (Some(id(19)), true));
     append(&left, 0..2, 10);
+    assert!(left.is_below_floor());
     drop((left, log));
     let log = SegmentLog::open(dir.path(), small_segments()).unwrap();
     assert_eq!(indexes(&log.group(GroupId(1), 9).unwrap()), [0, 1], "it begins anew");
+}
+
+#[test]
+fn a_group_forgotten_twice_keeps_the_higher_floor() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = SegmentLog::open(dir.path(), config()).unwrap();
+    for (had, floor, incarnation) in [(20, 19, 8), (5, 19, 9), (30, 29, 10)] {
+        let group = log.group(GroupId(1), 7).unwrap();
+        append(&group, 0..had, 10);
+        assert_eq!(group.is_below_floor(), had == 5, "{had}");
+        wait(|done| group.forget(incarnation, done));
+        assert_eq!(group.state().floor, Some(id(floor)), "{had}");
+    }
+    let log = SegmentLog::open(crash_image(dir.path()).path(), config()).unwrap();
+    assert_eq!(log.group(GroupId(1), 7).unwrap().state().floor, Some(id(29)));
+}
+
+#[test]
+fn a_forgotten_group_frees_its_segments_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = SegmentLog::open(dir.path(), small_segments()).unwrap();
+    let (left, other) = (log.group(GroupId(1), 7).unwrap(), log.group(GroupId(2), 7).unwrap());
+    (0..60).for_each(|index| append(&left, index..index + 1, 200));
+    assert!(log.stats().segments > 5, "{}", log.stats().segments);
+    wait(|done| left.forget(8, done));
+    // Deletion follows the answers of its batch, so the batch after it finds it done.
+    barrier(&other);
+    assert_eq!(log.stats().segments, 1);
+}
+
+#[test]
+fn who_had_a_group_before_it_was_forgotten_brings_nothing_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = SegmentLog::open(dir.path(), config()).unwrap();
+    let old = log.group(GroupId(1), 7).unwrap();
+    append(&old, 0..10, 10);
+    let forgets = log.group(GroupId(1), 7).unwrap();
+    wait(|done| forgets.forget(8, done));
+    let new = log.group(GroupId(1), 9).unwrap();
+    let snapshot = || Snapshot { last: Some(id(9)), membership_id: None, membership: Bytes::new() };
+    let vote = Vote { term: 9, node: 1, committed: false };
+    let purge = Purge { up_to: id(9), proposal: 9 };
+    let refused = [
+        old.save_snapshot_and_purge(snapshot(), purge, Box::new(|| {})),
+        old.save_snapshot(snapshot(), Box::new(|| {})),
+        old.append(vec![entry(10, 1)], Box::new(|| {})),
+        old.save_vote(vote, Box::new(|| {})),
+        old.truncate_after(None),
+        old.purge(id(9)),
+        old.forget(9, Box::new(|| {})),
+    ];
+    for (at, answer) in refused.into_iter().enumerate() {
+        assert!(matches!(answer, Err(SegmentError::Forgotten { .. })), "{at}: {answer:?}");
+    }
+    old.save_committed(Some(id(9)));
+    let empty = |log: &GroupLog| {
+        let state = log.state();
+        assert_eq!((state.incarnation, state.vote, state.purged, state.last), (8, None, None, None));
+        assert_eq!((state.committed, state.snapshot), (None, None));
+    };
+    empty(&new);
+    append(&new, 0..2, 10);
+    drop((old, forgets, new, log));
+    let log = SegmentLog::open(dir.path(), config()).unwrap();
+    assert_eq!(indexes(&log.group(GroupId(1), 9).unwrap()), [0, 1]);
 }

@@ -120,7 +120,9 @@ impl Writer {
     pub(super) fn begin(&mut self, mut requests: Vec<Request>) -> Result<Batch, Fatal> {
         self.make_room(requests.iter().map(|request| request.bytes).sum())?;
         let written = self.encode(&mut requests);
-        let purged = requests.iter().flat_map(|r| &r.records).any(|r| matches!(r, Record::Purge(_)));
+        // A group that is forgotten pins nothing any more.
+        let frees = |record: &Record| matches!(record, Record::Purge(_) | Record::Group { .. });
+        let purged = requests.iter().flat_map(|request| &request.records).any(frees);
         let done: Vec<Completion> = requests.drain(..).filter_map(|request| request.done).collect();
 
         failpoint::hit("append.before_write");
