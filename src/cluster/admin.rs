@@ -4,7 +4,7 @@
 //! proposes what comes out of it, and the metadata refuses what is not of the placement that was looked at.
 //! A1: nothing that would lose the last replica of a partition is ever allowed.
 
-use crate::meta::{MetaState, NodeEntry, NodeState};
+use crate::meta::{MetaState, NodeEntry, NodeState, PartitionEntry};
 use crate::placement::{self, Candidate, Standing};
 use quorate_model::{NodeId, PartitionId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,6 +26,9 @@ fn refused<T>(reason: String) -> Result<T, Objection> {
 
 /// The groups of the partitions, by what is known of them.
 pub type Standings = BTreeMap<PartitionId, Standing>;
+
+/// The nodes that said lately that they have a replica of a partition.
+pub type Holders = BTreeMap<PartitionId, BTreeSet<NodeId>>;
 
 /// The node called `text`, by its name or number. Of a name the one that is not gone, if there is one.
 ///
@@ -82,17 +85,21 @@ pub fn plan_move(
     if !state.nodes().get(&to).is_some_and(NodeEntry::can_serve) {
         return refused(format!("{to_name} takes no replicas: it is not a member that has begun"));
     }
-    if !standings.get(&partition).is_some_and(|group| group.is_settled(&entry.replicas)) {
-        return refused(format!(
-            "partition {partition} is moving, or has no leader now: try again when it is at rest"
-        ));
-    }
     let mut after = current(state);
     after[partition.0 as usize][at] = to;
     let rules =
         placement::place_around(&candidates(state), &absent(state), state.replication().into(), &after);
     let wanted = &after[partition.0 as usize];
-    match rules[partition.0 as usize].iter().all(|node| wanted.contains(node)) {
+    let is_stuck = |group: &Standing, replicas| group.is_stuck(replicas, &rules.takers);
+    let is_free = |group: &Standing| {
+        group.is_settled(&entry.replicas) || is_stuck(group, &entry.replicas) && !is_stuck(group, wanted)
+    };
+    if !standings.get(&partition).is_some_and(is_free) {
+        return refused(format!(
+            "partition {partition} is moving, or has no leader now: try again when it is at rest"
+        ));
+    }
+    match rules.replicas[partition.0 as usize].iter().all(|node| wanted.contains(node)) {
         true => Ok(wanted.clone()),
         false => refused(format!(
             "the placement rules would move partition {partition} again at once: replicas are in different zones \
@@ -171,10 +178,12 @@ pub fn remainder(
 /// What is risked by removing a node now; nothing if it is drained, or gone.
 ///
 /// # Errors
-/// [`Objection`]: without `force` when something is risked, and in any case when a partition would lose its last replica.
+/// [`Objection`]: without `force` when something is risked, and in any case when a partition would lose its last replica,
+/// or has no leader that says which replicas count.
 pub fn check_remove(
     state: &MetaState,
     standings: &Standings,
+    holders: &Holders,
     meta_voters: &BTreeSet<NodeId>,
     node: NodeId,
     force: bool,
@@ -186,7 +195,15 @@ pub fn check_remove(
     if entry.state == NodeState::Gone {
         return Ok(Vec::new());
     }
-    let lone = last_replicas(state, standings, node);
+    let (lone, unled) =
+        (last_replicas(standings, holders, node), unled_replicas(state, standings, holders, node));
+    if !unled.is_empty() {
+        return refused(format!(
+            "{node_name} may have the last replica of partition {}, which has no leader now: this is never done, not \
+             by force either. Try again once it has one",
+            list(&unled)
+        ));
+    }
     if !lone.is_empty() {
         return refused(format!(
             "{node_name} has the last live replica of partition {}: this is never done, not by force either",
@@ -207,20 +224,31 @@ pub fn check_remove(
     }
 }
 
-/// The partitions of which `node` has the only replica that is not on a lost or gone node.
-fn last_replicas(state: &MetaState, standings: &Standings, node: NodeId) -> Vec<PartitionId> {
-    let is_there = |other: &NodeId| {
-        let entry = state.nodes().get(other);
-        *other != node && entry.is_some_and(|e| !matches!(e.state, NodeState::Lost | NodeState::Gone))
+/// The partitions of which `node` has the only replica that votes and is known to live. One that is placed, or is told of by
+/// a node that does not vote, may not be filled yet.
+fn last_replicas(standings: &Standings, holders: &Holders, node: NodeId) -> Vec<PartitionId> {
+    let lives = |id: &PartitionId, other: &NodeId| holders.get(id).is_some_and(|nodes| nodes.contains(other));
+    let is_last = |(id, group): &(&PartitionId, &Standing)| {
+        let mut others = group.voters.iter().filter(|other| **other != node);
+        group.voters.contains(&node) && !others.any(|other| lives(id, other))
     };
-    let is_last = |(id, replicas): &(PartitionId, &Vec<NodeId>)| {
-        // A replica that is placed is not filled yet; a voter is.
-        let voters = standings.get(id).map(|group| group.voters.iter().copied().collect::<Vec<_>>());
-        let holders = voters.as_ref().unwrap_or(replicas);
-        holders.contains(&node) && !holders.iter().any(is_there)
+    standings.iter().filter(is_last).map(|(id, _)| *id).collect()
+}
+
+/// The partitions without a known leader of which `node` has, should have or may have a replica: what others have of them
+/// may not be what was acknowledged. One that nobody is known to have may be anywhere.
+fn unled_replicas(
+    state: &MetaState,
+    standings: &Standings,
+    holders: &Holders,
+    node: NodeId,
+) -> Vec<PartitionId> {
+    let may_hold = |(id, entry): &(PartitionId, &PartitionEntry)| {
+        entry.replicas.contains(&node) || holders.get(id).is_none_or(|nodes| nodes.contains(&node))
     };
-    let numbered = (0..).map(PartitionId).zip(state.partitions().iter().map(|entry| &entry.replicas));
-    numbered.filter(is_last).map(|(id, _)| id).collect()
+    let numbered = (0..).map(PartitionId).zip(state.partitions());
+    let unled = numbered.filter(|(id, _)| !standings.contains_key(id));
+    unled.filter(may_hold).map(|(id, _)| id).collect()
 }
 
 fn risks(state: &MetaState, left: &Remainder, node: NodeId) -> Vec<String> {

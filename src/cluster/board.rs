@@ -9,12 +9,16 @@ use crate::liveness::{Liveness, Pulse, SUSPECT_AFTER};
 use crate::placement::Standing;
 use parking_lot::Mutex;
 use quorate_model::{NodeId, PartitionId};
-use quorate_wire::meta::{Report, Seen, seen::NodeSeen};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use quorate_wire::meta::answer::Heard;
+use quorate_wire::meta::{Report, Seen, report::Tenant, seen::NodeSeen};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// Positions of a partition whose hashes are kept to be compared.
 const KEPT_HASHES: usize = 64;
+
+/// Tenants of one report that are kept.
+pub const MAX_TENANTS: usize = 1_000;
 
 /// See the module header.
 #[derive(Debug, Default)]
@@ -68,7 +72,9 @@ impl Board {
     }
 
     /// Takes a report in, and tells which replicas were found to differ that were not known to.
-    pub fn hear(&self, report: Report, now: Instant) -> Vec<Divergence> {
+    pub fn hear(&self, mut report: Report, now: Instant) -> Vec<Divergence> {
+        report.tenants.truncate(MAX_TENANTS);
+        report.tenants.retain(|tenant| tenant.offered.is_finite() && tenant.offered >= 0.0);
         let inner = &mut *self.0.lock();
         let node = NodeId(report.node);
         inner.liveness.hear(node, now);
@@ -122,11 +128,36 @@ impl Board {
         standings(&self.seen(now))
     }
 
-    /// Everything, for those who show it.
+    /// What all nodes that are not silent have of the tenants that one of them reported last, in answer to its report.
+    /// Nothing until all who live must have been heard: too small a sum would let each of them have more than there is.
+    pub fn totals(&self, of: NodeId, now: Instant) -> Heard {
+        let inner = self.0.lock();
+        if inner.liveness.listening(now) < SUSPECT_AFTER {
+            return Heard::default();
+        }
+        let Some(asking) = inner.reports.get(&of) else { return Heard::default() };
+        let asked = asking.report.tenants.iter();
+        let mut sums: HashMap<u32, (f64, u64)> = asked.map(|tenant| (tenant.tenant, (0.0, 0))).collect();
+        let is_alive = |node: &NodeId| inner.liveness.silence(*node, now) < SUSPECT_AFTER;
+        let mut nodes = 0;
+        for (_, kept) in inner.reports.iter().filter(|(node, _)| is_alive(node)) {
+            nodes += 1;
+            for told in &kept.report.tenants {
+                if let Some((offered, series)) = sums.get_mut(&told.tenant) {
+                    *offered += told.offered;
+                    *series = series.saturating_add(told.series);
+                }
+            }
+        }
+        let total = |(tenant, (offered, series))| Tenant { tenant, offered, series };
+        Heard { nodes, tenants: sums.into_iter().map(total).collect() }
+    }
+
+    /// Everything but the tenants, for those who show it.
     pub fn seen(&self, now: Instant) -> Seen {
         let inner = self.0.lock();
         let nodes = inner.reports.iter().map(|(node, kept)| NodeSeen {
-            report: Some(kept.report.clone()),
+            report: Some(Report { tenants: Vec::new(), ..kept.report.clone() }),
             silent_ms: ms(inner.liveness.silence(*node, now)),
             samples_per_second: kept.samples_per_second,
         });
@@ -165,6 +196,18 @@ pub fn standings(seen: &Seen) -> BTreeMap<PartitionId, Standing> {
                 committed: members.committed,
             };
             found.insert(partition, standing);
+        }
+    }
+    found
+}
+
+/// The nodes that have a replica of each partition, as those say that are not silent.
+pub fn holders(seen: &Seen) -> BTreeMap<PartitionId, BTreeSet<NodeId>> {
+    let mut found: BTreeMap<PartitionId, BTreeSet<NodeId>> = BTreeMap::new();
+    let heard = seen.nodes.iter().filter(|node| u128::from(node.silent_ms) < SUSPECT_AFTER.as_millis());
+    for report in heard.filter_map(|node| node.report.as_ref()) {
+        for replica in &report.replicas {
+            found.entry(PartitionId(replica.partition)).or_default().insert(NodeId(report.node));
         }
     }
     found
@@ -242,9 +285,11 @@ mod tests {
             node(leader(5, 3), 0),
             node(leader(6, 99), 3_000),
         ];
-        let standings = standings(&Seen { nodes, ..Seen::default() });
+        let seen = Seen { nodes, ..Seen::default() };
+        let standings = standings(&seen);
         assert_eq!(standings[&PartitionId(4)].leader, NodeId(2));
         assert_eq!(standings[&PartitionId(4)].learners, BTreeSet::from([NodeId(3)]));
+        assert_eq!(holders(&seen), BTreeMap::from([(PartitionId(4), BTreeSet::from([1, 2, 5].map(NodeId)))]));
     }
 
     #[test]
@@ -255,6 +300,44 @@ mod tests {
         assert!(!board.was_heard(NodeId(1)), "it may have begun long ago");
         board.notice(NodeId(1), 5, now);
         assert!(board.was_heard(NodeId(1)));
+    }
+
+    #[test]
+    fn tenants_are_summed_over_the_nodes_that_are_not_silent() {
+        let (board, start) = (Board::default(), SystemClock.instant());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let tenants = |node, tenants: &[(u32, f64, u64)]| {
+            let tenant = |(tenant, offered, series): &(u32, f64, u64)| Tenant {
+                tenant: *tenant,
+                offered: *offered,
+                series: *series,
+            };
+            Report { node, tenants: tenants.iter().map(tenant).collect(), ..Report::default() }
+        };
+        let totals = |node, seconds| {
+            let Heard { nodes, tenants } = board.totals(NodeId(node), at(seconds));
+            let mut tenants: Vec<_> = tenants.iter().map(|t| (t.tenant, t.offered, t.series)).collect();
+            tenants.sort_by_key(|(tenant, _, _)| *tenant);
+            (nodes, tenants)
+        };
+        for second in 0..4 {
+            board.lead(at(second));
+            board.hear(tenants(1, &[(1, 10.0, 5), (2, 1.0, 0)]), at(second));
+            assert_eq!(totals(1, second).0, u32::from(second >= 3), "not heard by all after {second} s");
+        }
+        board.hear(tenants(2, &[(1, 30.0, u64::MAX), (3, 7.0, 1), (2, f64::NAN, 1), (2, -5.0, 1)]), at(4));
+        board.hear(report(3, 0, &[]), at(4));
+        assert_eq!(totals(1, 4), (3, vec![(1, 40.0, u64::MAX), (2, 1.0, 0)]), "of those that it named");
+        assert_eq!(totals(3, 4), (3, vec![]), "a node of before names none");
+        assert_eq!(totals(9, 4), (0, vec![]), "one that was never heard");
+        board.lead(at(5));
+        board.hear(tenants(1, &[(1, 20.0, 6)]), at(5));
+        assert_eq!(totals(1, 6), (3, vec![(1, 50.0, u64::MAX)]), "the newest of each");
+        assert_eq!(totals(1, 7), (1, vec![(1, 20.0, 6)]), "two are silent");
+        let many: Vec<_> = (0..2 * MAX_TENANTS as u32).map(|tenant| (tenant, 1.0, 1)).collect();
+        board.hear(tenants(2, &many), at(7));
+        assert_eq!(totals(2, 7).1.len(), MAX_TENANTS);
+        assert!(board.seen(at(7)).nodes.iter().all(|node| node.report.as_ref().unwrap().tenants.is_empty()));
     }
 
     #[test]

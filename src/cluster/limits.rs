@@ -14,10 +14,10 @@ use std::sync::Arc;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Samples per second that the tenant may write, over time.
+    /// Samples per second that the tenant may write, over time and over all nodes.
     pub ingestion_rate: f64,
-    /// Samples that it may write at once on top of its rate; at least as many as one request holds. 0 is as many
-    /// as it may write in a second.
+    /// Samples that it may write at once on top of its rate, at each node; at least as many as one request holds. 0 is
+    /// as many as it may write in a second.
     pub ingestion_burst_size: u64,
     /// Series with samples in the last two hours; a sample of a new one above it is refused.
     pub max_global_series_per_user: u64,

@@ -31,14 +31,23 @@ pub fn place(candidates: &[Candidate], replication: usize, current: &[Vec<NodeId
     plan.replicas
 }
 
-/// The same when the `absent` nodes are dead: others take their replicas, as far as there are others, and they keep those
-/// that nobody can take. A partition without a majority of live replicas stays as it is: its group could not change.
+/// A placement to go to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Replicas of each partition, the one that should lead first.
+    pub replicas: Vec<Vec<NodeId>>,
+    /// The nodes that can take replicas; no others will ever fill one.
+    pub takers: BTreeSet<NodeId>,
+}
+
+/// As [`place`] when the `absent` nodes are dead: others take their replicas, as far as there are others, and they keep
+/// those that nobody can take. A partition without a majority of live replicas stays as it is: its group could not change.
 pub fn place_around(
     candidates: &[Candidate],
     absent: &BTreeSet<NodeId>,
     replication: usize,
     current: &[Vec<NodeId>],
-) -> Vec<Vec<NodeId>> {
+) -> Wanted {
     let mut placed = place(candidates, replication, current);
     for (wanted, current) in placed.iter_mut().zip(current) {
         let dead = current.iter().copied().filter(|node| absent.contains(node));
@@ -50,7 +59,7 @@ pub fn place_around(
             wanted.extend(dead.take(room));
         }
     }
-    placed
+    Wanted { replicas: placed, takers: candidates.iter().map(|candidate| candidate.node).collect() }
 }
 
 struct Plan<'a> {
@@ -224,19 +233,25 @@ impl Standing {
     pub fn is_settled(&self, replicas: &[NodeId]) -> bool {
         self.voters.len() == replicas.len() && replicas.iter().all(|node| self.voters.contains(node))
     }
+
+    /// Whether the group can never follow the placement: it waits for one that is to vote and is none of the `takers`.
+    pub fn is_stuck(&self, replicas: &[NodeId], takers: &BTreeSet<NodeId>) -> bool {
+        replicas.iter().any(|node| !self.voters.contains(node) && !takers.contains(node))
+    }
 }
 
 /// What of the way to `wanted` can be done now: no node gives or takes more than `per_node` replicas at once, a
-/// partition moves again only when its group has followed the last move, and who leads changes at once.
+/// partition moves again only when its group has followed the last move or never can, and who leads changes at once.
 pub fn next_moves(
     current: &[Vec<NodeId>],
-    wanted: Vec<Vec<NodeId>>,
+    wanted: Wanted,
     standings: &BTreeMap<PartitionId, Standing>,
     per_node: usize,
 ) -> Vec<(PartitionId, Vec<NodeId>)> {
+    let Wanted { replicas: wanted, takers } = wanted;
     let mut busy: BTreeMap<NodeId, usize> = BTreeMap::new();
     for (id, replicas) in (0..).map(PartitionId).zip(current) {
-        let taking = standings.get(&id).map(|group| taking(replicas, group)).unwrap_or_default();
+        let taking = standings.get(&id).map(|group| taking(replicas, group, &takers)).unwrap_or_default();
         taking.into_iter().for_each(|node| *busy.entry(node).or_default() += 1);
     }
     let mut next = Vec::new();
@@ -247,8 +262,7 @@ pub fn next_moves(
             next.push((id, wanted));
             continue;
         }
-        let group = standings.get(&id).filter(|group| group.is_settled(now));
-        let nodes = group.map(|group| taking(&wanted, group));
+        let nodes = standings.get(&id).and_then(|group| joining(now, &wanted, group, &takers));
         let has_room = |node: &NodeId| busy.get(node).is_none_or(|moves| *moves < per_node);
         match nodes.filter(|nodes| nodes.iter().all(has_room)) {
             Some(nodes) => {
@@ -268,9 +282,25 @@ pub fn next_moves(
     next
 }
 
+/// The nodes that get busier by a move from `now` to `wanted`; `None` if the group is not free to move.
+fn joining(
+    now: &[NodeId],
+    wanted: &[NodeId],
+    group: &Standing,
+    takers: &BTreeSet<NodeId>,
+) -> Option<Vec<NodeId>> {
+    // Who has a part in a move that is given up is counted for it already.
+    let counted = taking(now, group, takers);
+    let is_free = group.is_settled(now) || group.is_stuck(now, takers);
+    let joins = |node: &NodeId| !counted.contains(node);
+    is_free.then(|| taking(wanted, group, takers).into_iter().filter(joins).collect())
+}
+
 /// The nodes that are busy while a group takes in those of `replicas` that it lacks: these, and its leader, who gives.
-fn taking(replicas: &[NodeId], group: &Standing) -> Vec<NodeId> {
-    let new: Vec<NodeId> = replicas.iter().copied().filter(|node| !group.voters.contains(node)).collect();
+/// Nobody gives to a node that is none of the `takers`.
+fn taking(replicas: &[NodeId], group: &Standing, takers: &BTreeSet<NodeId>) -> Vec<NodeId> {
+    let is_new = |node: &NodeId| !group.voters.contains(node) && takers.contains(node);
+    let new: Vec<NodeId> = replicas.iter().copied().filter(is_new).collect();
     let giver = (!new.is_empty()).then_some(group.leader);
     new.into_iter().chain(giver).collect()
 }
@@ -359,8 +389,8 @@ mod tests {
             there.iter().map(|node| Candidate { node: NodeId(*node), zone: String::new() }).collect();
         let absent = absent.iter().copied().map(NodeId).collect();
         let placed = place_around(&candidates, &absent, 3, &[numbers(current)]);
-        assert_eq!(placed, [numbers(expected)]);
-        assert_eq!(place_around(&candidates, &absent, 3, &placed), placed, "it is at rest");
+        assert_eq!(placed.replicas, [numbers(expected)]);
+        assert_eq!(place_around(&candidates, &absent, 3, &placed.replicas), placed, "it is at rest");
     }
 
     #[test]
@@ -375,7 +405,7 @@ mod tests {
     #[test]
     fn a_node_that_comes_takes_two_replicas_at_a_time() {
         let three = place(&nodes(&[""; 3]), 3, &vec![Vec::new(); 32]);
-        let wanted = || place(&nodes(&[""; 4]), 3, &three);
+        let wanted = || place_around(&nodes(&[""; 4]), &BTreeSet::new(), 3, &three);
         let mut standings = settled(&three);
         let set = |replicas: &[NodeId]| replicas.iter().copied().collect::<BTreeSet<_>>();
         let takes = |next: &[(PartitionId, Vec<NodeId>)], current: &[Vec<NodeId>]| {
@@ -399,10 +429,47 @@ mod tests {
     #[test]
     fn who_gives_a_partition_up_does_not_lead_it_while_it_waits() {
         let current = [numbers(&[1, 2, 3])];
-        let next = next_moves(&current, vec![numbers(&[2, 3, 4])], &BTreeMap::new(), 2);
+        let wanted =
+            || Wanted { replicas: vec![numbers(&[2, 3, 4])], takers: BTreeSet::from([2, 3, 4].map(NodeId)) };
+        let next = next_moves(&current, wanted(), &BTreeMap::new(), 2);
         assert_eq!(next, [(PartitionId(0), numbers(&[2, 1, 3]))]);
-        let next = next_moves(&[numbers(&[2, 1, 3])], vec![numbers(&[2, 3, 4])], &BTreeMap::new(), 2);
+        let next = next_moves(&[numbers(&[2, 1, 3])], wanted(), &BTreeMap::new(), 2);
         assert_eq!(next, []);
+    }
+
+    /// Steps from `current` when the groups have these voters and only `takers` can have replicas, one move a node.
+    #[track_caller]
+    fn check_steps(
+        current: &[&[u64]],
+        voters: &[&[u64]],
+        takers: &[u64],
+        wanted: &[&[u64]],
+        expected: &[(u32, &[u64])],
+    ) {
+        let lists = |lists: &[&[u64]]| lists.iter().map(|list| numbers(list)).collect::<Vec<_>>();
+        let standings = settled(&lists(voters));
+        let wanted = Wanted { replicas: lists(wanted), takers: numbers(takers).into_iter().collect() };
+        let next = next_moves(&lists(current), wanted, &standings, 1);
+        let expected = expected.iter().map(|(id, replicas)| (PartitionId(*id), numbers(replicas)));
+        assert_eq!(next, expected.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_move_whose_target_dies_is_given_up_and_holds_nobody_up() {
+        // Partition 0 moved from 3 to 4, which died.
+        let (now, voters): ([&[u64]; 1], [&[u64]; 1]) = ([&[1, 2, 4]], [&[1, 2, 3]]);
+        check_steps(&now, &voters, &[1, 2, 3], &[&[1, 2, 3]], &[(0, &[1, 2, 3])]);
+        check_steps(&now, &voters, &[1, 2, 5], &[&[1, 2, 5]], &[(0, &[1, 2, 5])]);
+        check_steps(&now, &voters, &[1, 2, 3, 4, 5], &[&[1, 2, 5]], &[]);
+        // The one that died is no reason to give up what is being taken out, or what is half done.
+        check_steps(&[&[1, 2]], &[&[1, 2, 3]], &[1, 2, 5], &[&[1, 2, 5]], &[]);
+        check_steps(&now, &[&[1, 2, 3, 4]], &[1, 2, 5], &[&[1, 2, 5]], &[]);
+        // 1 leads both partitions; it gives nothing to 4.
+        let (now, voters): ([&[u64]; 2], [&[u64]; 2]) = ([&[1, 2, 4], &[1, 2, 3]], [&[1, 2, 3], &[1, 2, 3]]);
+        check_steps(&now, &voters, &[1, 2, 5], &[&[1, 2, 4], &[1, 2, 5]], &[(1, &[1, 2, 5])]);
+        check_steps(&now, &voters, &[1, 2, 4, 5], &[&[1, 2, 4], &[1, 2, 5]], &[]);
+        // Of two targets the live one goes on; its own move is no reason to wait.
+        check_steps(&[&[1, 5, 4]], &[&[1, 2, 3]], &[1, 5, 6], &[&[1, 5, 6]], &[(0, &[1, 5, 6])]);
     }
 
     proptest! {
@@ -436,7 +503,7 @@ mod tests {
                     prop_assert!(steps <= 10 * partitions * replication + 10, "it does not come to rest");
                 }
                 let wanted = place_around(candidates, &absent, replication, &current);
-                prop_assert_eq!(wanted, current.clone());
+                prop_assert_eq!(wanted.replicas, current.clone());
             }
         }
 

@@ -13,8 +13,8 @@ pub trait Holdings: Send + Sync {
     /// Number of a tenant's series in memory.
     fn active_series(&self, tenant: TenantId) -> u64;
 
-    /// Whether a series is in memory.
-    fn has_series(&self, tenant: TenantId, labels: &Labels) -> bool;
+    /// Whether a series is in memory; `None` where nobody here can tell.
+    fn has_series(&self, tenant: TenantId, labels: &Labels) -> Option<bool>;
 
     /// Number of a tenant's metric families with metadata.
     fn metadata_families(&self, tenant: TenantId) -> usize;
@@ -35,8 +35,8 @@ impl Holdings for PartitionStore {
         Self::active_series(self, tenant)
     }
 
-    fn has_series(&self, tenant: TenantId, labels: &Labels) -> bool {
-        Self::has_series(self, tenant, labels)
+    fn has_series(&self, tenant: TenantId, labels: &Labels) -> Option<bool> {
+        Some(Self::has_series(self, tenant, labels))
     }
 
     fn metadata_families(&self, tenant: TenantId) -> usize {

@@ -33,8 +33,8 @@ pub use appender::{
 };
 pub use applier::{Applier, ApplyState, ApplyTarget};
 pub use distributor::{
-    Distributor, DistributorConfig, PartitionInput, Placement, WriteError, WriteOutcome, WriteRequest,
-    Written, placement,
+    ClusterTotals, Distributor, DistributorConfig, PartitionInput, Placement, WriteError, WriteOutcome,
+    WriteRequest, Written, placement,
 };
 pub use holdings::Holdings;
 pub use in_flight::{Held, InFlight, NoRoom};

@@ -158,8 +158,8 @@ impl Holdings for MapTarget {
         self.state.lock().series(tenant).len() as u64
     }
 
-    fn has_series(&self, tenant: TenantId, labels: &Labels) -> bool {
-        self.state.lock().series(tenant).contains(labels)
+    fn has_series(&self, tenant: TenantId, labels: &Labels) -> Option<bool> {
+        Some(self.state.lock().series(tenant).contains(labels))
     }
 
     fn metadata_families(&self, tenant: TenantId) -> usize {

@@ -9,7 +9,7 @@
 //! - DI2: what a node does not know, or cannot have in parts, is evaluated from series: never from a mix of both.
 
 use crate::fanout::{CallError, Collect, Request, gather};
-use crate::frames::partials::{Partials, read_report};
+use crate::frames::partials::{Partials, fits, read_report};
 use crate::frames::{FrameError, Kind, head};
 use crate::guard::stopped;
 use crate::messages::fragment_to_message;
@@ -32,10 +32,14 @@ impl FragmentSource for ClusterSource {
         guard: &dyn QueryGuard,
     ) -> Result<Option<Vec<FragmentAnswer>>, SourceError> {
         let Some((tenant, _)) = self.of else { return Ok(None) };
-        let counted = self.begin_fragment(fragment.selection);
+        let counts = self.begin_fragment(fragment.selection);
         let outcome = FragmentPlan::new(fragment).map_err(source_error).and_then(|plan| {
-            let (steps, counts, declined_there) = (plan.steps(), counted.is_new, AtomicBool::new(false));
-            let asking = Asking { source: self, guard, steps, counts, declined: declined_there };
+            let (steps, declined_there) = (plan.steps(), AtomicBool::new(false));
+            if !fits(steps) {
+                return Err(declined(TOO_MANY_STEPS));
+            }
+            let selection = fragment.selection;
+            let asking = Asking { source: self, guard, steps, selection, counts, declined: declined_there };
             let answers = asking.everywhere(tenant, &plan, fragment);
             let is_declined = asking.declined.load(Ordering::Relaxed);
             answers.map_err(|error| if is_declined { declined("a node declines it") } else { error })
@@ -43,7 +47,7 @@ impl FragmentSource for ClusterSource {
         let (kind, found) = match outcome {
             Ok(answers) => ("pushed", Ok(Some(answers))),
             Err(SourceError::Stopped(error)) if is_declined(&error) => {
-                self.forget_fragment(&counted);
+                self.forget_fragment(fragment.selection);
                 ("declined", Ok(None))
             }
             Err(error) => ("failed", Err(error)),
@@ -55,7 +59,14 @@ impl FragmentSource for ClusterSource {
     fn saw_repeats(&self, series: usize) {
         tell_of_repeats(series);
     }
+
+    fn forget(&self, selection: usize) {
+        self.forget_fragment(selection);
+    }
 }
+
+/// Why a fragment is declined whose answer may not fit into a frame.
+pub(crate) const TOO_MANY_STEPS: &str = "it has too many steps";
 
 /// Whether an error says that a fragment is to be evaluated from series.
 pub(crate) fn is_declined(error: &QueryError) -> bool {
@@ -78,7 +89,9 @@ struct Asking<'a> {
     source: &'a ClusterSource,
     guard: &'a dyn QueryGuard,
     steps: usize,
-    /// Whether its series count.
+    /// The series that it works on.
+    selection: usize,
+    /// Whether they count.
     counts: bool,
     /// Whether another node declines the fragment.
     declined: AtomicBool,
@@ -105,17 +118,21 @@ impl Asking<'_> {
         let mut found = Kept { guard: self.guard, answers: Vec::new() };
         self.source.runtime.block_on(async {
             let mut elsewhere = pin!(gather(reading, &message, self, self.guard, self.source.deadline));
-            let early = poll!(elsewhere.as_mut());
+            let is_early = match poll!(elsewhere.as_mut()) {
+                Poll::Ready(parts) => {
+                    found.take(parts?);
+                    true
+                }
+                Poll::Pending => false,
+            };
             for (id, store) in reading.local() {
                 let limits = self.source.limits;
                 let partition = OnePartition { tenant, store: store.as_ref(), limits };
                 self.run_here(plan, &partition, found.begin(id))?;
             }
-            let elsewhere = match early {
-                Poll::Ready(parts) => parts,
-                Poll::Pending => elsewhere.await,
-            };
-            found.answers.extend(elsewhere?.into_iter().map(|(id, part)| (id, answer(part))));
+            if !is_early {
+                found.take(elsewhere.await?);
+            }
             Ok::<_, SourceError>(())
         })?;
         found.answers.sort_by_key(|(id, _)| *id);
@@ -139,7 +156,7 @@ impl Asking<'_> {
     }
 
     fn count(&self, series: u64) -> Result<(), SourceError> {
-        if self.counts { self.source.count(series) } else { Ok(()) }
+        if self.counts { self.source.count_fragment(self.selection, series) } else { Ok(()) }
     }
 
     fn decline(&self, why: &str) -> SourceError {
@@ -152,7 +169,7 @@ fn answer(part: Partials) -> FragmentAnswer {
     FragmentAnswer { series: part.series, end: part.end.unwrap_or_default(), charged: part.charged }
 }
 
-/// Answers of this node, whose memory is given back unless they are handed on.
+/// Answers, whose memory is given back unless they are handed on.
 struct Kept<'g> {
     guard: &'g dyn QueryGuard,
     answers: Vec<(PartitionId, FragmentAnswer)>,
@@ -163,6 +180,11 @@ impl Kept<'_> {
         self.answers.push((id, FragmentAnswer::default()));
         let last = self.answers.len() - 1;
         &mut self.answers[last].1
+    }
+
+    /// Takes over what other nodes gave, with what it is charged for.
+    fn take(&mut self, parts: Vec<(PartitionId, Partials)>) {
+        self.answers.extend(parts.into_iter().map(|(id, part)| (id, answer(part))));
     }
 }
 

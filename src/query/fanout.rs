@@ -64,7 +64,8 @@ pub(crate) trait Collect {
         keep: &mut dyn FnMut(u64) -> Result<(), CallError>,
     ) -> Result<(), CallError>;
 
-    /// Asked once for each part that is whole: whether it may become a part of the answer.
+    /// Asked once for each part that becomes a part of the answer, never for what a call gives that is overtaken:
+    /// whether it may.
     fn accept(&self, part: &Self::Part) -> Result<(), SourceError>;
 
     /// What it means that a replica cannot do what it is asked for, and that no other can.
@@ -121,7 +122,8 @@ pub(crate) async fn gather<C: Collect>(
     };
     let fan = FanOut { reading, peers, request, collect, guard, deadline };
     let mut running = FuturesUnordered::new();
-    let mut found = BTreeMap::new();
+    // What is found is charged until it is handed on: whoever gives up here gives it back.
+    let (mut found, mut charges) = (BTreeMap::new(), Vec::new());
     let mut looks = interval(GUARD_INTERVAL);
     loop {
         for (node, attempts) in by_node(std::mem::take(&mut open), reading, peers)? {
@@ -136,7 +138,11 @@ pub(crate) async fn gather<C: Collect>(
             }
         };
         match ended {
-            Some(Called { outcome: Ok(parts), .. }) => found.extend(parts),
+            Some(Called { outcome: Ok((parts, charged)), .. }) => {
+                parts.values().try_for_each(|part| collect.accept(part))?;
+                found.extend(parts);
+                charges.extend(charged);
+            }
             Some(Called { outcome: Err(CallError::Final(error)), .. }) => return Err(error),
             Some(Called { outcome: Err(CallError::Failed(_)), .. }) if is_planted(Bug::ShortRead) => {}
             Some(Called { outcome: Err(CallError::Failed(reason)), node, attempts }) => {
@@ -145,7 +151,10 @@ pub(crate) async fn gather<C: Collect>(
             Some(Called { outcome: Err(CallError::Damaged(reason)), node, attempts }) => {
                 open = set_aside(attempts, node, &reason, true);
             }
-            None => return Ok(found.into_iter().collect()),
+            None => {
+                charges.iter_mut().for_each(Charge::keep);
+                return Ok(found.into_iter().collect());
+            }
         }
     }
 }
@@ -230,10 +239,10 @@ fn by_node<'r>(
 }
 
 /// A call that has ended.
-struct Called<'r, P> {
+struct Called<'r, 'g, P> {
     node: NodeId,
     attempts: Vec<Attempt<'r>>,
-    outcome: Result<BTreeMap<PartitionId, P>, CallError>,
+    outcome: Result<Parts<'g, P>, CallError>,
 }
 
 /// What all calls of one answer share.
@@ -255,7 +264,7 @@ type Parts<'g, P> = (BTreeMap<PartitionId, P>, Vec<Charge<'g>>);
 impl<'f, C: Collect> FanOut<'f, C> {
     /// Calls `node`. If it does not begin to answer in the time in which it mostly does, the next replicas are asked
     /// too; the first whole answer is taken, and whoever works on the other is told to stop.
-    async fn call<'r>(&self, node: NodeId, attempts: Vec<Attempt<'r>>) -> Called<'r, C::Part> {
+    async fn call<'r>(&self, node: NodeId, attempts: Vec<Attempt<'r>>) -> Called<'r, 'f, C::Part> {
         let has_begun = AtomicBool::new(false);
         let needs = attempts.iter().map(|attempt| (attempt.of.id, attempt.of.position)).collect();
         let outcome = {
@@ -269,10 +278,6 @@ impl<'f, C: Collect> FanOut<'f, C> {
                 }
             }
         };
-        let outcome = outcome.map(|(parts, mut charges)| {
-            charges.iter_mut().for_each(Charge::keep);
-            parts
-        });
         Called { node, attempts, outcome }
     }
 
@@ -374,10 +379,6 @@ impl<'f, C: Collect> FanOut<'f, C> {
                     for store::Replica { partition, position } in self.ended(end)? {
                         self.reading.note(PartitionId(partition), Position(position));
                     }
-                    parts
-                        .values()
-                        .try_for_each(|part| self.collect.accept(part))
-                        .map_err(CallError::Final)?;
                     return Ok(parts);
                 }
                 None => return Err(CallError::Failed("a frame without content".to_owned())),

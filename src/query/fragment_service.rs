@@ -7,9 +7,9 @@
 //! - FS2: an answer without [`Complete`] is not one. Each partition is read in one piece, in the order of the request.
 //! - FS3: work stops soon after the receiver is gone: it is a query whose client has left.
 
-use crate::distribute::is_declined;
+use crate::distribute::{TOO_MANY_STEPS, is_declined};
 use crate::frames::lists::{self, CardinalityList, List, MetadataList, SeriesList, TextList, Wanted};
-use crate::frames::partials::{PartialWriter, write_report};
+use crate::frames::partials::{PartialWriter, fits, write_report};
 use crate::frames::series::SeriesWriter;
 use crate::freshness::reached;
 use crate::guard::{GuardMeter, LocalGuard, stopped};
@@ -316,6 +316,9 @@ impl FragmentService {
             let mut fragment = fragment_from_message(fragment).map_err(unknown)?;
             fragment.options.max_samples = max_samples;
             let plan = FragmentPlan::new(&fragment).map_err(stopped)?;
+            if !fits(plan.steps()) {
+                return Err(stopped(QueryError::BadData(TOO_MANY_STEPS.to_owned())));
+            }
             for store in stores {
                 let partition = OnePartition { tenant, store, limits };
                 send_partials(store.partition(), &plan, &partition, sending)?;

@@ -134,19 +134,24 @@ impl Reading {
         }
         let (positions, stale) = positions(cluster, &view, consistency, until).await?;
         let settling = view.partitions().iter().zip(positions).map(|(partition, position)| async move {
-            let position = position.map_err(|reason| NotFresh::new(partition.id, reason))?;
-            let is_here = settle(partition, position, until).await?;
-            Ok(Wanted { position, is_here })
+            let known = position.as_ref().copied().unwrap_or_default();
+            let settled = match position {
+                Ok(position) => settle(partition, position, until).await,
+                Err(reason) => Err(NotFresh::new(partition.id, reason)),
+            };
+            (known, settled)
         });
         let (mut wanted, mut gaps) = (Vec::with_capacity(view.partitions().len()), BTreeMap::new());
-        for settled in join_all(settling).await {
-            wanted.push(match settled {
+        for (position, settled) in join_all(settling).await {
+            let is_here = match settled {
                 Err(NotFresh { partition, reason }) if allows_gaps => {
                     gaps.insert(partition, reason);
-                    Wanted { position: Position::default(), is_here: false }
+                    false
                 }
                 settled => settled?,
-            });
+            };
+            // Of a gap too: the session has seen it, and the token of this answer must not stand before (F3).
+            wanted.push(Wanted { position, is_here });
         }
         let is_eventual = *consistency == ReadConsistency::Eventual;
         let found = Mutex::new(Found { gaps, elsewhere: PositionToken::default() });

@@ -45,19 +45,24 @@ pub(crate) async fn committed(
     let asking = async {
         while !open.is_empty() {
             let asked = Instant::now();
-            let mut calls = ask(cluster.peers(), &open);
-            // Each answer counts at once: a node that is silent holds up no other.
+            let mut calls = FuturesUnordered::new();
+            ask(cluster.peers(), open.iter(), &calls);
+            // Each answer counts at once, and a hint is followed at once: a node that is silent holds up no other.
             while let Some(answers) = calls.next().await {
+                let mut urgent = Vec::new();
                 for (at, said) in answers {
                     let Ok(nth) = open.binary_search_by_key(&at, |open| open.at) else { continue };
                     if let Some(position) = open[nth].hear(said) {
                         cluster.confirmed().note(open[nth].partition.id, asked, position);
                         found[at] = Ok(position);
+                    } else if open[nth].is_urgent() {
+                        urgent.push(nth);
                     }
                 }
+                ask(cluster.peers(), urgent.into_iter().map(|nth| &open[nth]), &calls);
             }
             open.retain(|open| found[open.at].is_err());
-            if !open.iter().all(Open::is_urgent) {
+            if !open.is_empty() {
                 sleep(ASK_AGAIN).await;
             }
         }
@@ -154,9 +159,12 @@ fn is_shared(partition: &PartitionReplicas) -> bool {
 /// Answers about partitions, by their places in the view.
 type Answers = Vec<(usize, Said)>;
 
-/// Asks once about each open partition, all at the same time, with one call to each node.
-fn ask<'v>(peers: Option<&'v Peers>, open: &[Open<'v>]) -> FuturesUnordered<BoxFuture<'v, Answers>> {
-    let calls = FuturesUnordered::<BoxFuture<'v, Answers>>::new();
+/// Asks once about each of these partitions, all at the same time, with one call to each node.
+fn ask<'o, 'v: 'o>(
+    peers: Option<&'v Peers>,
+    open: impl Iterator<Item = &'o Open<'v>>,
+    calls: &FuturesUnordered<BoxFuture<'v, Answers>>,
+) {
     let mut there: BTreeMap<NodeId, Vec<(usize, PartitionId)>> = BTreeMap::new();
     let mut nobody: Answers = Vec::new();
     for open in open {
@@ -179,7 +187,6 @@ fn ask<'v>(peers: Option<&'v Peers>, open: &[Open<'v>]) -> FuturesUnordered<BoxF
         let (places, ids): (Vec<usize>, Vec<u32>) = asked.into_iter().map(|(at, id)| (at, id.0)).unzip();
         calls.push(async move { places.into_iter().zip(ask_node(peers, node, ids).await).collect() }.boxed());
     }
-    calls
 }
 
 async fn ask_here(index: &dyn PartitionIndex) -> Said {

@@ -21,7 +21,7 @@ use quorate_promql::engine::QueryGuard;
 use quorate_promql::source::{FragmentSource, SelectRequest, Selection, SeriesSource, SourceError};
 use quorate_tsdb::{PartitionSelection, PartitionStore, StoreError};
 use quorate_wire::store;
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
@@ -37,8 +37,8 @@ pub struct ClusterSource {
     pub(crate) runtime: Handle,
     /// Series of all selections of the query so far.
     selected: AtomicU64,
-    /// Selections whose series were counted by a fragment.
-    counted: Mutex<HashSet<usize>>,
+    /// Series that fragments counted, by selection.
+    counted: Mutex<HashMap<usize, u64>>,
 }
 
 impl ClusterSource {
@@ -54,20 +54,23 @@ impl ClusterSource {
     }
 
     /// Whether the series of a fragment are to be counted: others may work on the same.
-    pub(crate) fn begin_fragment(&self, selection: usize) -> Counted {
-        Counted {
-            selection,
-            before: self.selected.load(Ordering::Relaxed),
-            is_new: self.counted.lock().insert(selection),
-        }
+    pub(crate) fn begin_fragment(&self, selection: usize) -> bool {
+        let mut counted = self.counted.lock();
+        let is_new = !counted.contains_key(&selection);
+        counted.entry(selection).or_default();
+        is_new
     }
 
-    /// Counts nothing of a fragment, whose series are selected instead.
-    pub(crate) fn forget_fragment(&self, counted: &Counted) {
-        self.selected.store(counted.before, Ordering::Relaxed);
-        if counted.is_new {
-            self.counted.lock().remove(&counted.selection);
-        }
+    /// Counts series of a fragment.
+    pub(crate) fn count_fragment(&self, selection: usize, series: u64) -> Result<(), SourceError> {
+        *self.counted.lock().entry(selection).or_default() += series;
+        self.count(series)
+    }
+
+    /// Takes back what fragments counted of a selection: its series are selected instead, and counted by that.
+    pub(crate) fn forget_fragment(&self, selection: usize) {
+        let counted = self.counted.lock().insert(selection, 0).unwrap_or_default();
+        self.selected.fetch_sub(counted, Ordering::Relaxed);
     }
 
     /// Counts series that are read.
@@ -150,15 +153,6 @@ impl SeriesSource for ClusterSource {
         let (_, reading) = self.of.as_ref()?;
         reading.remote().next().map(|_| self as &dyn FragmentSource)
     }
-}
-
-/// How the series of a fragment are counted.
-pub(crate) struct Counted {
-    selection: usize,
-    /// Series of the query before.
-    before: u64,
-    /// Whether no fragment before worked on them.
-    pub(crate) is_new: bool,
 }
 
 /// The series of one tenant in one partition of this node, for what is evaluated partition by partition.

@@ -17,7 +17,7 @@ use quorate_commitlog::raft_log::group_of;
 use quorate_model::{NodeId, PartitionId, failpoint};
 use quorate_raft::recover::{Held, Survivor};
 use quorate_raft::{GroupId, RaftConfig, RaftError};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display};
 use std::io::{self, BufRead, Write};
 use std::path::PathBuf;
@@ -150,7 +150,7 @@ impl Found {
 
     /// Makes the data dir that of a new cluster, and returns its id.
     fn recover(self, dir: &mut DataDir) -> Result<u128, RecoverError> {
-        let Self { survivor, node, cluster, begun, held, .. } = self;
+        let Self { survivor, node, cluster, begun, state, held, .. } = self;
         let id = match begun {
             Some(id) => id,
             None => {
@@ -162,8 +162,11 @@ impl Found {
         failpoint::hit("recover.after_begin");
         recover_offline(dir.path(), &survivor, node, id)?;
         failpoint::hit("recover.after_image");
-        for group in held.keys().filter(|group| **group != META_GROUP) {
-            survivor.claim(*group)?;
+        // One that was forgotten here has a vote and no entries: it could not begin anew, but it can be claimed.
+        let placed = (0..state.partitions().len() as u32).map(|id| group_of(PartitionId(id)));
+        let groups: BTreeSet<GroupId> = held.into_keys().chain(placed).collect();
+        for group in groups.into_iter().filter(|group| *group != META_GROUP) {
+            survivor.claim(group)?;
         }
         survivor.close();
         failpoint::hit("recover.after_log");
@@ -237,7 +240,7 @@ mod tests {
 
     const OLD: u128 = 0xab;
 
-    /// A data dir of node 1 of a cluster of two, with two partitions of which it has the first.
+    /// A data dir of node 1 of a cluster of two, with two partitions of which it has the first; the other one it gave away.
     async fn member(path: &Path) -> Config {
         let mut dir = DataDir::lock(path).unwrap();
         let membership = Some(Membership { name: "n1".to_owned(), cluster: Some(OLD) });
@@ -249,6 +252,10 @@ mod tests {
         meta.begin_incarnation(NodeId(1), "h:1", "").await.unwrap();
         let group = raft.group(group_of(PartitionId(0))).await.unwrap();
         group.propose(vec![1; 10].into()).await.unwrap();
+        let given = group_of(PartitionId(1));
+        raft.group(given).await.unwrap().propose(vec![2; 10].into()).await.unwrap();
+        raft.stop(given).await;
+        raft.forget(given).await.unwrap();
         raft.shutdown().await;
         Config { data_dir: path.to_owned(), ..Config::default() }
     }
@@ -309,6 +316,23 @@ mod tests {
         done.unwrap();
         assert!(out.contains("it goes on"), "{out}");
         assert_eq!(restarted(folder.path()).await, (77, vec![NodeId(1)]));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_partition_that_was_given_away_begins_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = member(folder.path()).await;
+        recover(&config, &hex(OLD)).0.unwrap();
+        let log = folder.path().join("log");
+        let raft = RaftNode::start(&log, NodeId(1), RaftConfig::default()).await.unwrap();
+        for partition in [0, 1].map(PartitionId) {
+            let group = raft.member(group_of(partition)).await.unwrap();
+            let alone = BTreeSet::from([NodeId(1)]);
+            group.begin(&alone).await.unwrap();
+            assert_eq!(group.members().voters, alone, "partition {partition}");
+            while group.propose(vec![3; 10].into()).await.is_err() {}
+        }
+        raft.shutdown().await;
     }
 
     #[test]

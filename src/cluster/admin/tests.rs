@@ -24,6 +24,13 @@ fn cluster(nodes: &[NodeState], partitions: &[&[u64]]) -> (MetaState, Standings)
     (state, standings)
 }
 
+/// What the nodes in these states that run say of their replicas, if they have those that are placed.
+fn told(nodes: &[NodeState], partitions: &[&[u64]]) -> Holders {
+    let runs = |node: &u64| matches!(nodes[*node as usize - 1], MEMBER | DRAINING);
+    let holders = |replicas: &&[u64]| replicas.iter().copied().filter(runs).map(NodeId).collect();
+    (0..).map(PartitionId).zip(partitions.iter().map(holders)).collect()
+}
+
 #[track_caller]
 fn check_refused<T: std::fmt::Debug>(answer: Result<T, Objection>, part: &str) {
     match answer {
@@ -53,6 +60,12 @@ fn a_replica_moves_where_the_rules_leave_it() {
     assert!(matches!(plan(9, 1, 4), Err(Objection::Unknown(_))));
     let moving = plan_move(&state, &Standings::new(), PartitionId(0), NodeId(1), NodeId(4));
     check_refused(moving, "is moving");
+    // It moved from 3 to 4, which is lost.
+    let (state, _) = cluster(&[MEMBER, MEMBER, MEMBER, LOST, MEMBER], &[&[1, 2, 4]]);
+    let standings = cluster(&[], &[&[1, 2, 3]]).1;
+    let plan = |from, to| plan_move(&state, &standings, PartitionId(0), NodeId(from), NodeId(to));
+    assert_eq!(plan(4, 5), Ok(numbers(&[1, 2, 5])));
+    check_refused(plan(1, 5), "is moving");
     let (state, standings) = cluster(&[MEMBER, MEMBER, MEMBER, DRAINING], &[&[1, 2, 3]]);
     check_refused(plan_move(&state, &standings, PartitionId(0), NodeId(1), NodeId(4)), "takes no replicas");
 }
@@ -91,8 +104,9 @@ fn a_drained_node_has_nothing_left() {
 fn who_is_removed_is_drained_or_lost_or_forced() {
     let none = BTreeSet::new();
     let check = |state: NodeState, partitions: &[&[u64]], force| {
-        let (state, standings) = cluster(&[MEMBER, MEMBER, MEMBER, state], partitions);
-        check_remove(&state, &standings, &none, NodeId(4), force)
+        let nodes = [MEMBER, MEMBER, MEMBER, state];
+        let (state, standings) = cluster(&nodes, partitions);
+        check_remove(&state, &standings, &told(&nodes, partitions), &none, NodeId(4), force)
     };
     assert_eq!(check(DRAINING, &[&[1, 2, 3]], false), Ok(Vec::new()));
     assert_eq!(check(GONE, &[&[4]], false), Ok(Vec::new()));
@@ -102,9 +116,45 @@ fn who_is_removed_is_drained_or_lost_or_forced() {
     for state in [MEMBER, DRAINING, LOST] {
         check_refused(check(state, &[&[1, 2, 3], &[4]], true), "last live replica of partition 1");
     }
-    let (state, standings) = cluster(&[LOST, GONE, MEMBER, MEMBER], &[&[1, 2, 4]]);
+    let (nodes, partitions): (_, [&[u64]; 1]) = ([LOST, GONE, MEMBER, MEMBER], [&[1, 2, 4]]);
+    let (state, standings) = cluster(&nodes, &partitions);
     check_refused(
-        check_remove(&state, &standings, &none, NodeId(4), true),
+        check_remove(&state, &standings, &told(&nodes, &partitions), &none, NodeId(4), true),
         "last live replica of partition 0",
     );
+}
+
+/// Node 4 of four members, one of the `voters` of partition 0, when the nodes of `told` say that they have a replica.
+#[track_caller]
+fn check_last(placed: &[u64], voters: Option<&[u64]>, told: &[u64], objection: Option<&str>) {
+    let (state, _) = cluster(&[MEMBER; 4], &[placed]);
+    let standings = voters.map(|voters| cluster(&[], &[voters]).1).unwrap_or_default();
+    let holders = told.iter().map(|node| (PartitionId(0), BTreeSet::from([NodeId(*node)])));
+    let holders = holders.fold(Holders::new(), |mut all, (id, nodes)| {
+        all.entry(id).or_default().extend(nodes);
+        all
+    });
+    let done = check_remove(&state, &standings, &holders, &BTreeSet::new(), NodeId(4), true);
+    match objection {
+        Some(part) => check_refused(done, part),
+        None => assert!(done.is_ok(), "{done:?}"),
+    }
+}
+
+#[test]
+fn only_replicas_that_are_known_to_live_and_vote_are_others() {
+    check_last(&[4, 2, 3], Some(&[4, 2, 3]), &[4, 2, 3], None);
+    check_last(&[4, 2, 3], Some(&[4, 2, 3]), &[4, 3], None);
+    check_last(&[4, 2, 3], Some(&[4, 2, 3]), &[4], Some("last live replica of partition 0"));
+    check_last(&[4, 1, 2], Some(&[4, 3]), &[4, 1, 2], Some("last live replica of partition 0"));
+    check_last(&[1, 2, 3], Some(&[1, 2, 3]), &[1, 2, 3, 4], None);
+}
+
+#[test]
+fn without_a_leader_nobody_knows_which_replica_counts() {
+    check_last(&[4, 2, 3], None, &[4, 2, 3], Some("which has no leader now"));
+    check_last(&[4, 2, 3], None, &[2, 3], Some("which has no leader now"));
+    check_last(&[1, 2, 3], None, &[1, 4], Some("which has no leader now"));
+    check_last(&[1, 2, 3], None, &[], Some("which has no leader now"));
+    check_last(&[1, 2, 3], None, &[1], None);
 }

@@ -57,8 +57,9 @@ impl LocalReplicas {
 
 /// What the replica of a partition holds that this node has now and then.
 ///
-/// Without a replica nothing is known: no floor, no series, no metadata, never full. Limits then count, of that
-/// partition, what this gateway sent in its session; a leader that is full refuses by itself.
+/// Without a replica nothing is known: no floor, no number of series nor which, no metadata, never full. Limits then
+/// count, of that partition, what this gateway sent in its session and, of series, what the cluster was counted to have; a
+/// leader that is full refuses by itself.
 #[derive(Debug, Clone)]
 pub struct HeldHere {
     replicas: Arc<LocalReplicas>,
@@ -85,8 +86,8 @@ impl Holdings for HeldHere {
         self.ask(0, |held| held.active_series(tenant))
     }
 
-    fn has_series(&self, tenant: TenantId, labels: &Labels) -> bool {
-        self.ask(false, |held| held.has_series(tenant, labels))
+    fn has_series(&self, tenant: TenantId, labels: &Labels) -> Option<bool> {
+        self.ask(None, |held| held.has_series(tenant, labels))
     }
 
     fn metadata_families(&self, tenant: TenantId) -> usize {

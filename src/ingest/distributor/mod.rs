@@ -16,12 +16,14 @@ mod metadata;
 mod outcome;
 mod partition;
 mod prepare;
+mod share;
 mod sort;
 #[cfg(test)]
 mod tests;
 
 pub use outcome::{WriteError, WriteOutcome, Written};
 pub use partition::PartitionInput;
+pub use share::ClusterTotals;
 
 use crate::in_flight::Held;
 use crate::protocol::{Hashing, Protocol};
@@ -39,8 +41,10 @@ use quorate_cluster::human::HumanDuration;
 use quorate_cluster::limits::LimitsProvider;
 use quorate_cluster::slots::{SlotTable, TargetLabels, slot_of};
 use quorate_model::{Clock, Labels, PartitionId, SessionId, Slot, TenantId};
+use share::Share;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
@@ -129,6 +133,8 @@ struct Inner {
     clock: Arc<dyn Clock>,
     started: Instant,
     limits: Arc<LimitsProvider>,
+    /// Gateways of the cluster.
+    members: AtomicU32,
     placement: Placement,
     partitions: Vec<Arc<PartitionQueue>>,
     session: ArcSwap<Session>,
@@ -141,8 +147,15 @@ struct Inner {
 
 /// What the gateway keeps for a tenant, whatever the session.
 struct TenantState {
-    bucket: Mutex<Bucket>,
+    pace: Mutex<Pace>,
     counters: TenantCounters,
+}
+
+/// How fast a tenant may write here.
+#[derive(Debug, Default)]
+struct Pace {
+    bucket: Bucket,
+    share: Share,
 }
 
 impl std::fmt::Debug for Distributor {
@@ -173,6 +186,7 @@ impl Distributor {
             started: clock.instant(),
             clock,
             limits,
+            members: AtomicU32::new(1),
             placement,
             partitions,
             session: ArcSwap::from_pointee(session),
@@ -281,6 +295,26 @@ impl Distributor {
         self.inner.session.load().forget_idle(self.inner.unit());
     }
 
+    /// As many gateways have the tenants' limits in common; one unless it is told.
+    pub fn share_limits(&self, members: u32) {
+        self.inner.members.store(members.max(1), Ordering::Relaxed);
+    }
+
+    /// Samples, exemplars and metadata a second that a tenant offers here, smoothed over some seconds; 0 while no others
+    /// share its limits or its rate has none. `None` if it never wrote here. To be called about once a second.
+    pub fn measure_offered(&self, tenant: TenantId) -> Option<f64> {
+        let state = self.inner.known_tenant(tenant)?;
+        let now = self.inner.clock.instant();
+        Some(state.pace.lock().share.measure(now))
+    }
+
+    /// What the cluster has of a tenant, in answer to what was measured last.
+    pub fn hear_totals(&self, tenant: TenantId, totals: ClusterTotals) {
+        if let Some(state) = self.inner.known_tenant(tenant) {
+            state.pace.lock().share.hear(totals, self.inner.clock.instant());
+        }
+    }
+
     /// The session in use.
     pub fn session(&self) -> Arc<Session> {
         self.inner.session.load_full()
@@ -301,15 +335,19 @@ impl Inner {
         crate::series_cache::unit_of(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 
+    fn known_tenant(&self, tenant: TenantId) -> Option<Arc<TenantState>> {
+        self.tenants.read().get(&tenant).map(Arc::clone)
+    }
+
     fn tenant_state(&self, request: &WriteRequest) -> Arc<TenantState> {
-        if let Some(found) = self.tenants.read().get(&request.tenant) {
-            return Arc::clone(found);
+        if let Some(found) = self.known_tenant(request.tenant) {
+            return found;
         }
         let mut tenants = self.tenants.write();
         let known = tenants.len();
         Arc::clone(tenants.entry(request.tenant).or_insert_with(|| {
             let counters = TenantCounters::new(&request.tenant_name, known);
-            Arc::new(TenantState { bucket: Mutex::default(), counters })
+            Arc::new(TenantState { pace: Mutex::default(), counters })
         }))
     }
 

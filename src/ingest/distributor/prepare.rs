@@ -16,6 +16,7 @@ use quorate_cluster::limits::Limits;
 use quorate_commitlog::record::{self, RecordDecoder, SubBatchEncoder};
 use quorate_model::{Labels, METRIC_NAME, PartitionId, SessionId, TenantId};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 
 /// Bytes of a decoded body that a work area keeps.
@@ -87,7 +88,7 @@ struct Scope<'a> {
     unit: u32,
 }
 
-/// The series that the partitions hold of one tenant.
+/// The series that the partitions hold of one tenant: those here, or those that the cluster was counted to have.
 struct StoredSeries<'a> {
     inner: &'a Inner,
     tenant: TenantId,
@@ -95,10 +96,13 @@ struct StoredSeries<'a> {
 
 impl Stored for StoredSeries<'_> {
     fn series(&self) -> u64 {
-        self.inner.partitions.iter().map(|p| p.holdings().active_series(self.tenant)).sum()
+        let here = self.inner.partitions.iter().map(|p| p.holdings().active_series(self.tenant)).sum();
+        let state = self.inner.known_tenant(self.tenant);
+        let counted = state.and_then(|state| state.pace.lock().share.series(self.inner.clock.instant()));
+        counted.map_or(here, |counted| counted.max(here))
     }
 
-    fn has(&self, partition: u16, labels: &Labels) -> bool {
+    fn has(&self, partition: u16, labels: &Labels) -> Option<bool> {
         self.inner.partitions[usize::from(partition)].holdings().has_series(self.tenant, labels)
     }
 }
@@ -214,8 +218,17 @@ impl Inner {
             return Ok(());
         }
         let (items, rate, burst) = (request.items(), limits.ingestion_rate, limits.burst());
-        let taken = state.bucket.lock().take(items, rate, burst, self.clock.instant());
-        taken.map_err(|retry_after| {
+        let (members, now) = (self.members.load(Ordering::Relaxed), self.clock.instant());
+        let mut pace = state.pace.lock();
+        if members > 1 {
+            pace.share.offer(items, now);
+        }
+        let part = pace.share.part(rate, members);
+        let taken = pace.bucket.take(items, part, burst, now);
+        drop(pace);
+        taken.map_err(|wait| {
+            // Parts grow when others are used less; who stays away for as long as a small one asks would keep it small.
+            let retry_after = wait.mul_f64(part / part.max(rate / f64::from(members)));
             state.counters.count_rate_limited(request);
             WriteError::RateLimited { message: refusal::rate(rate, burst, items), retry_after }
         })

@@ -27,11 +27,11 @@ pub(crate) enum Resolved {
 
 /// What the partitions hold of the request's tenant.
 pub(crate) trait Stored {
-    /// Series, over all partitions.
+    /// Series, over all partitions, as far as it is known.
     fn series(&self) -> u64;
 
-    /// Whether the partition with this index has the series.
-    fn has(&self, partition: u16, labels: &Labels) -> bool;
+    /// Whether the partition with this index has the series; `None` if it cannot be told.
+    fn has(&self, partition: u16, labels: &Labels) -> Option<bool>;
 }
 
 /// Buffers that are used again.
@@ -239,11 +239,15 @@ impl Resolver<'_> {
     }
 
     /// Whether a series that this session does not know is one too many. A gateway knows nothing when it starts, so
-    /// what the partitions hold counts as well, and what they hold is never one too many.
+    /// what the partitions hold counts as well, and what they hold is never one too many. Of a partition of which
+    /// nothing is known here each series may be one that it holds, until as many as the limit went through here.
     fn is_over_limit(&self, table: &Table, stored: u64, miss: &Miss) -> bool {
         let limit = self.limits.max_global_series_per_user;
-        let active = (table.series() as u64).max(stored + table.undefined() as u64);
-        limit > 0 && active >= limit && !self.stored.has(miss.partition, &miss.labels)
+        let through = table.series() as u64;
+        let active = through.max(stored + table.undefined() as u64);
+        limit > 0
+            && active >= limit
+            && self.stored.has(miss.partition, &miss.labels).map_or(through >= limit, |has| !has)
     }
 }
 

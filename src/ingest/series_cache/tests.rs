@@ -26,8 +26,8 @@ impl Stored for Nothing {
         0
     }
 
-    fn has(&self, _partition: u16, _labels: &Labels) -> bool {
-        false
+    fn has(&self, _partition: u16, _labels: &Labels) -> Option<bool> {
+        Some(false)
     }
 }
 

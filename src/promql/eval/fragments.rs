@@ -67,6 +67,9 @@ impl<'q> Evaluator<'q> {
         let combined = self.combine_groups(aggregate, grid, &answers)?;
         let Some(result) = combined else {
             drop((answers, memory));
+            if let Some(source) = self.source.fragments() {
+                source.forget(remote.select);
+            }
             return self.stream(&remote.node, grid, sink);
         };
         self.add_ends(remote.select, grid, &answers);

@@ -51,6 +51,9 @@ pub trait FragmentSource: Send + Sync {
 
     /// Told that so many series were in two partitions, of which the lower one was taken.
     fn saw_repeats(&self, series: usize);
+
+    /// Told that answers about this selection (see [`Fragment::selection`]) are not used: its series are selected.
+    fn forget(&self, selection: usize);
 }
 
 /// What a query wants from a source.

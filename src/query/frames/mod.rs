@@ -22,6 +22,8 @@ const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 6;
 /// A frame is sent when it has so many bytes. What is added last may take it a good part above.
 const SEND_AT: usize = 768 << 10;
+/// Bytes of a frame that the network takes. What cannot be split must fit.
+const MOST_BYTES: usize = 4 << 20;
 
 /// What the entries of a frame are. The numbers are part of the form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,8 @@
 //! Path: `fragment_service` -> [`PartialWriter`], [`write_report`] -> network -> [`Partials`] -> `distribute`.
 
 use super::{
-    FrameError, HEADER_BYTES, Kind, SEND_AT, begin, open, put_bytes, put_labels, take_labels, take_text,
+    FrameError, HEADER_BYTES, Kind, MOST_BYTES, SEND_AT, begin, open, put_bytes, put_labels, take_labels,
+    take_text,
 };
 use quorate_chunk::varint;
 use quorate_model::{Labels, PartitionId};
@@ -17,6 +18,17 @@ use quorate_promql::fragment::{FragmentEnd, Note, NoteKind, PartialSeries, StepS
 const COLUMNS: usize = 4;
 /// Most annotations in a report; a writer leaves out the rest.
 const NOTES: usize = 2_000;
+
+/// Bytes of a frame that are left for labels, counts and annotations beside what grows with the steps.
+const OTHER_BYTES: usize = 256 << 10;
+/// Bytes of a step: a number in each column; in a report it takes less. Its place in the set is one bit more.
+const STEP_BYTES: usize = 8 * COLUMNS;
+
+/// Whether a series of so many steps fits into a frame that is nearly full, and their report into one: neither is split.
+pub(crate) fn fits(steps: usize) -> bool {
+    let room = MOST_BYTES - SEND_AT - OTHER_BYTES;
+    steps.checked_mul(STEP_BYTES).is_some_and(|numbers| numbers + steps / 8 <= room)
+}
 
 /// Flags of a series.
 const NAMES_GONE: u8 = 1;

@@ -1,7 +1,7 @@
 use super::lists::{CardinalityList, Count, List, MetadataList, SeriesList, TextList};
-use super::partials::{PartialWriter, Partials, read_report, write_report};
+use super::partials::{PartialWriter, Partials, fits, read_report, write_report};
 use super::series::{RemoteSelection, SeriesWriter, partition_of};
-use super::{FrameError, SEND_AT, lists};
+use super::{FrameError, MOST_BYTES, SEND_AT, lists};
 use bytes::Bytes;
 use proptest::prelude::*;
 use quorate_model::{
@@ -318,6 +318,30 @@ fn read_partials(steps: usize, frames: &[Vec<u8>]) -> Result<Vec<PartialSeries>,
     assert_eq!(partials.charged, asked);
     assert!(partials.series.iter().map(PartialSeries::bytes).sum::<u64>() <= asked);
     Ok(partials.series)
+}
+
+#[test]
+fn what_fits_is_never_a_frame_that_the_network_refuses() {
+    let (mut most, mut too_many) = (1, 1 << 20);
+    assert!(fits(most) && !fits(too_many) && !fits(usize::MAX));
+    while most + 1 < too_many {
+        let middle = usize::midpoint(most, too_many);
+        if fits(middle) { most = middle } else { too_many = middle }
+    }
+    let label = |bytes: usize| Labels::from_pairs([("a", "b".repeat(bytes).as_str())]);
+    let of = |labels, count: usize| {
+        let column: Vec<f64> = (0..count).map(|at| at as f64).collect();
+        let present = steps(&(0..count).collect::<Vec<_>>(), most);
+        PartialSeries { labels, names_gone: false, drop_name: false, present, columns: vec![column; 4] }
+    };
+    // A frame that is just not sent yet takes the largest series, in which only one step is missing.
+    let series = [of(label(SEND_AT - most / 8 - 100), 1), of(label(10), most - 1)];
+    let frames = partials(most, &series);
+    assert_eq!(frames.len(), 1);
+    assert!((MOST_BYTES / 2..MOST_BYTES).contains(&frames[0].len()), "{} bytes", frames[0].len());
+    let stats = QueryStats { total_samples_per_step: vec![u64::MAX; most], ..QueryStats::default() };
+    let report = write_report(PartitionId(3), &FragmentEnd { stats, notes: Vec::new() });
+    assert!(report.len() < MOST_BYTES, "{} bytes", report.len());
 }
 
 /// As text, so that NaN equals NaN and the sign of zero counts.

@@ -8,10 +8,11 @@ use super::extract::Form;
 use super::params::Params;
 use super::reply::{ApiError, Reply};
 use crate::node::services::Services;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use quorate_cluster::admin::{self, Objection, Standings};
+use quorate_cluster::admin::{self, Holders, Objection, Standings};
 use quorate_cluster::{MetaError, MetaState, NodeState, board};
 use quorate_model::{ErrorCode, NodeId, PartitionId};
 use serde_json::json;
@@ -65,10 +66,25 @@ impl IntoResponse for NotDone {
     }
 }
 
+/// Refuses what a tenant or a page in somebody's browser sends: proxies put the tenant's header on what they let through,
+/// browsers say where a request comes from.
+pub async fn operators_only(request: Request, next: Next) -> Response {
+    for header in ["x-scope-orgid", "origin"] {
+        if request.headers().contains_key(header) {
+            let reason = format!(
+                "this is for operators: a request with the header {header} may not change the cluster"
+            );
+            return ApiError::new(ErrorCode::Forbidden, reason).into_response();
+        }
+    }
+    next.run(request).await
+}
+
 /// The cluster of now, as it has to be known before something is changed.
 struct Known {
     state: MetaState,
     standings: Standings,
+    holders: Holders,
     meta_voters: BTreeSet<NodeId>,
 }
 
@@ -80,9 +96,9 @@ impl Known {
         services.meta.fresh().await?;
         let silent = "the leader of the metadata does not tell what it heard of the nodes; try again";
         let seen = services.life.seen().await.ok_or_else(|| ApiError::new(ErrorCode::Unavailable, silent))?;
-        let standings = board::standings(&seen);
+        let (standings, holders) = (board::standings(&seen), board::holders(&seen));
         let meta_voters = services.meta.group().members().voters;
-        Ok(Self { state: services.meta.state(), standings, meta_voters })
+        Ok(Self { state: services.meta.state(), standings, holders, meta_voters })
     }
 }
 
@@ -141,9 +157,9 @@ pub async fn undrain(State(app): State<Arc<App>>, Form(params): Form) -> Result<
 pub async fn remove(State(app): State<Arc<App>>, Form(params): Form) -> Result<Reply, NotDone> {
     let services = app.services()?;
     let force = is_forced(&params)?;
-    let Known { state, standings, meta_voters } = Known::of(services).await?;
+    let Known { state, standings, holders, meta_voters } = Known::of(services).await?;
     let node = admin::find_node(&state, required(&params, "node")?)?;
-    let risks = admin::check_remove(&state, &standings, &meta_voters, node, force)?;
+    let risks = admin::check_remove(&state, &standings, &holders, &meta_voters, node, force)?;
     set_state(services, node, NodeState::Gone, risks).await
 }
 

@@ -6,7 +6,10 @@
 use super::reply::ApiError;
 use super::time::{parse_duration_ns, quoted};
 use crate::config::Consistency;
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::middleware::Next;
+use axum::response::Response;
 use quorate_model::{PartitionId, Position};
 use quorate_query::{PositionToken, ReadConsistency, Seen, TokenKey};
 use std::time::Duration;
@@ -113,6 +116,17 @@ pub fn told(seen: &Seen, key: &TokenKey) -> Vec<(HeaderName, HeaderValue)> {
     token.into_iter().chain(stale).collect()
 }
 
+/// Leaves the token out of answers to reads that say nothing of consistency: it grows with the number of partitions, and
+/// who does not know of it should not need a proxy with room for it.
+pub async fn tokens_where_asked(request: Request, next: Next) -> Response {
+    let asks = [CONSISTENCY, OFFSETS].iter().any(|header| request.headers().contains_key(header));
+    let mut response = next.run(request).await;
+    if !asks {
+        response.headers_mut().remove(OFFSETS);
+    }
+    response
+}
+
 fn header_of(token: &PositionToken, key: &TokenKey) -> HeaderValue {
     HeaderValue::try_from(token.encode(key)).expect("hexadecimal digits may stand in a header")
 }
@@ -177,6 +191,20 @@ mod tests {
     #[track_caller]
     fn check(default: Consistency, lines: &[(&str, &str)], expected: ReadConsistency) {
         assert_eq!(ask(default, lines), Ok(expected), "{default:?} {lines:?}");
+    }
+
+    #[tokio::test]
+    async fn a_read_that_does_not_speak_of_consistency_gets_no_token() {
+        use axum::{Router, body::Body, middleware::from_fn, routing::get};
+        use tower::ServiceExt;
+        let router =
+            Router::new().route("/", get(async || [(OFFSETS, "01")])).layer(from_fn(tokens_where_asked));
+        for (header, has_token) in [("accept", false), (CONSISTENCY.as_str(), true), (OFFSETS.as_str(), true)]
+        {
+            let request = Request::builder().uri("/").header(header, "x").body(Body::empty()).unwrap();
+            let answer = router.clone().oneshot(request).await.unwrap();
+            assert_eq!(answer.headers().contains_key(OFFSETS), has_token, "{header}");
+        }
     }
 
     #[test]

@@ -57,6 +57,10 @@ pub fn router(app: Arc<App>) -> Router {
 }
 
 fn api_routes() -> Router<Arc<App>> {
+    read_routes().merge(admin_routes()).merge(write_routes())
+}
+
+fn read_routes() -> Router<Arc<App>> {
     Router::new()
         .route("/query", get(query::instant).post(query::instant))
         .route("/query_range", get(query::range).post(query::range))
@@ -74,14 +78,24 @@ fn api_routes() -> Router<Arc<App>> {
         .route("/status/tsdb", get(info::tsdb).post(info::tsdb))
         .route("/cluster", get(cluster::cluster))
         .route("/cluster/overview", get(cluster::overview))
-        .route("/cluster/move", post(cluster_admin::move_replica))
-        .route("/cluster/drain", post(cluster_admin::drain))
-        .route("/cluster/undrain", post(cluster_admin::undrain))
-        .route("/cluster/remove", post(cluster_admin::remove))
         .route("/rules", get(info::rules))
         .route("/alerts", get(info::alerts))
         .route("/alertmanagers", get(info::alertmanagers))
         .route("/targets", get(info::targets))
+        .route_layer(middleware::from_fn(consistency::tokens_where_asked))
+}
+
+fn admin_routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/cluster/move", post(cluster_admin::move_replica))
+        .route("/cluster/drain", post(cluster_admin::drain))
+        .route("/cluster/undrain", post(cluster_admin::undrain))
+        .route("/cluster/remove", post(cluster_admin::remove))
+        .route_layer(middleware::from_fn(cluster_admin::operators_only))
+}
+
+fn write_routes() -> Router<Arc<App>> {
+    Router::new()
         .route("/write", post(write::remote_write))
         .route("/push", post(write::remote_write))
         .route("/receive", post(write::remote_write))

@@ -71,6 +71,17 @@ fn a_starting_node_is_healthy_and_not_ready() {
 }
 
 #[test]
+fn tenants_and_browsers_do_not_change_the_cluster() {
+    for path in ["move", "drain", "undrain", "remove"] {
+        let request = format!("POST /api/v1/cluster/{path}?node=n1");
+        check(&[], &request, 503, "unavailable");
+        for header in ["X-Scope-OrgID: a", "Origin: http://127.0.0.1:9009"] {
+            check(&[], &format!("{request}\n{header}"), 403, "for operators");
+        }
+    }
+}
+
+#[test]
 fn both_prefixes_lead_to_the_same_answers() {
     for prefix in ["/api/v1", "/prometheus/api/v1"] {
         check(&[], &format!("GET {prefix}/status/buildinfo"), 200, r#""version":"3."#);

@@ -82,12 +82,13 @@ impl Keeper {
     async fn follow_placement(self: Arc<Self>) {
         let (mut placement, mut running) = (self.meta.watch(), self.replicas.changes());
         loop {
+            // Both before it is looked: what changes meanwhile is another turn.
             placement.borrow_and_update();
+            running.borrow_and_update();
             let state = self.meta.state();
             if let Err(error) = self.replicas.open(placed_on(self.node, &state)).await {
                 self.replicas.fail(format!("a replica that is placed here cannot be opened: {error}"));
             }
-            running.borrow_and_update();
             self.view.publish(view_of(self.node, &state, &self.replicas));
             tokio::select! {
                 changed = placement.changed() => if changed.is_err() { return },

@@ -5,6 +5,7 @@
 //! Path: every node -> `Calls::consult` -> **here** of another -> `quorate_cluster::Board`.
 
 use super::replicas::Replicas;
+use super::tenants::Tenants;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use quorate_cluster::formation::Consultant;
@@ -13,12 +14,12 @@ use quorate_kv::RocksKv;
 use quorate_model::{Clock, NodeId, PartitionId, SystemClock};
 use quorate_raft::Members;
 use quorate_wire::Calls;
-use quorate_wire::meta::answer::{Answer as Told, Heard, NotLeading};
+use quorate_wire::meta::answer::{Answer as Told, NotLeading};
 use quorate_wire::meta::question::{Membership, Overview, Question as Asked};
 use quorate_wire::meta::report::Replica;
 use quorate_wire::meta::{self, Answer, Question, Report, Seen};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
@@ -40,6 +41,8 @@ pub struct Life {
     calls: Option<Arc<dyn Calls>>,
     board: Board,
     measured: Mutex<Measured>,
+    /// Set once this node takes writes.
+    tenants: OnceLock<Tenants>,
     /// Partitions that were found to differ between replicas while this node led the metadata.
     divergences: AtomicU64,
 }
@@ -62,7 +65,15 @@ impl Life {
         calls: Option<Arc<dyn Calls>>,
     ) -> Arc<Self> {
         let (board, measured) = (Board::default(), Mutex::default());
-        Arc::new(Self { node, meta, replicas, kv, calls, board, measured, divergences: AtomicU64::new(0) })
+        let (tenants, divergences) = (OnceLock::new(), AtomicU64::new(0));
+        Arc::new(Self { node, meta, replicas, kv, calls, board, measured, tenants, divergences })
+    }
+
+    /// From now on reports tell of tenants, too. Once.
+    pub fn set_tenants(&self, tenants: Tenants) {
+        if self.tenants.set(tenants).is_err() {
+            tracing::error!("a node began to take writes twice");
+        }
     }
 
     /// Starts its loops. They end when the handles are aborted.
@@ -92,8 +103,10 @@ impl Life {
             }
             if let Some(leader) = leader {
                 let report = Question { question: Some(Asked::Report(self.report())) };
-                if let Err(reason) = self.ask(leader, report, REPORT_INTERVAL).await {
-                    tracing::debug!(%leader, reason, "the report did not arrive");
+                match (self.ask(leader, report, REPORT_INTERVAL).await, self.tenants.get()) {
+                    (Ok(Told::Heard(heard)), Some(tenants)) => tenants.hear(&heard),
+                    (Ok(_), _) => (),
+                    (Err(reason), _) => tracing::debug!(%leader, reason, "the report did not arrive"),
                 }
             }
         }
@@ -139,6 +152,7 @@ impl Life {
             samples,
             replicas: self.replicas.list().into_iter().map(replica).collect(),
             transfers: self.replicas.traffic().arriving(),
+            tenants: self.tenants.get().map_or_else(Vec::new, Tenants::report),
         }
     }
 
@@ -212,7 +226,7 @@ impl Consultant for Life {
                     .replicas
                     .retain(|replica| partitions == 0 || (replica.partition as usize) < partitions);
                 self.hear(report);
-                Told::Heard(Heard {})
+                Told::Heard(self.board.totals(node, SystemClock.instant()))
             }
             Asked::Overview(_) => Told::Seen(self.board.seen(SystemClock.instant())),
             Asked::Membership(Membership { partition }) => {

@@ -15,6 +15,7 @@ pub mod partition;
 pub mod replicas;
 pub mod services;
 pub mod snapshots;
+mod tenants;
 pub mod traffic;
 
 pub use error::StartError;
@@ -45,6 +46,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
+use tenants::Tenants;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use traffic::Traffic;
@@ -137,9 +139,13 @@ impl Node {
             reason = meta.failed() => return Err(StartError::Stopped(reason)),
         }
         let inputs = (0..partitions).map(|id| input(PartitionId(id), node, &origin, &replicas)).collect();
+        let distributor = Arc::new(distributor(config, inputs, session, &meta, &limits, &clock));
+        if company.is_some() {
+            life.set_tenants(Tenants::new(node, &distributor, &limits, &meta, &replicas));
+        }
         let services = Arc::new(Services {
             token_key: token_key(&meta).await?,
-            distributor: Arc::new(distributor(config, inputs, session, &meta, &limits, &clock)),
+            distributor,
             queries,
             meta: meta.clone(),
             replicas: replicas.clone(),
@@ -150,10 +156,7 @@ impl Node {
             is_shared: company.is_some(),
             renewing: AtomicBool::new(false),
         });
-        let maintenance = Arc::new(maintenance(config, &services, session, limits, clock)?);
-        replicas.set_maintenance(maintenance.clone());
-        // One that was opened since the maintenance was made.
-        replicas.list().iter().for_each(|partition| maintenance.add(partition.maintained()));
+        let maintenance = maintenance(config, &services, session, limits, clock)?;
         loops.push(tokio::spawn(compact_meta(meta.clone())));
         loops.push(tokio::spawn(charge_heads(Arc::downgrade(&services))));
         Ok(Self { services, maintenance, loops, dir })
@@ -296,7 +299,7 @@ fn maintenance(
     session: SessionId,
     limits: Arc<LimitsProvider>,
     clock: Arc<dyn Clock>,
-) -> Result<Maintenance, StartError> {
+) -> Result<Arc<Maintenance>, StartError> {
     let settings = MaintenanceConfig {
         tick: config.storage.maintenance_interval.into(),
         image_interval: config.storage.image_interval.into(),
@@ -308,7 +311,6 @@ fn maintenance(
         let name = meta.tenant_name(tenant).unwrap_or_default();
         limits.of(&name).retention_ms(node_retention)
     });
-    let partitions = services.replicas.list().iter().map(Partition::maintained).collect();
     let (gateway, runtime) = (services.clone(), Handle::current());
     let forget_idle = Box::new(move || {
         gateway.distributor.forget_idle();
@@ -317,8 +319,11 @@ fn maintenance(
             gateway.renew_session();
         }
     });
-    Maintenance::start(settings, partitions, session, retention, forget_idle, clock, Handle::current())
-        .map_err(StartError::Thread)
+    let start = |partitions| {
+        let runtime = Handle::current();
+        Maintenance::start(settings, partitions, session, retention, forget_idle, clock, runtime)
+    };
+    services.replicas.look_after(start).map_err(StartError::Thread)
 }
 
 async fn compact_meta(meta: MetaHandle) {

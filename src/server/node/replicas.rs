@@ -11,19 +11,21 @@ use super::traffic::Traffic;
 use crate::config::StorageConfig;
 use futures::{StreamExt, TryStreamExt, stream};
 use parking_lot::{Mutex, RwLock};
-use quorate_ingest::{Applier, ApplyState, LocalReplica, LocalReplicas, Maintenance};
+use quorate_ingest::{Applier, ApplyState, LocalReplica, LocalReplicas, MaintainedPartition, Maintenance};
 use quorate_model::{Clock, NodeId, PartitionId, SystemClock};
 use quorate_raft::{Group, RaftNode};
 use quorate_tsdb::{Disk, StoreError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::watch;
 
 /// How long those that hold the state of a replica that leaves may take to end.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(600);
+/// So often it is looked before the log tells that they have not.
+const PATIENT_TRIES: u32 = 25;
 /// Pause before it is looked again whether they have.
 const LEAVE_PAUSE: Duration = Duration::from_millis(200);
 
@@ -59,7 +61,8 @@ pub struct Replicas {
     /// The same as writes need them.
     appenders: Arc<LocalReplicas>,
     leaders: Arc<Leaders>,
-    maintenance: OnceLock<Arc<Maintenance>>,
+    /// Once there is one it has just those that run: both change under this lock.
+    maintenance: Mutex<Option<Arc<Maintenance>>>,
     /// Counts the changes of what runs here.
     changes: watch::Sender<u64>,
     failure: watch::Sender<Option<String>>,
@@ -82,15 +85,43 @@ impl Replicas {
             is_stopped: AtomicBool::new(false),
             appenders: Arc::default(),
             leaders: Arc::new(Leaders::new(partitions)),
-            maintenance: OnceLock::new(),
+            maintenance: Mutex::default(),
             changes: watch::Sender::new(0),
             failure: watch::Sender::new(None),
         })
     }
 
-    /// Has those that are opened from now on looked after as well. Called once.
-    pub fn set_maintenance(&self, maintenance: Arc<Maintenance>) {
-        self.maintenance.get_or_init(|| maintenance);
+    /// Has those that run looked after, and those that are opened from now on.
+    ///
+    /// # Errors
+    /// Those of `start`.
+    pub fn look_after<E>(
+        &self,
+        start: impl FnOnce(Vec<MaintainedPartition>) -> Result<Maintenance, E>,
+    ) -> Result<Arc<Maintenance>, E> {
+        let mut known = self.maintenance.lock();
+        let maintenance = Arc::new(start(self.list().iter().map(Partition::maintained).collect())?);
+        *known = Some(maintenance.clone());
+        Ok(maintenance)
+    }
+
+    /// It runs, and is looked after.
+    fn enter(&self, id: PartitionId, running: Running) {
+        let maintenance = self.maintenance.lock();
+        if let Some(maintenance) = &*maintenance {
+            maintenance.add(running.partition.maintained());
+        }
+        self.running.write().insert(id, running);
+    }
+
+    /// It runs no more, and nobody looks after it.
+    fn take_out(&self, id: PartitionId) -> Option<Running> {
+        let maintenance = self.maintenance.lock();
+        let running = self.running.write().remove(&id);
+        if let Some(maintenance) = &*maintenance {
+            maintenance.remove(id);
+        }
+        running
     }
 
     /// Opens those of `placed` that do not run yet, and begins to apply their logs. Returns the new ones.
@@ -126,10 +157,7 @@ impl Replicas {
         }
         let appender = Arc::new(partition.appender(&applier));
         self.appenders.insert(id, LocalReplica { appender, holdings: partition.store.clone() });
-        if let Some(maintenance) = self.maintenance.get() {
-            maintenance.add(partition.maintained());
-        }
-        self.running.write().insert(id, Running { partition: partition.clone(), applier });
+        self.enter(id, Running { partition: partition.clone(), applier });
         tokio::spawn(watch_over(self.me.clone(), id, partition.state.clone()));
         tokio::spawn(follow_leader(
             self.leaders.clone(),
@@ -147,11 +175,8 @@ impl Replicas {
     /// If its apply thread cannot be waited for.
     pub async fn close(&self, id: PartitionId) -> Result<(), String> {
         self.replacing.lock().insert(id);
-        let running = self.running.write().remove(&id);
+        let running = self.take_out(id);
         self.appenders.remove(id);
-        if let Some(maintenance) = self.maintenance.get() {
-            maintenance.remove(id);
-        }
         self.changes.send_modify(|changes| *changes += 1);
         let Some(Running { partition, applier }) = running else { return Ok(()) };
         drop(partition);
@@ -284,18 +309,22 @@ impl Replicas {
         }
         raft.forget(group).await.map_err(|error| error.to_string())?;
         let until = SystemClock.instant() + LEAVE_TIMEOUT;
-        loop {
+        for tries in 0u32.. {
             let (disk, dir) = (disk.clone(), folder(data_dir, id));
             let removed = tokio::task::spawn_blocking(move || disk.remove(id, &dir)).await;
             match removed.map_err(|error| error.to_string())? {
                 Ok(()) => return Ok(true),
                 // A query or a transfer holds it.
-                Err(StoreError::InUse { .. }) if SystemClock.instant() < until => {
+                Err(error @ StoreError::InUse { .. }) if SystemClock.instant() < until => {
+                    if tries == PATIENT_TRIES {
+                        tracing::info!(partition = %id, %error, "the files of a replica that left wait for their users");
+                    }
                     tokio::time::sleep(LEAVE_PAUSE).await;
                 }
                 Err(error) => return Err(error.to_string()),
             }
         }
+        unreachable!("the time is over before the number of tries")
     }
 
     /// Snapshots on their way.

@@ -7,6 +7,7 @@ mod growing;
 mod kill_plan;
 mod kills;
 mod life;
+mod limits;
 mod mtls;
 mod power_loss;
 mod probe;

@@ -93,9 +93,9 @@ async fn what_a_partition_holds_is_known_while_there_is_a_replica() {
     let (tenant, labels) = (TenantId(1), Labels::from_pairs([("__name__", "up")]));
     let known = || (held.floor_ms(tenant), held.active_series(tenant), held.has_series(tenant, &labels));
     let others = || (held.metadata_families(tenant), held.has_family(tenant, "up"), held.is_full());
-    assert_eq!((known(), others()), ((5, 1, true), (0, false, true)));
+    assert_eq!((known(), others()), ((5, 1, Some(true)), (0, false, true)));
     net.here.remove(PARTITION);
-    assert_eq!((known(), others()), ((i64::MIN, 0, false), (0, false, false)));
+    assert_eq!((known(), others()), ((i64::MIN, 0, None), (0, false, false)));
     net.here.insert(PARTITION, replica);
-    assert_eq!(known(), (5, 1, true));
+    assert_eq!(known(), (5, 1, Some(true)));
 }

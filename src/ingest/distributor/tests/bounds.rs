@@ -1,6 +1,34 @@
 //! Rates, numbers of series, sizes and memory: what is over a bound is refused, and nothing of it is kept.
 
 use super::*;
+use quorate_model::SystemClock;
+use std::sync::atomic::AtomicU64;
+
+/// A clock of which the monotonic time is set by hand as well.
+struct HandClock {
+    start: Instant,
+    elapsed_ms: AtomicU64,
+}
+
+impl HandClock {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { start: SystemClock.instant(), elapsed_ms: AtomicU64::new(0) })
+    }
+
+    fn advance(&self, ms: u64) {
+        self.elapsed_ms.fetch_add(ms, Ordering::Relaxed);
+    }
+}
+
+impl Clock for HandClock {
+    fn now_ms(&self) -> i64 {
+        NOW + self.elapsed_ms.load(Ordering::Relaxed) as i64
+    }
+
+    fn instant(&self) -> Instant {
+        self.start + Duration::from_millis(self.elapsed_ms.load(Ordering::Relaxed))
+    }
+}
 
 #[tokio::test]
 async fn the_rate_is_limited_with_a_time_to_come_back() {
@@ -155,5 +183,62 @@ async fn labels_of_new_series_are_bounded_over_the_request() {
     assert_eq!((error.code(), error.clone()), (ErrorCode::TooLarge, WriteError::LabelBytes { limit: 4_000 }));
     assert!(rig.logs.iter().all(|log| log.entries().is_empty()));
     assert_eq!(rig.write(RW2, &encoder::rw2(&sent[..3])).await.unwrap().samples, 3);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn of_a_rate_that_is_shared_only_a_part_is_granted_here() {
+    let limits = Limits { ingestion_rate: 100.0, ingestion_burst_size: 100, ..Limits::default() };
+    let clock = HandClock::new();
+    let rig = Setup { limits, clock: clock.clone(), ..Setup::default() }.start();
+    let ten = up(&[], &(0..10).map(|ago| (NOW - ago, 1.0)).collect::<Vec<_>>());
+    // Offers 200 a second for ten seconds; returns what was taken.
+    let offer = async || {
+        let mut taken = 0;
+        for turn in 1..=200 {
+            clock.advance(50);
+            match rig.write_series(std::slice::from_ref(&ten)).await {
+                Ok(outcome) => taken += outcome.samples,
+                Err(error) => {
+                    assert!(error.to_string().contains("100 items/s"), "the whole limit is told: {error}");
+                    assert!(error.retry_after().unwrap() <= Duration::from_secs(1), "{error}");
+                }
+            }
+            if turn % 20 == 0 {
+                rig.distributor.measure_offered(TenantId(1));
+            }
+        }
+        taken
+    };
+    assert_eq!(rig.distributor.measure_offered(TenantId(1)), None, "it was never here");
+    assert_eq!(offer().await, 1_090, "alone: all of it, and the burst");
+    assert_eq!(rig.distributor.measure_offered(TenantId(1)), Some(0.0), "alone nothing is measured");
+    rig.distributor.share_limits(4);
+    assert!((240..=260).contains(&offer().await), "before anything is heard: a quarter");
+    let own = rig.distributor.measure_offered(TenantId(1)).unwrap();
+    assert!((190.0..=200.0).contains(&own), "{own}: what is refused is offered as well");
+    let totals = |offered| ClusterTotals { offered, series: 0, nodes: 4 };
+    rig.distributor.hear_totals(TenantId(1), totals(2.0 * own));
+    assert!((490..=510).contains(&offer().await), "as much as the others");
+    rig.distributor.hear_totals(TenantId(1), totals(own));
+    assert!(offer().await >= 950, "nobody else is used");
+    rig.distributor.hear_totals(TenantId(2), totals(own));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn series_that_the_cluster_has_elsewhere_count() {
+    let limits = Limits { max_global_series_per_user: 10, ..Limits::default() };
+    let clock = HandClock::new();
+    let rig = Setup { limits, clock: clock.clone(), ..Setup::default() }.start();
+    let series = |id: &'static str| [up(&[("id", id)], &[(NOW, 1.0)])];
+    assert_eq!(rig.write_series(&series("a")).await.unwrap().samples, 1);
+    let totals = ClusterTotals { offered: 0.0, series: 10, nodes: 3 };
+    rig.distributor.hear_totals(TenantId(1), totals);
+    let outcome = rig.write_series(&series("b")).await.unwrap();
+    assert_eq!((outcome.samples, outcome.refusals[0].id), (0, refusal::SERIES_LIMIT));
+    assert_eq!(rig.write_series(&series("a")).await.unwrap().refused(), 0, "it is known");
+    clock.advance(10_000);
+    assert_eq!(rig.write_series(&series("b")).await.unwrap().samples, 1, "what was told is too old");
     rig.stop().await;
 }

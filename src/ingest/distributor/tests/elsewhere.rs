@@ -7,6 +7,10 @@ use quorate_model::NodeId;
 
 /// A distributor on node 1, over the replicas of `net`.
 fn gateway(net: &Net) -> Distributor {
+    limited_gateway(net, Limits::default())
+}
+
+fn limited_gateway(net: &Net, limits: Limits) -> Distributor {
     let input = PartitionInput {
         id: PARTITION,
         appender: Arc::new(net.routed(quick())),
@@ -17,7 +21,7 @@ fn gateway(net: &Net) -> Distributor {
         vec![input],
         Arc::new(|_, _| (Slot(0), PARTITION)),
         SessionId { node: 1, incarnation: 1 },
-        Arc::new(LimitsProvider::new(Limits::default(), BTreeMap::new())),
+        Arc::new(LimitsProvider::new(limits, BTreeMap::new())),
         Arc::new(ManualClock::new(NOW)),
     )
 }
@@ -86,4 +90,21 @@ async fn a_late_verdict_of_a_leader_elsewhere_is_a_success_that_holds_nothing() 
     queue.drained().await;
     net.node(2).target.let_apply(true);
     queue.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_series_that_may_be_stored_elsewhere_is_not_one_too_many() {
+    let net = Net::start(&[2], Some(2));
+    net.watch.send_replace(Some(NodeId(2)));
+    let limits = Limits { max_global_series_per_user: 2, ..Limits::default() };
+    let gateway = limited_gateway(&net, limits);
+    let write = async |id: &str| {
+        let body = encoder::rw1(&[up(&[("id", id)], &[(NOW, 1.0)])]);
+        gateway.write(request(RW1, &body), Held::unbounded()).await.unwrap().samples
+    };
+    assert_eq!(write("a").await, 1);
+    gateway.hear_totals(TenantId(1), ClusterTotals { offered: 0.0, series: 2, nodes: 4 });
+    assert_eq!(write("b").await, 1, "this gateway has only begun: it may be one of the two");
+    assert_eq!(write("c").await, 0, "two went through here: it cannot");
+    gateway.close().await;
 }

@@ -81,6 +81,8 @@ impl FragmentSource for Split {
     fn saw_repeats(&self, series: usize) {
         panic!("{series} series are in two partitions");
     }
+
+    fn forget(&self, _selection: usize) {}
 }
 
 /// The answer from `source`, with all that is counted and noted.

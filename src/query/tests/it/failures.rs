@@ -200,6 +200,23 @@ impl StoreHandler for Silent {
     }
 }
 
+/// Node 1 takes node 3 for the leader of partition 1, which node 4 is. Node 2, which leads partition 0, says nothing
+/// for longer than the question may take.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_node_does_not_hold_up_a_hint() {
+    let config = QueryConfig { fresh_within: Duration::from_secs(4), ..config(1 << 30) };
+    let cluster = TestCluster::new(&gauges(9), &[&[2], &[4, 3]], &config);
+    let (calls, _called) = mpsc::unbounded_channel();
+    cluster.wrap(2, |_| Arc::new(Silent(calls)));
+    let mut partitions = cluster.node(1).cluster.view().partitions().to_vec();
+    partitions[1].leader = tokio::sync::watch::channel(Some(NodeId(3))).1;
+    cluster.node(1).cluster.publish(quorate_query::PartitionView::new(partitions));
+    let query = QueryParams { allow_partial: true, ..instant("count(up)") };
+    let seen = cluster.node(1).queries.query(query, |_, _, _| Ok(())).await.unwrap().seen;
+    let gaps: Vec<PartitionId> = seen.gaps.iter().map(|gap| gap.partition).collect();
+    assert_eq!(gaps, [PartitionId(0)], "{seen:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_falls_silent_is_given_up() {
     let cluster = TestCluster::new(&gauges(9), &[&[2, 3]], &config(1 << 30));

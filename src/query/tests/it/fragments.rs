@@ -3,13 +3,17 @@
 use super::support::{TENANT, TestCluster, config, gauges, instant, same_value};
 use async_trait::async_trait;
 use quorate_model::{BucketCounts, CounterResetHint, Histogram, Labels, SeriesBuffer, Span};
-use quorate_promql::engine::{QueryOutput, QueryStats};
+use quorate_promql::ast::Span as Place;
+use quorate_promql::engine::{EngineOptions, QueryError, QueryGuard, QueryOutput, QueryStats};
+use quorate_promql::fragment::{Fragment, FragmentTimes};
+use quorate_promql::source::SeriesSource;
 use quorate_promql::source::conformance::TestSeries;
-use quorate_query::{EvalTimes, FragmentService, QueryParams, ReadConsistency};
+use quorate_query::{EvalTimes, FragmentService, QueryLimits, QueryParams, ReadConsistency};
 use quorate_wire::store::frame::{Content, end};
 use quorate_wire::{StoreHandler, store};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{self, Receiver};
 
 /// What a peer does with the requests for series that it gets.
@@ -295,4 +299,137 @@ async fn a_replica_that_is_slow_to_begin_is_overtaken_by_another_and_told_to_sto
     assert!(found.contains("Float(9.0)"), "{found}");
     told.recv().await.unwrap();
     assert_eq!(cluster.node(1).queries.memory().in_use(), 0);
+}
+
+/// A peer that answers once it is told to, and tells when its answer has been taken whole.
+struct Paced {
+    inner: Arc<dyn StoreHandler>,
+    begin: Option<Arc<Notify>>,
+    taken: Option<Arc<Notify>>,
+    is_odd: bool,
+}
+
+#[async_trait]
+impl StoreHandler for Paced {
+    async fn read_index(&self, request: store::ReadIndexRequest) -> Result<store::ReadIndexAnswer, String> {
+        self.inner.read_index(request).await
+    }
+
+    async fn select(&self, mut request: store::SelectRequest) -> Result<Receiver<store::Frame>, String> {
+        if let Some(begin) = &self.begin {
+            begin.notified().await;
+        }
+        if let Some(fragment) = &mut request.fragment {
+            fragment.features.extend(self.is_odd.then(|| "promql-next".to_owned()));
+        }
+        let mut frames = self.inner.select(request).await?;
+        let (passed_on, answer) = mpsc::channel(1);
+        let taken = self.taken.clone();
+        tokio::spawn(async move {
+            while let Some(frame) = frames.recv().await {
+                if passed_on.send(frame).await.is_err() {
+                    return;
+                }
+            }
+            passed_on.closed().await;
+            if let Some(taken) = taken {
+                taken.notify_one();
+            }
+        });
+        Ok(answer)
+    }
+
+    async fn list(&self, request: store::ListRequest) -> Result<Receiver<store::Frame>, String> {
+        self.inner.list(request).await
+    }
+}
+
+/// Node 3 has answered for its part of node 2's, node 4 never does, and then node 2 answers for both.
+#[tokio::test(flavor = "multi_thread")]
+async fn series_of_a_replica_that_is_overtaken_do_not_count() {
+    let cluster = TestCluster::new(&gauges(9), &[&[2, 3], &[2, 4]], &config(1 << 30));
+    let turn = Arc::new(Notify::new());
+    let begin = Some(turn.clone());
+    cluster.wrap(2, |inner| Arc::new(Paced { inner, begin, taken: None, is_odd: false }));
+    cluster.wrap(3, |inner| Arc::new(Paced { inner, begin: None, taken: Some(turn), is_odd: false }));
+    let (given_up, _told) = mpsc::unbounded_channel();
+    cluster.wrap(4, |_| Arc::new(Slow(given_up)));
+    let limits = QueryLimits { max_series: 9, ..QueryLimits::default() };
+    let query = QueryParams { consistency: ReadConsistency::Eventual, limits, ..instant("count(up)") };
+    let found = cluster.node(1).ask(query).await.unwrap();
+    assert!(found.contains("Float(9.0)"), "{found}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn series_that_are_read_after_all_count_once() {
+    // Each partition has a finite sum, both together have none: it is made of the series.
+    let mut series = gauges(4);
+    for (nth, (_, samples)) in series.iter_mut().enumerate() {
+        samples.values = vec![if nth < 2 { 1e308 } else { 0.0 }];
+    }
+    for exact in [4, 3] {
+        let able = [(2, Peer::Able), (3, Peer::Able)];
+        let counted = Counted::new(&series, &[&[2], &[3]], &able);
+        let limits = QueryLimits { max_series: exact, ..QueryLimits::default() };
+        let query = QueryParams { limits, ..instant("sum(up) + sum(up)") };
+        let found = counted.cluster.node(1).ask(query).await;
+        assert_eq!(found.is_ok(), exact == 4, "{found:?}");
+        assert!(counted.fragments.load(Ordering::Relaxed) > 0);
+    }
+}
+
+/// Counts what is charged.
+#[derive(Default)]
+struct Balance(AtomicU64);
+
+impl QueryGuard for Balance {
+    fn check(&self) -> Result<(), QueryError> {
+        Ok(())
+    }
+
+    fn charge(&self, bytes: u64) -> Result<(), QueryError> {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn release(&self, bytes: u64) {
+        self.0.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_node_gave_is_given_back_when_another_declines() {
+    let cluster = TestCluster::new(&gauges(9), &[&[2], &[3]], &config(1 << 30));
+    let turn = Arc::new(Notify::new());
+    let taken = Some(turn.clone());
+    cluster.wrap(2, |inner| Arc::new(Paced { inner, begin: None, taken, is_odd: false }));
+    cluster.wrap(3, |inner| Arc::new(Paced { inner, begin: Some(turn), taken: None, is_odd: true }));
+    let source = cluster.node(1).source(QueryLimits::default(), &ReadConsistency::Strong).await;
+    let fragment = Fragment {
+        options: EngineOptions { query_text: "sum(up)".into(), ..EngineOptions::default() },
+        span: Place { start: 0, end: 7 },
+        selection: 0,
+        query: FragmentTimes { start_ms: 1_000, end_ms: 1_000, step_ms: 0 },
+        start_ms: 1_000,
+        step_ms: 1,
+        steps: 1,
+    };
+    let run = tokio::task::spawn_blocking(move || {
+        let balance = Balance::default();
+        let answers = source.fragments().expect("other nodes have it").run(&fragment, &balance);
+        (answers.expect("it is declined").is_none(), balance.0.into_inner())
+    });
+    assert_eq!(run.await.unwrap(), (true, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subquery_of_too_many_steps_for_a_frame_is_evaluated_from_series() {
+    let counted = Counted::new(&gauges(3), &[&[2], &[3]], &[(2, Peer::Able), (3, Peer::Able)]);
+    for (steps, is_pushed) in [(50_000, true), (120_000, false)] {
+        counted.fragments.store(0, Ordering::Relaxed);
+        let query = format!("max_over_time(count(up)[{steps}s:1s])");
+        let (found, _) = counted.ask(instant(&query)).await;
+        assert!(format!("{:?}", found.value).contains("Float(3.0)"), "{found:?}");
+        assert_eq!(counted.fragments.load(Ordering::Relaxed) > 0, is_pushed, "{steps} steps");
+    }
 }

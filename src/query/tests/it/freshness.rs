@@ -170,6 +170,21 @@ async fn an_answer_tells_how_far_its_replicas_had_come() {
     }
 }
 
+/// Only node 1 has a replica: there is no other to ask, and what it lacks becomes a gap before anything is read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_leaves_a_session_where_it_was() {
+    let config = QueryConfig { fresh_within: 4 * AT_ONCE, ..config(1 << 30) };
+    let behind = Behind::new(&[&[1], &[1]], &config);
+    let partial = QueryParams { consistency: token(2), allow_partial: true, ..instant("count(up)") };
+    let partial = seen(&behind.cluster, 1, partial).await;
+    assert_eq!(partial.gaps.len(), 1, "{partial:?}");
+    let session = || ReadConsistency::Session(partial.positions.clone().expect("it promises something"));
+    let refused = behind.count(1, session()).await.unwrap_err();
+    assert!(matches!(&refused, QueryFailure::NotFresh(not) if not.partition == PartitionId(0)), "{refused}");
+    behind.apply(1);
+    check_count(&behind.count(1, session()).await, 2);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_of_a_tenant_without_data_keeps_its_token() {
     let cluster = TestCluster::new(&gauges(1), &[&[1]], &config(1 << 30));
