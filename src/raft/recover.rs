@@ -136,7 +136,7 @@ impl Survivor {
     }
 
     fn part(&self, group: GroupId) -> Result<GroupLog, RaftError> {
-        // Only groups that are there are asked for, and those keep their incarnation.
+        // A group that is there keeps its incarnation; one that never was here begins with the first.
         Ok(self.log.group(group, 1)?)
     }
 
