@@ -8,12 +8,12 @@ impl Dice {
     /// Those of `seed`; `use_` tells sources of one seed from each other.
     pub fn new(seed: u64, use_: u64) -> Self {
         let mut dice = Self(seed ^ use_.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        dice.next();
+        dice.roll();
         dice
     }
 
     /// The next number. Source: Steele et al., "Fast splittable pseudorandom number generators", OOPSLA 2014.
-    pub fn next(&mut self) -> u64 {
+    pub fn roll(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -22,7 +22,7 @@ impl Dice {
 
     /// A number below `end`, which is not 0.
     pub fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
+        self.roll() % end
     }
 
     /// A number from `first` to `last`.

@@ -64,7 +64,7 @@ pub fn run(plan: Plan) -> Outcome {
     if plan.acknowledges_early {
         quorate_raft::simulation::plant_early_acknowledgement();
     }
-    let count = if plan.seed % 3 == 0 { 5 } else { 3 };
+    let count = if plan.seed.is_multiple_of(3) { 5 } else { 3 };
     let world = World::new(plan.seed, count, plan.shows);
     world.checks.lock().only_clients = plan.only_clients;
     let mut sim = turmoil::Builder::new()

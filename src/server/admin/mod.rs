@@ -1,7 +1,7 @@
 //! `quorate cluster ...`: an operator's commands, sent to any node over HTTP.
 //!
 //! Knows the commands, and the answers of `/api/v1/cluster/...`. Does not know what is done about them.
-//! Path: [`crate::cli`] -> **here** -> [`client`] -> a node's `http::cluster_admin`; [`tables`] shows the answers.
+//! Path: [`crate::cli`] -> **here** -> `client` -> a node's `http::cluster_admin`; `tables` shows the answers.
 
 mod client;
 mod tables;

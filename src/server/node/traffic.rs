@@ -3,7 +3,7 @@
 //! Knows bytes and time. Does not know what is in them. Path: [`super::snapshots`] -> **here** -> [`super::life`],
 //! [`super::figures`].
 //! T1: over any span of time no more leaves than the rate allows, and one piece. T2: who would wait for longer than
-//! [`LONGEST_WAIT`] is refused, so the queue is bounded.
+//! `LONGEST_WAIT` is refused, so the queue is bounded.
 
 use parking_lot::Mutex;
 use quorate_model::{Clock, PartitionId, SystemClock};
