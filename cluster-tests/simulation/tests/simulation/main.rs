@@ -23,7 +23,7 @@ fn number(name: &str) -> Option<u64> {
 
 /// Runs one plan on a thread of its own: what belongs to a thread begins anew.
 fn outcome(plan: Plan) -> Outcome {
-    let thread = std::thread::Builder::new().stack_size(16 << 20).spawn(move || run(plan)).unwrap();
+    let thread = std::thread::Builder::new().stack_size(16 << 20).spawn(move || run(plan)).expect("a thread");
     let failed = |_| panic!("seed {} panicked; replay: make simulation SEED={}", plan.seed, plan.seed);
     thread.join().unwrap_or_else(failed)
 }
@@ -39,12 +39,12 @@ fn outcomes(plans: &[Plan], enough: impl Fn(&Outcome) -> bool + Sync) -> Vec<Out
                     if enough(&outcome) {
                         next.store(plans.len() as u64, Ordering::SeqCst);
                     }
-                    all.lock().unwrap().push(outcome);
+                    all.lock().expect("no seed panics with it").push(outcome);
                 }
             });
         }
     });
-    all.into_inner().unwrap()
+    all.into_inner().expect("no seed panics with it")
 }
 
 fn report(outcome: &Outcome) -> Option<String> {
