@@ -1,6 +1,7 @@
 //! All series of a run with their state. The same seed gives the same labels and the same values.
 
 use crate::templates::{Kind, Template, machine, pod};
+use quorate_cluster_tests::random::Random;
 use quorate_model::Labels;
 
 /// A target restarts about once in this many scrapes; its counters begin again at zero.
@@ -117,7 +118,7 @@ impl Series {
             }
             Kind::Ratio => (self.state + random.below(200) as f64) / 1_307.0,
             Kind::Walk => {
-                self.state += (random.next() >> 11) as f64 / (1u64 << 53) as f64 - 0.5;
+                self.state += random.share() - 0.5;
                 self.state
             }
             Kind::Bucket(at) => {
@@ -165,25 +166,6 @@ fn target_labels(target: usize, is_machine: bool) -> Vec<(&'static str, String)>
         ("team", format!("{app}-owners")),
         ("zone", zone),
     ]
-}
-
-/// SplitMix64: small, fast, and the same everywhere.
-#[derive(Debug)]
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
-    /// A number from 0 up to, not including, `bound`.
-    fn below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
-    }
 }
 
 #[cfg(test)]

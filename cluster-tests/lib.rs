@@ -7,4 +7,5 @@
 pub mod compare;
 pub mod harness;
 pub mod ledger;
+pub mod random;
 pub mod remote_write;

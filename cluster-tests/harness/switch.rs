@@ -8,6 +8,7 @@
 //! Knows hardware addresses and nothing above them. A link keeps the order of its frames, whatever its jitter, except
 //! for those that `reorder` lets overtake.
 
+use crate::random::Random;
 use quorate_model::{Clock, SystemClock};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::ioctl;
@@ -310,33 +311,6 @@ impl Forwarder {
     /// A port that takes no frame has a queue that is full: the frame is lost.
     fn write(&mut self, to: usize, frame: &[u8]) {
         let _lost_or_not = self.ports[to].0.write(frame);
-    }
-}
-
-/// SplitMix64: the same frames meet the same fate in each run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
-    /// A number from 0 up to, not including, `bound`; 0 if that is 0.
-    fn below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
-    }
-
-    /// A number from 0 up to, not including, 1.
-    fn share(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    fn is_within(&mut self, share: f64) -> bool {
-        share > 0.0 && self.share() < share
     }
 }
 

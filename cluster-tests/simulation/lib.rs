@@ -5,7 +5,6 @@
 //! and the state of its partition is [`register`], small enough to be compared at every step. [`faults`] breaks things,
 //! [`checks`] watches, [`run`] has the two phases of a seed: faults, then healing. The page is `docs/simulation.md`.
 //! Built only with `--cfg tokio_unstable`, by `.ci/simulation`; in any other build this crate is empty.
-#![allow(unexpected_cfgs, reason = "only .ci/simulation sets it")]
 #![cfg(tokio_unstable)]
 
 pub mod checks;

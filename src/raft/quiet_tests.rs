@@ -159,18 +159,51 @@ async fn a_follower_that_was_cut_off_while_its_group_slept_catches_up() {
     cluster.end().await;
 }
 
+/// Ballots of each node so far.
+static BALLOTS: [AtomicU32; 3] = [const { AtomicU32::new(0) }; 3];
+
+/// Counts the ballots that a node asks for.
+struct Counts {
+    from: NodeId,
+    way: Arc<dyn Transport>,
+}
+
+#[async_trait]
+impl Transport for Counts {
+    async fn call(
+        &self,
+        to: NodeId,
+        group: u64,
+        request: request::Message,
+        timeout: Duration,
+    ) -> Result<answer::Message, TransportError> {
+        if matches!(request, request::Message::Vote(_) | request::Message::PreVote(_)) {
+            BALLOTS[self.from.0 as usize - 1].fetch_add(1, Ordering::SeqCst);
+        }
+        self.way.call(to, group, request, timeout).await
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_that_alone_misses_its_leader_does_not_depose_it() {
-    let (cluster, leader) = asleep().await;
+    let cluster = start_over(3, 0, |from, way| Arc::new(Counts { from, way })).await;
+    let leader = cluster.leader(&[0, 1, 2]).await;
+    cluster.groups[leader].propose(payload(0)).await.unwrap();
+    all_sleep(&cluster, &[0, 1, 2]).await;
     let [away, third] = others(leader);
     let term = cluster.groups[leader].log().state().vote;
     cluster.board.cut(node(away), node(leader));
     cluster.board.cut(node(leader), node(away));
     wait_until("awake", || !sleeps(&cluster, away) && !sleeps(&cluster, leader)).await;
-    // Long enough for the one that was cut off to ask for votes.
-    for number in 1..30 {
+    let asked = || BALLOTS[away].load(Ordering::SeqCst);
+    let before = asked();
+    for number in 1..15 {
         cluster.groups[leader].propose(payload(number)).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // Both of the others, twice.
+    wait_until("asked for votes", || asked() >= before + 4).await;
+    for number in 15..30 {
+        cluster.groups[leader].propose(payload(number)).await.unwrap();
     }
     cluster.board.heal();
     cluster.check_equal(&[0, 1, 2], 30).await;

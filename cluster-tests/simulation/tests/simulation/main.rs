@@ -2,7 +2,6 @@
 //!
 //! `SEED=7` replays one seed and prints its events; `SEEDS=1000` runs so many instead of 100. Each seed has a thread to
 //! itself, two at a time.
-#![allow(unexpected_cfgs, reason = "only .ci/simulation sets it")]
 #![cfg(tokio_unstable)]
 
 use quorate_simulation::run::{Outcome, Plan, run};
