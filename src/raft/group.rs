@@ -6,7 +6,7 @@
 //! G2: a dropped future loses nothing: the entry is committed or not as if its owner still waited.
 //! G3: positions that a reader delivers are committed, on every member in the same order.
 //! One voter needs no clock: there ticks, heartbeats and elections by time are off, an idle group costs nothing. Of
-//! several members all may sleep ([`crate::quiet`]).
+//! several members all may sleep (`crate::quiet`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
