@@ -3,7 +3,7 @@
 //! An error of the files, and a panic as well, end the process: only reading the log again from the disk tells what
 //! is in it (I11).
 
-use std::io;
+use std::io::{self, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
 
@@ -67,6 +67,9 @@ fn wait(writer: &Writer) -> Work {
 fn die(fatal: &Fatal) -> ! {
     let Fatal { action, path, error } = fatal;
     tracing::error!(path = %path.display(), %error, "cannot {action} the log; the process ends now");
-    eprintln!("quorate: cannot {action} the log {}: {error}; the process ends now", path.display());
+    let message = format!("quorate: cannot {action} the log {}: {error}; the process ends now\n", path.display());
+    // In one write: a thread that panics because its append was dropped prints meanwhile, without
+    // the lock of stderr. If stderr is closed, the line above is all there is to say.
+    let _ = std::io::stderr().write_all(message.as_bytes());
     std::process::abort();
 }
