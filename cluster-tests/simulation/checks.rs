@@ -1,9 +1,10 @@
 //! What must hold at every step, whatever fails: the invariants of Raft, of its disk, and of what clients were told.
 //!
 //! K1: an entry has one predecessor, on every member. K2: a committed entry is never another one, and the next leader has
-//! it. K3: what a member promised, a vote or an entry, is on its disk, after a loss of power as well. K4: an
-//! acknowledged proposal is on the disks of a majority. K5: at equal positions states are equal. K6: a read sees what
-//! was acknowledged before it began; a refused proposal is never applied; a number is given once.
+//! it. K3: what a member promised, a vote or an entry, is on its disk, after a loss of power as well, and it agrees to no
+//! read of a leader against it. K4: an acknowledged proposal is on the disks of a majority. K5: at equal positions states
+//! are equal. K6: a read sees what was acknowledged, or applied anywhere, before it began; a refused proposal is never
+//! applied; a number is given once.
 //! A leader is known by term and node, so that two members may win one term, the greater number superseding the other.
 
 use crate::world::{Live, World};
@@ -34,6 +35,8 @@ pub struct Checks {
     /// Proposals that had no effect, as their clients were told.
     pub refused: BTreeSet<u64>,
     newest_acked: u64,
+    /// The newest proposal that any member has applied: whoever reads there has seen it.
+    newest_applied: u64,
     /// Numbers of tenants by name, as clients were told.
     pub tenants: BTreeMap<String, u32>,
     incarnations: BTreeMap<NodeId, u32>,
@@ -117,6 +120,7 @@ impl Checks {
 
     /// A member has applied a proposal of the partition.
     pub fn applied(&mut self, world: &World, node: NodeId, position: u64, hash: u64) {
+        self.newest_applied = self.newest_applied.max(position);
         if *self.hashes.entry(position).or_insert(hash) != hash && !self.only_clients {
             world.violated(|| format!("node {node} has another state at {position} than another node had"));
         }
@@ -127,6 +131,17 @@ impl Checks {
         let Some(vote) = vote.filter(|_| !self.only_clients) else { return };
         let promised = self.groups.entry(GroupId(group)).or_default().promised.entry(node).or_default();
         *promised = (*promised).max((vote.term, vote.node, vote.committed));
+    }
+
+    /// A member agrees that who asks may still lead.
+    pub fn agreed(&self, world: &World, node: NodeId, led: &wire::Led) {
+        let Some(vote) = led.vote.as_ref().filter(|_| !self.only_clients) else { return };
+        let promised = self.groups.get(&GroupId(led.group)).and_then(|group| group.promised.get(&node));
+        if promised.is_some_and(|promised| *promised > (vote.term, vote.node, vote.committed)) {
+            world.violated(|| {
+                format!("node {node} agrees that {vote:?} leads, and has promised {promised:?}")
+            });
+        }
     }
 
     /// A member answers that it has these entries.
@@ -178,16 +193,16 @@ impl Checks {
         self.refused.insert(proposal);
     }
 
-    /// What a read that begins now has to see.
+    /// What a read that begins now has to see: what was acknowledged, and what others may have read.
     pub fn floor(&self) -> u64 {
-        self.newest_acked
+        if self.only_clients { self.newest_acked } else { self.newest_acked.max(self.newest_applied) }
     }
 
     /// A read that began at `floor` came to `position`.
     pub fn read(&self, world: &World, node: NodeId, floor: u64, position: u64) {
         if position < floor {
             world.violated(|| {
-                format!("a read at node {node} sees {position}, after {floor} was acknowledged")
+                format!("a read at node {node} sees {position}, after {floor} was acknowledged or read")
             });
         }
     }

@@ -180,6 +180,10 @@ impl Net {
                     checks.acknowledged(&self.world, self.me, &live, group, &append.entries);
                 }
             }
+            (request::Message::Confirm(confirm), answer::Message::Confirmed(agreed)) => {
+                let led = confirm.led.iter().filter(|led| agreed.groups.contains(&led.group));
+                led.for_each(|led| checks.agreed(&self.world, self.me, led));
+            }
             _ => {}
         }
     }

@@ -28,6 +28,8 @@ pub struct Plan {
     pub seed: u64,
     /// Whether logs acknowledge before they sync: a planted bug.
     pub acknowledges_early: bool,
+    /// Whether members agree that another leads whatever they voted for: a planted bug.
+    pub agrees_blindly: bool,
     /// Whether only what clients were told is checked.
     pub only_clients: bool,
     /// Whether every event is printed.
@@ -37,7 +39,7 @@ pub struct Plan {
 impl Plan {
     /// A seed with everything checked.
     pub fn new(seed: u64) -> Self {
-        Self { seed, acknowledges_early: false, only_clients: false, shows: false }
+        Self { seed, acknowledges_early: false, agrees_blindly: false, only_clients: false, shows: false }
     }
 }
 
@@ -63,6 +65,9 @@ pub fn run(plan: Plan) -> Outcome {
     quorate_raft::simulation::begin(plan.seed);
     if plan.acknowledges_early {
         quorate_raft::simulation::plant_early_acknowledgement();
+    }
+    if plan.agrees_blindly {
+        quorate_raft::simulation::plant_blind_agreement();
     }
     let count = if plan.seed.is_multiple_of(3) { 5 } else { 3 };
     let world = World::new(plan.seed, count, plan.shows);

@@ -34,6 +34,16 @@ pub fn group_of(partition: PartitionId) -> GroupId {
     GroupId(u64::from(partition.0) + 1)
 }
 
+/// The newest committed position of each of `partitions`, in their order, confirmed with a majority after this was called,
+/// if `node` leads it. Cost: as [`RaftNode::read_indexes`].
+///
+/// # Errors
+/// For each partition: [`LogError::NotLeader`] if it is led elsewhere or not at all, [`LogError::Unavailable`].
+pub async fn read_indexes(node: &RaftNode, partitions: &[PartitionId]) -> Vec<Result<Position, LogError>> {
+    let groups: Vec<GroupId> = partitions.iter().copied().map(group_of).collect();
+    node.read_indexes(&groups).await.into_iter().map(|read| Ok(read?)).collect()
+}
+
 impl RaftLog {
     /// Starts the partition's group with this node as its only member, or joins the running one.
     ///
@@ -68,7 +78,7 @@ impl RaftLog {
     ///
     /// # Errors
     /// [`LogError::NotLeader`] if it does not.
-    pub async fn read_index(&self) -> Result<Position, LogError> {
+    async fn read_index(&self) -> Result<Position, LogError> {
         Ok(self.group.read_index().await?)
     }
 

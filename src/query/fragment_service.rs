@@ -13,13 +13,14 @@ use crate::frames::partials::{PartialWriter, fits, write_report};
 use crate::frames::series::SeriesWriter;
 use crate::freshness::reached;
 use crate::guard::{GuardMeter, LocalGuard, stopped};
+use crate::index_here::tell;
 use crate::limits::QueryLimits;
 use crate::messages::{MatchersError, fragment_from_message, from_messages};
-use crate::replicas::{Cluster, IndexError, LocalReplica};
+use crate::replicas::{Cluster, LocalReplica};
 use crate::service::{QueryFailure, QueryService};
 use crate::source::{OnePartition, source_error};
 use async_trait::async_trait;
-use futures::future::{join_all, try_join_all};
+use futures::future::try_join_all;
 use quorate_model::{
     BucketCounts, ErrorCode, Histogram, PartitionId, Position, SeriesBuffer, TenantId, TimeRange,
 };
@@ -30,13 +31,13 @@ use quorate_promql::source::SourceError;
 use quorate_tsdb::{PartitionSelection, PartitionStore};
 use quorate_wire::store::frame::{Complete, Content, End, end};
 use quorate_wire::store::list_request::What;
-use quorate_wire::store::read_index_answer::{Index, index};
+use quorate_wire::store::read_index_answer::Index;
 use quorate_wire::{QUEUED_FRAMES, StoreHandler, store};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, interval_at, timeout, timeout_at};
+use tokio::time::{Instant, interval_at, timeout_at};
 
 /// How often the peer is told that the work goes on, by an empty part.
 pub const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
@@ -125,22 +126,6 @@ impl FragmentService {
             Ok(stores.iter().map(applied).collect())
         });
         done.await.map(|answer| answer.output).map_err(outcome_of)
-    }
-
-    async fn index_of(&self, id: PartitionId) -> index::Outcome {
-        let view = self.cluster().view();
-        let Some(partition) = view.get(id) else { return index::Outcome::NotLeader(0) };
-        let known = *partition.leader.borrow();
-        let not_leader =
-            |leader: Option<_>| index::Outcome::NotLeader(leader.or(known).unwrap_or_default().0);
-        let Some(local) = &partition.local else { return not_leader(None) };
-        let Some(group) = &local.index else { return index::Outcome::Position(local.store.applied().0) };
-        match timeout(INDEX_TIMEOUT, group.read_index()).await {
-            Ok(Ok(position)) => index::Outcome::Position(position.0),
-            Ok(Err(IndexError::NotLeader { leader })) => not_leader(leader),
-            Ok(Err(IndexError::Unavailable { reason })) => index::Outcome::Unavailable(reason),
-            Err(_late) => index::Outcome::Unavailable("no majority in time".to_owned()),
-        }
     }
 }
 
@@ -250,9 +235,9 @@ impl StoreHandler for FragmentService {
         if asked > self.cluster().view().partitions().len() {
             return Err(format!("{asked} partitions are more than there are"));
         }
-        let indexes = request.partitions.into_iter().map(|id| self.index_of(PartitionId(id)));
-        let index = |outcome| Index { outcome: Some(outcome) };
-        Ok(store::ReadIndexAnswer { indexes: join_all(indexes).await.into_iter().map(index).collect() })
+        let ids: Vec<PartitionId> = request.partitions.into_iter().map(PartitionId).collect();
+        let told = tell(&self.cluster().view(), &ids, INDEX_TIMEOUT).await.into_iter();
+        Ok(store::ReadIndexAnswer { indexes: told.map(|outcome| Index { outcome: Some(outcome) }).collect() })
     }
 
     async fn select(&self, request: store::SelectRequest) -> Result<Answering, String> {

@@ -14,6 +14,7 @@ pub mod fragment_service;
 mod frames;
 pub mod freshness;
 pub mod guard;
+mod index_here;
 pub mod limits;
 mod load;
 mod messages;

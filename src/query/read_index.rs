@@ -1,11 +1,12 @@
 //! Asks the leaders of partitions how far their logs go.
 //!
 //! Knows leaders as hints, and whom to ask next. Does not know what the positions are for.
-//! Path: `freshness` -> **here** -> [`PartitionIndex`], [`quorate_wire::Calls::read_index`]; what they say is kept in
+//! Path: `freshness` -> **here** -> `index_here`, [`quorate_wire::Calls::read_index`]; what they say is kept in
 //! `confirmed`.
 //! RI1: a position is confirmed with a majority after this was called. RI2: a question is asked again only here, until
 //! the time for it is over.
 
+use crate::index_here::Together;
 use crate::replicas::{Cluster, IndexError, PartitionIndex, PartitionReplicas, PartitionView, Peers};
 use futures::future::{BoxFuture, FutureExt, ready};
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -13,8 +14,9 @@ use quorate_model::{NodeId, PartitionId, Position};
 use quorate_wire::store;
 use quorate_wire::store::read_index_answer::index::Outcome;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// How long one leader may take to confirm its positions before it is asked again, or another is.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -94,7 +96,7 @@ struct Open<'v> {
 
 /// Whom to ask.
 enum Target<'v> {
-    Here(&'v dyn PartitionIndex),
+    Here(&'v Arc<dyn PartitionIndex>),
     Node(NodeId),
     Nobody,
 }
@@ -111,7 +113,7 @@ impl<'v> Open<'v> {
     /// The node that was named last; then who is known as the leader, and every other time a member in turn, since
     /// what this node knows may be old.
     fn target(&self, peers: Option<&Peers>) -> Target<'v> {
-        let here = self.partition.local.as_ref().and_then(|local| local.index.as_deref());
+        let here = self.partition.local.as_ref().and_then(|local| local.index.as_ref());
         let known = *self.partition.leader.borrow();
         match self.hint.or(known.filter(|_| self.answers.is_multiple_of(2))) {
             Some(node) if peers.is_none_or(|peers| peers.node == node) => {
@@ -122,7 +124,7 @@ impl<'v> Open<'v> {
         }
     }
 
-    fn member(&self, here: Option<&'v dyn PartitionIndex>) -> Target<'v> {
+    fn member(&self, here: Option<&'v Arc<dyn PartitionIndex>>) -> Target<'v> {
         let others = self.partition.nodes.iter().map(|node| Target::Node(*node));
         let mut members = here.map(Target::Here).into_iter().chain(others);
         let turns = self.partition.nodes.len() + usize::from(here.is_some());
@@ -165,15 +167,14 @@ fn ask<'o, 'v: 'o>(
     open: impl Iterator<Item = &'o Open<'v>>,
     calls: &FuturesUnordered<BoxFuture<'v, Answers>>,
 ) {
+    let mut here = Together::default();
     let mut there: BTreeMap<NodeId, Vec<(usize, PartitionId)>> = BTreeMap::new();
     let mut nobody: Answers = Vec::new();
     for open in open {
-        let at = open.at;
+        let (at, id) = (open.at, open.partition.id);
         match (open.target(peers), peers) {
-            (Target::Here(index), _) => {
-                calls.push(async move { vec![(at, ask_here(index).await)] }.boxed());
-            }
-            (Target::Node(node), Some(_)) => there.entry(node).or_default().push((at, open.partition.id)),
+            (Target::Here(index), _) => here.add(at, id, index),
+            (Target::Node(node), Some(_)) => there.entry(node).or_default().push((at, id)),
             (Target::Node(_) | Target::Nobody, _) => {
                 nobody.push((at, Said::Nothing("no other node can be asked".to_owned())));
             }
@@ -182,6 +183,10 @@ fn ask<'o, 'v: 'o>(
     if !nobody.is_empty() {
         calls.push(ready(nobody).boxed());
     }
+    for asked in here.each() {
+        let said = |(at, found)| (at, Said::from(found));
+        calls.push(async move { asked.ask(ASK_TIMEOUT).await.into_iter().map(said).collect() }.boxed());
+    }
     for (node, asked) in there {
         let Some(peers) = peers else { continue };
         let (places, ids): (Vec<usize>, Vec<u32>) = asked.into_iter().map(|(at, id)| (at, id.0)).unzip();
@@ -189,12 +194,13 @@ fn ask<'o, 'v: 'o>(
     }
 }
 
-async fn ask_here(index: &dyn PartitionIndex) -> Said {
-    match timeout(ASK_TIMEOUT, index.read_index()).await {
-        Ok(Ok(position)) => Said::Position(position),
-        Ok(Err(IndexError::NotLeader { leader })) => Said::Another(leader),
-        Ok(Err(IndexError::Unavailable { reason })) => Said::Nothing(reason),
-        Err(_late) => Said::Nothing("this node got no majority in time".to_owned()),
+impl From<Result<Position, IndexError>> for Said {
+    fn from(found: Result<Position, IndexError>) -> Self {
+        match found {
+            Ok(position) => Self::Position(position),
+            Err(IndexError::NotLeader { leader }) => Self::Another(leader),
+            Err(IndexError::Unavailable { reason }) => Self::Nothing(reason),
+        }
     }
 }
 

@@ -35,14 +35,16 @@ pub enum IndexError {
     },
 }
 
-/// The committed position of one partition, as its leader knows it.
+/// The committed positions of partitions of this node, as their leader knows them. Replicas that share one are asked
+/// together, which costs as much as asking one of them.
 #[async_trait]
 pub trait PartitionIndex: Send + Sync {
-    /// The newest committed position, confirmed with a majority after this was called, if this node leads.
+    /// The newest committed position of each of `partitions`, in their order, confirmed with a majority after this was
+    /// called, if this node leads it. Each has a replica here with this index.
     ///
     /// # Errors
-    /// [`IndexError`].
-    async fn read_index(&self) -> Result<Position, IndexError>;
+    /// [`IndexError`], for each partition by itself.
+    async fn read_indexes(&self, partitions: &[PartitionId]) -> Vec<Result<Position, IndexError>>;
 }
 
 /// How far a replica on this node has come.

@@ -202,6 +202,17 @@ pub(crate) fn read_rest(message: &wire::Rest) -> Option<Rest> {
     Some(Rest { vote, last: LogId { term: last.term, node: last.node, index: last.index } })
 }
 
+pub(crate) fn led(group: GroupId, vote: Vote) -> wire::Led {
+    let Vote { term, node, committed } = vote;
+    wire::Led { group: group.0, vote: Some(wire::Vote { term, node, committed }) }
+}
+
+/// `None` if a part is missing: such a group is not confirmed.
+pub(crate) fn read_led(message: &wire::Led) -> Option<(GroupId, Vote)> {
+    let wire::Vote { term, node, committed } = message.vote?;
+    Some((GroupId(message.group), Vote { term, node, committed }))
+}
+
 pub(crate) fn transfer(rpc: &TransferLeaderRequest<TypeConfig>) -> wire::Transfer {
     wire::Transfer {
         from: Some(vote(rpc.from_leader())),
@@ -281,6 +292,14 @@ mod tests {
         assert_eq!((message.group, read_rest(&message)), (4, Some(sent)));
         assert_eq!(read_rest(&wire::Rest { vote: None, ..message }), None);
         assert_eq!(read_rest(&wire::Rest { last: None, ..message }), None);
+    }
+
+    #[test]
+    fn groups_that_are_led_arrive_as_they_were_sent_and_whole() {
+        let vote = Vote { term: 7, node: 2, committed: true };
+        let message = led(GroupId(4), vote);
+        assert_eq!(read_led(&message), Some((GroupId(4), vote)));
+        assert_eq!(read_led(&wire::Led { vote: None, ..message }), None);
     }
 
     #[test]

@@ -20,11 +20,11 @@ use openraft::impls::EmptyNode;
 use openraft::metrics::{RaftServerMetrics, WaitError};
 use openraft::type_config::alias::WatchReceiverOf;
 use openraft::{Config, Raft, ReadPolicy, SnapshotPolicy};
-use quorate_model::planted::{Bug, is_planted};
 use quorate_model::{NodeId, Position, failpoint};
 use quorate_wire::Transport;
 use tokio::sync::{Mutex, Semaphore, watch};
 
+use crate::confirm::{Settled, Told};
 use crate::network::Network;
 use crate::quiet::{Doze, Quiet};
 use crate::segment_log::{EntryKind, GroupId, GroupLog, MAX_PAYLOAD, ReadPlan, SegmentError};
@@ -83,6 +83,8 @@ struct Inner {
     shared: Shared,
     stopping: AtomicBool,
     doze: Doze,
+    settled: Settled,
+    told: Told,
 }
 
 impl Group {
@@ -102,7 +104,8 @@ impl Group {
         let may_stand = !log.is_below_floor();
         let config =
             Arc::new(config(id, role, may_stand).validate().map_err(|error| failed(error.to_string()))?);
-        let network = Network::new(id, shared.transport.clone(), snapshots.clone());
+        let told = Told::default();
+        let network = Network::new(id, shared.transport.clone(), snapshots.clone(), told.clone());
         let raft = Raft::new(shared.node.0, config, network, LogStore::new(log.clone()), state_machine)
             .await
             .map_err(|error| failed(error.to_string()))?;
@@ -122,6 +125,8 @@ impl Group {
                 shared: shared.clone(),
                 stopping: AtomicBool::new(false),
                 doze: Doze::new(&shared.quiet),
+                settled: Settled::default(),
+                told,
             }),
         };
         tokio::spawn(follow_leader(Arc::downgrade(&group.inner), metrics, sender));
@@ -212,23 +217,17 @@ impl Group {
         }
     }
 
-    /// Position of the newest committed proposal, confirmed with a quorum, not remembered. Readers deliver it,
-    /// unless it was trimmed. A leader's own first entries do not count.
-    pub async fn read_index(&self) -> Result<Position, RaftError> {
-        if is_planted(Bug::LocalRead) && self.leader() == Some(self.inner.shared.node) {
-            return Ok(self.known_index());
-        }
-        let confirmed = self.confirm().await;
-        confirmed.map(|()| Position(self.inner.log.last_proposal(self.committed().0)))
-    }
-
-    /// Has a majority say that this node leads, after this call began. A group that sleeps stays asleep if it does.
+    /// Has a majority say that this node leads, after this call began, by a round of openraft's own: it then appends what
+    /// is proposed. A group that sleeps stays asleep if it does.
     pub(crate) async fn confirm(&self) -> Result<(), RaftError> {
-        let Inner { id, raft, .. } = &*self.inner;
-        let id = *id;
+        let Inner { id, raft, log, .. } = &*self.inner;
+        let (id, before) = (*id, log.vote());
         let confirmed = raft.ensure_linearizable(ReadPolicy::ReadIndex).await;
         match &confirmed {
-            Ok(_) => self.is_confirmed(),
+            Ok(_) => {
+                self.is_confirmed();
+                self.settle(before);
+            }
             Err(_) => self.stir_own(),
         }
         match confirmed {
@@ -371,6 +370,14 @@ impl Group {
 
     pub(crate) fn doze(&self) -> &Doze {
         &self.inner.doze
+    }
+
+    pub(crate) fn settled(&self) -> &Settled {
+        &self.inner.settled
+    }
+
+    pub(crate) fn told(&self) -> &Told {
+        &self.inner.told
     }
 
     /// Stops the group. Proposals on their way end as [`RaftError::Unknown`] or committed.

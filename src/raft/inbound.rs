@@ -19,9 +19,13 @@ use crate::{Group, RaftNode};
 #[async_trait]
 impl Handler for RaftNode {
     async fn handle(&self, group: u64, request: request::Message) -> Result<answer::Message, String> {
-        if let request::Message::Sign(sign) = request {
-            return Ok(answer::Message::Signed(self.answer_sign(sign)));
-        }
+        let request = match request {
+            request::Message::Sign(sign) => return Ok(answer::Message::Signed(self.answer_sign(sign))),
+            request::Message::Confirm(confirm) => {
+                return self.answer_confirm(&confirm).map(answer::Message::Confirmed);
+            }
+            of_a_group => of_a_group,
+        };
         let id = GroupId(group);
         let running = self.running(id).ok_or_else(|| format!("group {id} does not run here"))?;
         running.handle(request).await
@@ -86,7 +90,9 @@ impl Group {
                 let answer = answered.map_err(|e| failed(&e))?;
                 Ok(answer::Message::Transfer(convert::transfer_answer(answer)))
             }
-            request::Message::Sign(_) => Err("a sign of life is for a node, not for a group".to_owned()),
+            request::Message::Sign(_) | request::Message::Confirm(_) => {
+                Err("this is for a node, not for a group".to_owned())
+            }
         }
     }
 

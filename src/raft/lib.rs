@@ -4,6 +4,8 @@
 //! durability. Does not know partitions, records or samples: payloads are bytes.
 //! Path: `commitlog::raft_log`, `cluster::meta` -> **here** -> files; between nodes by way of `wire`.
 
+mod commits;
+mod confirm;
 mod convert;
 pub mod disk;
 mod error;
@@ -24,6 +26,8 @@ mod state_machine;
 mod storage;
 mod types;
 
+#[cfg(test)]
+mod confirm_tests;
 #[cfg(test)]
 mod member_tests;
 #[cfg(test)]

@@ -224,6 +224,29 @@ async fn members_come_and_go_and_leaders_hand_over() {
     cluster.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_knows_who_could_commit_and_changes_nothing_once_it_has_left() {
+    let cluster = Cluster::start(3, 1).await;
+    let leader = cluster.leader(&[0, 1, 2]).await;
+    let (group, id) = (&cluster.groups[leader], leader as u64 + 1);
+    group.propose(payload(0)).await.unwrap();
+    let others = ids((1..=3).filter(|node| *node != id));
+    while group.heirs() != others.iter().copied().collect::<Vec<_>>() {
+        tokio::task::yield_now().await;
+    }
+    assert!(group.is_majority_ready(&others) && group.is_majority_ready(&ids([id])));
+    assert!(!group.is_majority_ready(&ids([id, 4])), "4 has nothing, and half is no majority");
+    assert!(!group.is_majority_ready(&ids([4])));
+    group.change_voters(&others).await.unwrap();
+    // It leads on for a moment.
+    for refused in [group.add_learner(NodeId(4)).await, group.change_voters(&ids(1..=3)).await] {
+        assert!(matches!(refused, Err(RaftError::NotLeader { .. })), "{refused:?}");
+    }
+    let new = cluster.leader(&others.iter().map(|node| node.0 as usize - 1).collect::<Vec<_>>()).await;
+    cluster.groups[new].propose(payload(1)).await.unwrap();
+    cluster.end().await;
+}
+
 /// An owner whose state is all payloads so far.
 struct Payloads {
     state: Mutex<(Position, Vec<Bytes>)>,

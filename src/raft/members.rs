@@ -9,7 +9,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError as OpenraftError};
 use openraft::impls::EmptyNode;
 use openraft::{ChangeMembers, Instant};
-use quorate_model::NodeId;
+use quorate_model::{NodeId, Position};
 
 use crate::quiet::Busy;
 use crate::types::TypeConfig;
@@ -58,12 +58,19 @@ impl Group {
         }
     }
 
+    /// Whether the members are about to be others, as far as this node knows.
+    pub fn members_change(&self) -> bool {
+        let metrics = self.raft().metrics().borrow_watched().clone();
+        metrics.membership_config != metrics.committed_membership_config
+            || metrics.membership_config.membership().get_joint_config().len() > 1
+    }
+
     /// The members, once a quorum has confirmed that this node leads: nobody else was a member at that moment.
     ///
     /// # Errors
     /// As [`Group::read_index`].
     pub async fn confirmed_members(&self) -> Result<Members, RaftError> {
-        self.read_index().await?;
+        self.confirm().await?;
         let known = self.raft().with_raft_state(|state| {
             let mut all = Members::default();
             for stored in [state.membership_state.committed(), state.membership_state.effective()] {
@@ -127,6 +134,40 @@ impl Group {
         matched.is_some_and(|matched| matched + NEARLY_ALL >= last)
     }
 
+    /// Whether a majority of `voters` would commit what this leader proposes: they have what it has and were heard of
+    /// lately.
+    pub fn is_majority_ready(&self, voters: &BTreeSet<NodeId>) -> bool {
+        let me = self.shared().node;
+        let ready = voters.iter().filter(|node| **node == me || self.is_ready(**node));
+        2 * ready.count() > voters.len()
+    }
+
+    /// The other voters that could lead at once, for all that this leader knows.
+    pub fn heirs(&self) -> Vec<NodeId> {
+        let me = self.shared().node;
+        let others = self.members().voters.into_iter().filter(|node| *node != me);
+        others.filter(|node| self.is_ready(*node)).collect()
+    }
+
+    /// The last position in the log of this node, of an entry of any kind, whether it is committed or not.
+    pub fn last_index(&self) -> Position {
+        Position(self.raft().metrics().borrow_watched().last_log_index.unwrap_or(0))
+    }
+
+    fn is_ready(&self, node: NodeId) -> bool {
+        self.has_all(node) && self.was_heard(node)
+    }
+
+    /// Whether this leader has heard of another member lately.
+    fn was_heard(&self, node: NodeId) -> bool {
+        let metrics = self.raft().metrics().borrow_watched().clone();
+        let at = metrics.heartbeat.as_ref().and_then(|all| all.get(&node.0)?.as_ref().copied());
+        // A leader of a group that sleeps says nothing to it, but its node does. While the group is awake that proves
+        // nothing: a node may live and not run the group.
+        let sleeps = !self.is_awake() && self.shared().quiet.is_alive(node);
+        sleeps || at.is_some_and(|at| at.elapsed() < SILENT)
+    }
+
     /// The position up to which every other member has the log, as far as this node knows: 0 if it does not lead.
     pub(crate) fn known_to_all(&self) -> u64 {
         self.known_to(|_| true)
@@ -134,15 +175,7 @@ impl Group {
 
     /// The same of the members that this leader has heard of lately.
     pub(crate) fn known_to_live(&self) -> u64 {
-        let metrics = self.raft().metrics().borrow_watched().clone();
-        let heard = |id: u64| {
-            let at = metrics.heartbeat.as_ref().and_then(|all| all.get(&id)?.as_ref().copied());
-            // A leader of a group that sleeps says nothing to it, but its node does. While the group is awake that proves
-            // nothing: a node may live and not run the group.
-            let sleeps = !self.is_awake() && self.shared().quiet.is_alive(NodeId(id));
-            sleeps || at.is_some_and(|at| at.elapsed() < SILENT)
-        };
-        self.known_to(heard)
+        self.known_to(|id| self.was_heard(NodeId(id)))
     }
 
     fn known_to(&self, counts: impl Fn(u64) -> bool) -> u64 {
@@ -153,11 +186,16 @@ impl Group {
         others.map(|(id, _)| matched(id).unwrap_or(0)).min().unwrap_or(u64::MAX)
     }
 
-    /// A leader takes no change unless it has heard of a majority lately, which that of a sleeping group has not.
+    /// A leader takes no change unless it has heard of a majority lately, which that of a sleeping group has not, and
+    /// votes itself.
     async fn confirmed(&self) -> Result<Busy<'_>, RaftError> {
         let busy = self.busy();
         self.confirm().await?;
-        Ok(busy)
+        // Until a group without it has elected another one it leads on, and what it appends then is its last.
+        match self.members().voters.contains(&self.shared().node) {
+            true => Ok(busy),
+            false => Err(RaftError::NotLeader { group: self.id(), leader: None }),
+        }
     }
 
     fn not_changed(&self, error: OpenraftError<TypeConfig, ClientWriteError<TypeConfig>>) -> RaftError {

@@ -8,12 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::Stream;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
 use openraft::OptionalSend;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::impls::EmptyNode;
-use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, VoteRequest,
+    VoteResponse,
 };
 use openraft::raft::{TransferLeaderRequest, TransferLeaderResponse};
 use openraft::type_config::alias::SnapshotOf;
@@ -21,6 +25,8 @@ use quorate_model::NodeId;
 use quorate_wire::raft::{answer, request};
 use quorate_wire::{Transport, TransportError};
 
+use crate::commits::Commits;
+use crate::confirm::Told;
 use crate::convert;
 use crate::segment_log::GroupId;
 use crate::snapshot::{SnapshotData, Snapshots};
@@ -36,11 +42,17 @@ pub(crate) struct Network {
     group: GroupId,
     transport: Arc<dyn Transport>,
     snapshots: Snapshots,
+    told: Told,
 }
 
 impl Network {
-    pub(crate) fn new(group: GroupId, transport: Arc<dyn Transport>, snapshots: Snapshots) -> Self {
-        Self { group, transport, snapshots }
+    pub(crate) fn new(
+        group: GroupId,
+        transport: Arc<dyn Transport>,
+        snapshots: Snapshots,
+        told: Told,
+    ) -> Self {
+        Self { group, transport, snapshots, told }
     }
 }
 
@@ -50,9 +62,11 @@ pub(crate) struct Connection {
     group: GroupId,
     transport: Arc<dyn Transport>,
     snapshots: Snapshots,
+    told: Told,
 }
 
 type Failure = RPCError<TypeConfig>;
+type Appended = Result<StreamAppendResult<TypeConfig>, Failure>;
 
 impl Connection {
     async fn call(&self, message: request::Message, timeout: Duration) -> Result<answer::Message, Failure> {
@@ -85,7 +99,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
     async fn new_client(&mut self, target: u64, _node: &EmptyNode) -> Connection {
         let (group, transport, snapshots) = (self.group, self.transport.clone(), self.snapshots.clone());
-        Connection { target: NodeId(target), group, transport, snapshots }
+        Connection { target: NodeId(target), group, transport, snapshots, told: self.told.clone() }
     }
 }
 
@@ -97,6 +111,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, Failure> {
+        self.told.note(rpc.leader_commit.as_ref());
         let is_heartbeat = rpc.entries.is_empty();
         let least = if is_heartbeat { Duration::ZERO } else { APPEND_TIMEOUT };
         let message = request::Message::Append(convert::append(rpc));
@@ -104,6 +119,17 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             answer::Message::Append(answer) => convert::read_append_answer(answer).map_err(malformed),
             other => Err(unexpected(&other)),
         }
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        appends: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Appended>, Failure>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        stream_append_sequential(self, Commits::new(appends), option)
     }
 
     async fn vote(

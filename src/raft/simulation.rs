@@ -1,4 +1,4 @@
-//! What a simulation needs of this crate, and nothing else does: random numbers from a seed, a planted bug, and a look
+//! What a simulation needs of this crate, and nothing else does: random numbers from a seed, planted bugs, and a look
 //! into a group's log.
 //!
 //! Compiled only with the feature `simulation`, which also makes the writer a task and does blocking work at once.
@@ -26,6 +26,7 @@ type Inner = openraft::impls::TokioRuntime;
 thread_local! {
     static SEED: Cell<u64> = const { Cell::new(0) };
     static ACKNOWLEDGES_EARLY: Cell<bool> = const { Cell::new(false) };
+    static AGREES_BLINDLY: Cell<bool> = const { Cell::new(false) };
     static HAS_PANICKED: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -33,6 +34,7 @@ thread_local! {
 pub fn begin(seed: u64) {
     SEED.set(seed);
     ACKNOWLEDGES_EARLY.set(false);
+    AGREES_BLINDLY.set(false);
     HAS_PANICKED.set(false);
 }
 
@@ -48,6 +50,16 @@ pub fn plant_early_acknowledgement() {
 
 pub(crate) fn acknowledges_early() -> bool {
     ACKNOWLEDGES_EARLY.get()
+}
+
+/// Plants a bug in the simulation on this thread: who is asked whether another may still lead agrees without a look at
+/// his vote.
+pub fn plant_blind_agreement() {
+    AGREES_BLINDLY.set(true);
+}
+
+pub(crate) fn agrees_blindly() -> bool {
+    AGREES_BLINDLY.get()
 }
 
 /// A group as one of its members sees it.

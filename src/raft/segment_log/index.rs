@@ -135,6 +135,13 @@ impl GroupIndex {
         self.entries.back().map(|back| back.id).or(self.purged.map(|purged| purged.up_to))
     }
 
+    /// Where the log ends, at least `after`, if no entry after `after` changes the members.
+    pub(super) fn same_members_after(&self, after: u64) -> Option<u64> {
+        let mut newer = self.range(after.saturating_add(1), u64::MAX);
+        let is_same = newer.all(|meta| meta.kind != EntryKind::Membership);
+        is_same.then(|| self.last().map_or(after, |last| last.index.max(after)))
+    }
+
     /// Whether the log does not hold yet what it held when the group was forgotten, or what stands for it.
     pub(super) fn is_below_floor(&self) -> bool {
         self.last() < self.floor
@@ -296,6 +303,16 @@ mod tests {
         }
         let before = [0, 9, 10, 25, 40, 99].map(|bytes| index.before_newest(bytes));
         assert_eq!(before, [4, 4, 3, 2, 0, 0]);
+    }
+
+    #[test]
+    fn a_change_of_the_members_is_found_behind_what_is_known() {
+        let mut index = index_of(3..6);
+        assert_eq!([0, 4, 5, 9].map(|known| index.same_members_after(known)), [5, 5, 5, 9].map(Some));
+        index.append(EntryMeta { kind: EntryKind::Membership, ..EntryMeta::queued(&entry(6)) });
+        index.append(EntryMeta::queued(&entry(7)));
+        assert_eq!([0, 5, 6, 7].map(|known| index.same_members_after(known)), [None, None, Some(7), Some(7)]);
+        assert_eq!(GroupIndex::default().same_members_after(4), Some(4));
     }
 
     #[test]

@@ -310,6 +310,11 @@ impl GroupLog {
         }
     }
 
+    /// The newest vote. It is known here before it is durable, and durable before it is told to anybody.
+    pub(crate) fn vote(&self) -> Option<Vote> {
+        self.group.index.lock().vote
+    }
+
     /// Whether the log does not hold yet what it held when the group was forgotten, or what stands for it.
     pub(crate) fn is_below_floor(&self) -> bool {
         self.group.index.lock().is_below_floor()
@@ -413,6 +418,11 @@ impl GroupLog {
         let index = self.group.index.lock();
         let mut entries = index.range(0, up_to.saturating_add(1)).rev();
         entries.find(|meta| meta.kind == EntryKind::Membership).map(|meta| meta.id)
+    }
+
+    /// Where the log ends, at least `after`, if no entry after `after` changes the members.
+    pub(crate) fn same_members_after(&self, after: u64) -> Option<u64> {
+        self.group.index.lock().same_members_after(after)
     }
 
     /// Index of the newest proposal at or before `up_to`, purged ones included; 0 if there was none.

@@ -67,7 +67,8 @@ fn wait(writer: &Writer) -> Work {
 fn die(fatal: &Fatal) -> ! {
     let Fatal { action, path, error } = fatal;
     tracing::error!(path = %path.display(), %error, "cannot {action} the log; the process ends now");
-    let message = format!("quorate: cannot {action} the log {}: {error}; the process ends now\n", path.display());
+    let message =
+        format!("quorate: cannot {action} the log {}: {error}; the process ends now\n", path.display());
     // In one write: a thread that panics because its append was dropped prints meanwhile, without
     // the lock of stderr. If stderr is closed, the line above is all there is to say.
     let _ = std::io::stderr().write_all(message.as_bytes());

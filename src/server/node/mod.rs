@@ -26,7 +26,7 @@ use company::Company;
 use futures::future::try_join_all;
 use keeper::{Keeper, Rules};
 use life::Life;
-use partition::{Origin, Partition};
+use partition::{Index, Origin, Partition};
 use quorate_cluster::formation::Consultant;
 use quorate_cluster::limits::LimitsProvider;
 use quorate_cluster::{MetaError, MetaHandle, SlotTable, TargetLabels};
@@ -216,7 +216,8 @@ async fn together(config: &Config, dir: &mut DataDir, company: &Company) -> Resu
     let partitions = meta.read(|state| state.partitions().len() as u32);
     // Never 0, and another one for each cluster that a log may be carried into.
     let log_incarnation = (meta.cluster_id() as u32).max(1);
-    let origin = Origin::Shared { calls: company.calls(), incarnation: log_incarnation };
+    let index = Arc::new(Index::new(raft.clone()));
+    let origin = Origin::Shared { calls: company.calls(), incarnation: log_incarnation, index };
     Ok(Base { raft, meta, session, partitions, origin, loops: vec![lookout] })
 }
 
@@ -251,7 +252,7 @@ fn input(id: PartitionId, node: NodeId, origin: &Origin, replicas: &Arc<Replicas
             PartitionInput { id, appender: local.appender, holdings: local.holdings }
         }
         (Origin::Alone, None) => unreachable!("a node that is alone has every partition"),
-        (Origin::Shared { calls, incarnation }, _) => {
+        (Origin::Shared { calls, incarnation, .. }, _) => {
             let leader = replicas.leaders().watch(id);
             let (calls, config) = (calls.clone(), RouteConfig::default());
             let appender =

@@ -4,7 +4,7 @@ use super::StartError;
 use crate::config::StorageConfig;
 use async_trait::async_trait;
 use quorate_commitlog::LogError;
-use quorate_commitlog::raft_log::RaftLog;
+use quorate_commitlog::raft_log::{RaftLog, read_indexes};
 use quorate_ingest::{Applier, ApplyState, LocalAppender, MaintainedPartition};
 use quorate_model::{NodeId, PartitionId, Position};
 use quorate_query::{IndexError, LocalReplica, PartitionIndex, ReplicaState};
@@ -28,6 +28,8 @@ pub enum Origin {
         calls: Arc<dyn Calls>,
         /// The incarnation of all logs: a lost disk does not begin one again.
         incarnation: u32,
+        /// What is committed in them.
+        index: Arc<dyn PartitionIndex>,
     },
 }
 
@@ -41,7 +43,7 @@ pub struct Partition {
     /// How far apply has come.
     pub state: watch::Receiver<ApplyState>,
     log: RaftLog,
-    is_shared: bool,
+    index: Arc<dyn PartitionIndex>,
 }
 
 impl Partition {
@@ -71,7 +73,7 @@ impl Partition {
         let failed = |cause| StartError::Log { partition: id, cause };
         let log = match origin {
             Origin::Alone => RaftLog::start(raft, id).await,
-            Origin::Shared { calls, incarnation } => {
+            Origin::Shared { calls, incarnation, .. } => {
                 RaftLog::join(raft, id, calls.clone(), *incarnation).await
             }
         }
@@ -79,10 +81,13 @@ impl Partition {
         if let Some(first) = first {
             log.group().begin(first).await?;
         }
-        let is_shared = matches!(origin, Origin::Shared { .. });
+        let index = match origin {
+            Origin::Alone => Arc::new(OnlyMember(log.group().clone())),
+            Origin::Shared { index, .. } => index.clone(),
+        };
         let applier = Applier::start(id, store.clone(), Arc::new(log.clone()), Handle::current())
             .map_err(StartError::Thread)?;
-        Ok((Self { id, store, state: applier.state(), log, is_shared }, applier))
+        Ok((Self { id, store, state: applier.state(), log, index }, applier))
     }
 
     /// The way into its log.
@@ -105,10 +110,7 @@ impl Partition {
         LocalReplica {
             store: self.store.clone(),
             state: Arc::new(Applied { state: self.state.clone() }),
-            index: Some(match self.is_shared {
-                true => Arc::new(Index(self.log.clone())),
-                false => Arc::new(OnlyMember(self.log.group().clone())),
-            }),
+            index: Some(self.index.clone()),
         }
     }
 
@@ -163,27 +165,37 @@ impl ReplicaState for Applied {
     }
 }
 
-/// The committed position, as queries ask.
-struct Index(RaftLog);
+/// The committed positions of the groups of a node, as queries ask. All its replicas share one.
+pub struct Index(RaftNode);
 
-#[async_trait]
-impl PartitionIndex for Index {
-    async fn read_index(&self) -> Result<Position, IndexError> {
-        self.0.read_index().await.map_err(|error| match error {
-            LogError::NotLeader { leader } => IndexError::NotLeader { leader },
-            error => IndexError::Unavailable { reason: error.to_string() },
-        })
+impl Index {
+    /// Of the groups of `raft`.
+    pub fn new(raft: RaftNode) -> Self {
+        Self(raft)
     }
 }
 
-/// The same of a node that is alone: it knows what is committed. A write whose verdict was late is answered before it is
-/// applied, so even there a strong read has to wait.
+#[async_trait]
+impl PartitionIndex for Index {
+    async fn read_indexes(&self, partitions: &[PartitionId]) -> Vec<Result<Position, IndexError>> {
+        let told = |found: Result<Position, LogError>| {
+            found.map_err(|error| match error {
+                LogError::NotLeader { leader } => IndexError::NotLeader { leader },
+                error => IndexError::Unavailable { reason: error.to_string() },
+            })
+        };
+        read_indexes(&self.0, partitions).await.into_iter().map(told).collect()
+    }
+}
+
+/// The same of one partition of a node that is alone: it knows what is committed. A write whose verdict was late is
+/// answered before it is applied, so even there a strong read has to wait.
 struct OnlyMember(Group);
 
 #[async_trait]
 impl PartitionIndex for OnlyMember {
-    async fn read_index(&self) -> Result<Position, IndexError> {
-        Ok(self.0.known_index())
+    async fn read_indexes(&self, partitions: &[PartitionId]) -> Vec<Result<Position, IndexError>> {
+        partitions.iter().map(|_itself| Ok(self.0.known_index())).collect()
     }
 }
 

@@ -131,13 +131,13 @@ struct Member {
 
 #[async_trait]
 impl PartitionIndex for Member {
-    async fn read_index(&self) -> Result<Position, IndexError> {
+    async fn read_indexes(&self, partitions: &[PartitionId]) -> Vec<Result<Position, IndexError>> {
         let leader = *self.truth.leader.borrow();
-        if leader == Some(self.node) {
-            Ok(*self.truth.committed.lock())
-        } else {
-            Err(IndexError::NotLeader { leader })
-        }
+        let index = |_: &PartitionId| match leader == Some(self.node) {
+            true => Ok(*self.truth.committed.lock()),
+            false => Err(IndexError::NotLeader { leader }),
+        };
+        partitions.iter().map(index).collect()
     }
 }
 
