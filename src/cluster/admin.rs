@@ -87,8 +87,8 @@ pub fn plan_move(
     }
     let mut after = current(state);
     after[partition.0 as usize][at] = to;
-    let rules =
-        placement::place_around(&candidates(state), &absent(state), state.replication().into(), &after);
+    let (there, replication) = (candidates(state), state.replication().into());
+    let rules = placement::place_around(&there, &absent(state), replication, &after, standings);
     let wanted = &after[partition.0 as usize];
     let is_stuck = |group: &Standing, replicas| group.is_stuck(replicas, &rules.takers);
     let is_free = |group: &Standing| {

@@ -6,6 +6,7 @@
 //! B1: only what came since this node leads is told. B2: as many reports are kept as the metadata has nodes.
 
 use crate::liveness::{Liveness, Pulse, SUSPECT_AFTER};
+use crate::meta::Reads;
 use crate::placement::Standing;
 use parking_lot::Mutex;
 use quorate_model::{NodeId, PartitionId};
@@ -126,6 +127,17 @@ impl Board {
     /// The groups of the partitions, as those say who lead them now.
     pub fn standings(&self, now: Instant) -> BTreeMap<PartitionId, Standing> {
         standings(&self.seen(now))
+    }
+
+    /// What the nodes read of the metadata that were heard since this one leads and are not silent.
+    pub fn reads(&self, now: Instant) -> BTreeMap<NodeId, Reads> {
+        let inner = self.0.lock();
+        let sounds_well = |node: NodeId| {
+            inner.liveness.was_heard(node) && inner.liveness.silence(node, now) < SUSPECT_AFTER
+        };
+        let heard = inner.reports.iter().filter(|(node, _)| sounds_well(**node));
+        let told = heard.map(|(node, kept)| (*node, Reads::told(kept.report.reads, &kept.report.build)));
+        told.collect()
     }
 
     /// What all nodes that are not silent have of the tenants that one of them reported last, in answer to its report.
@@ -338,6 +350,28 @@ mod tests {
         board.hear(tenants(2, &many), at(7));
         assert_eq!(totals(2, 7).1.len(), MAX_TENANTS);
         assert!(board.seen(at(7)).nodes.iter().all(|node| node.report.as_ref().unwrap().tenants.is_empty()));
+    }
+
+    #[test]
+    fn what_nodes_read_is_their_newest_word_while_they_live() {
+        let (board, start) = (Board::default(), SystemClock.instant());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let says = |node, reads| Report { node, reads, build: "0.1.0".to_owned(), ..Report::default() };
+        let versions = |seconds| {
+            board.lead(at(seconds));
+            board
+                .reads(at(seconds))
+                .into_iter()
+                .map(|(node, told)| (node.0, told.version.0))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(versions(0), []);
+        board.hear(says(1, 3), at(0));
+        board.hear(says(2, 0), at(0));
+        assert_eq!(versions(1), [(1, 3), (2, 1)], "one that does not tell reads the base");
+        board.hear(says(2, 3), at(2));
+        assert_eq!(versions(2), [(1, 3), (2, 3)]);
+        assert_eq!(versions(4), [(2, 3)], "one is silent");
     }
 
     #[test]

@@ -3,12 +3,12 @@
 //! Knows names, addresses and what other nodes say of themselves. Does not know Raft: whoever founds starts the metadata
 //! group with all listed nodes as its voters, and only a majority of them can bring it to life, so there are never two.
 //! F1: a node without data that sees a cluster joins it, and does not found; one with data founds nothing with others,
-//! and tells its cluster from its first moment. F2: nodes found together only if all of them
-//! have the same list of peers. F3: a listed node has the number of its place in the order of names; all others get
-//! theirs from the metadata.
+//! and tells its cluster from its first moment. F2: nodes found together only if all of them have the same list of peers
+//! and read the same version of the metadata. F3: a listed node has the number of its place in the order of names; all
+//! others get theirs from the metadata.
 //! Path: start of a node -> **here** -> `MetaHandle::join`.
 
-use crate::meta::{MetaError, MetaHandle};
+use crate::meta::{MetaError, MetaHandle, MetaVersion, Reads};
 use async_trait::async_trait;
 use quorate_model::NodeId;
 use quorate_wire::meta::{
@@ -45,10 +45,12 @@ pub struct Introduction {
     pub replace: bool,
     /// Whether it brings data from a time when it was alone: then it has a cluster already, and founds none with others.
     pub has_data: bool,
+    /// What it reads of the metadata.
+    pub reads: Reads,
 }
 
 impl Introduction {
-    /// What founders with the same list of peers share, in hex; `None` if it is no founder.
+    /// What founders share that have the same list of peers and read the same version, in hex; `None` if it is no founder.
     pub fn forming(&self) -> Option<String> {
         if self.peers.is_empty() || self.has_data {
             return None;
@@ -58,6 +60,10 @@ impl Introduction {
             // Addresses may be written in several ways; names may not.
             text.push_str(name);
             text.push('\n');
+        }
+        // Those before versions were told wrote no such line. No name has a blank in it.
+        if self.reads.version > MetaVersion::BASE {
+            text.push_str(&format!("metadata version {}\n", self.reads.version));
         }
         Some(format!("{:032x}", xxh3_128(text.as_bytes())))
     }
@@ -119,6 +125,19 @@ pub enum NoPlace {
     OtherList {
         /// The peer.
         address: String,
+    },
+    /// A peer reads another version of the metadata.
+    #[error(
+        "the node at {address} reads metadata up to version {theirs} and this one up to {ours}: found a cluster with one \
+         version of Quorate"
+    )]
+    OtherVersion {
+        /// The peer.
+        address: String,
+        /// What it reads.
+        theirs: MetaVersion,
+        /// What this node reads.
+        ours: MetaVersion,
     },
     /// Another node has this node's name.
     #[error("the node at {address} is called {name} as well")]
@@ -195,6 +214,10 @@ fn founder(
         if answer.name == me.name {
             return Err(NoPlace::SameName { address: address.clone(), name: me.name.clone() });
         }
+        let (theirs, ours) = (MetaVersion::told(answer.reads), me.reads.version);
+        if forming.is_some() && theirs != ours {
+            return Err(NoPlace::OtherVersion { address: address.clone(), theirs, ours });
+        }
         if forming.as_ref().is_some_and(|forming| *forming != answer.forming) {
             return Err(NoPlace::OtherList { address: address.clone() });
         }
@@ -214,6 +237,8 @@ async fn ask_for_place(
         address: me.address.clone(),
         zone: me.zone.clone(),
         replace: me.replace,
+        reads: me.reads.version.0,
+        build: me.reads.build.clone(),
     };
     // Longer than the cluster may take to elect a leader.
     let answer = match calls.join(address, request, Duration::from_secs(15)).await {
@@ -235,6 +260,20 @@ async fn ask_for_place(
     }
 }
 
+/// Whether a node that has data of `cluster` can still be in it, by what those who are there say.
+///
+/// # Errors
+/// [`NoPlace::Refused`] if it reads less than the cluster writes.
+pub async fn check_version(me: &Introduction, calls: &dyn Calls, cluster: u128) -> Result<(), NoPlace> {
+    for (address, answer) in look_around(me, calls).await {
+        if u128::from_str_radix(&answer.cluster, 16).is_ok_and(|id| id == cluster) {
+            let checked = me.reads.check(MetaVersion::told(answer.metadata_version));
+            checked.map_err(|reason| NoPlace::Refused { address, reason })?;
+        }
+    }
+    Ok(())
+}
+
 /// Answers what concerns the life of the cluster.
 #[async_trait]
 pub trait Consultant: Send + Sync + 'static {
@@ -249,6 +288,7 @@ pub trait Consultant: Send + Sync + 'static {
 pub struct Door {
     name: String,
     forming: String,
+    reads: MetaVersion,
     /// What the data dir says, before the metadata is there: who hears of a cluster founds no other.
     cluster: Option<u128>,
     meta: OnceLock<(NodeId, MetaHandle)>,
@@ -260,7 +300,8 @@ impl Door {
     pub fn new(me: &Introduction, cluster: Option<u128>) -> Self {
         let forming = me.forming().unwrap_or_default();
         let (meta, consultant) = (OnceLock::new(), OnceLock::new());
-        Self { name: me.name.clone(), forming, cluster, meta, consultant }
+        let (name, reads) = (me.name.clone(), me.reads.version);
+        Self { name, forming, reads, cluster, meta, consultant }
     }
 
     /// Says who answers about the life of the cluster; the first one stays.
@@ -278,13 +319,14 @@ impl Door {
 #[async_trait]
 impl MetaHandler for Door {
     async fn hello(&self, _request: HelloRequest) -> HelloAnswer {
-        let (node, cluster) = match self.meta.get() {
-            Some((node, meta)) => (node.0, meta.cluster_id()),
-            None => (0, 0),
+        let (node, cluster, active) = match self.meta.get() {
+            Some((node, meta)) => (node.0, meta.cluster_id(), meta.read(|state| state.active_version().0)),
+            None => (0, 0, 0),
         };
         let cluster = if cluster == 0 { self.cluster.unwrap_or(0) } else { cluster };
         let cluster = if cluster == 0 { String::new() } else { format!("{cluster:032x}") };
-        HelloAnswer { name: self.name.clone(), forming: self.forming.clone(), cluster, node }
+        let (name, forming) = (self.name.clone(), self.forming.clone());
+        HelloAnswer { name, forming, cluster, node, reads: self.reads.0, metadata_version: active }
     }
 
     async fn join(&self, request: JoinRequest) -> JoinAnswer {
@@ -311,9 +353,17 @@ async fn take_in(meta: &MetaHandle, request: &JoinRequest) -> join_answer::Outco
     if let Err(reason) = check_name(&request.name) {
         return join_answer::Outcome::Refused(reason);
     }
-    let JoinRequest { name, address, zone, replace } = request;
+    let JoinRequest { name, address, zone, replace, reads, build } = request;
+    let reads = Reads::told(*reads, build);
+    if let Err(reason) = meta.admits(&reads) {
+        return join_answer::Outcome::Refused(reason);
+    }
     match meta.add_node(name, address, zone, *replace).await {
         Ok(node) => {
+            // A version may have become active while this node did not know.
+            if let Err(reason) = meta.admits(&reads) {
+                return join_answer::Outcome::Refused(reason);
+            }
             let peers = meta.read(|state| {
                 let there =
                     state.nodes().iter().filter(|(id, entry)| **id != node && !entry.address.is_empty());
@@ -353,7 +403,12 @@ mod tests {
         let forming = me(name, list).forming().unwrap_or_default();
         (
             format!("{name}:1"),
-            HelloAnswer { name: name.to_owned(), forming, cluster: cluster.to_owned(), node: 0 },
+            HelloAnswer {
+                name: name.to_owned(),
+                forming,
+                cluster: cluster.to_owned(),
+                ..HelloAnswer::default()
+            },
         )
     }
 
@@ -377,6 +432,20 @@ mod tests {
         assert_eq!(other, Err(NoPlace::OtherList { address: "b:1".to_owned() }));
         let same = founder(&me("a", &list), &[seen("a", &list, "")], 2);
         assert!(matches!(same, Err(NoPlace::SameName { .. })));
+    }
+
+    #[test]
+    fn founders_read_the_same_version() {
+        let list = ["a", "b"];
+        let reads = Reads { version: MetaVersion(3), build: String::new() };
+        let newer = Introduction { reads, ..me("a", &list) };
+        assert_ne!(newer.forming(), me("a", &list).forming(), "an old founder must not hear of a new one");
+        let (address, theirs, ours) = ("b:1".to_owned(), MetaVersion::BASE, MetaVersion(3));
+        let expected = Err(NoPlace::OtherVersion { address, theirs, ours });
+        assert_eq!(founder(&newer, &[seen("b", &list, "")], 2), expected);
+        let (address, mut answer) = seen("b", &list, "");
+        (answer.forming, answer.reads) = (newer.forming().unwrap(), 3);
+        assert_eq!(founder(&newer, &[(address, answer)], 2), Ok(Some(NodeId(1))));
     }
 
     #[test]

@@ -41,21 +41,26 @@ pub struct Wanted {
 }
 
 /// As [`place`] when the `absent` nodes are dead: others take their replicas, as far as there are others, and they keep
-/// those that nobody can take. A partition without a majority of live replicas stays as it is: its group could not change.
+/// those that nobody can take, unless those would be half of all: no majority could live. A partition without a majority of
+/// live voters stays as it is: its group could not change. Voters are those of its group in `standings`; of one that is not
+/// known, those that are placed.
 pub fn place_around(
     candidates: &[Candidate],
     absent: &BTreeSet<NodeId>,
     replication: usize,
     current: &[Vec<NodeId>],
+    standings: &BTreeMap<PartitionId, Standing>,
 ) -> Wanted {
     let mut placed = place(candidates, replication, current);
-    for (wanted, current) in placed.iter_mut().zip(current) {
-        let dead = current.iter().copied().filter(|node| absent.contains(node));
-        let live = current.len() - dead.clone().count();
-        if 2 * live <= current.len() && live < current.len() {
+    for ((id, wanted), current) in (0..).map(PartitionId).zip(&mut placed).zip(current) {
+        let placed = || current.iter().copied().collect();
+        let voters: BTreeSet<NodeId> = standings.get(&id).map_or_else(placed, |group| group.voters.clone());
+        let live = voters.difference(absent).count();
+        if 2 * live <= voters.len() && live < voters.len() {
             wanted.clone_from(current);
         } else {
-            let room = replication.saturating_sub(wanted.len());
+            let room = replication.saturating_sub(wanted.len()).min(wanted.len().saturating_sub(1));
+            let dead = current.iter().copied().filter(|node| absent.contains(node));
             wanted.extend(dead.take(room));
         }
     }
@@ -388,9 +393,11 @@ mod tests {
         let candidates: Vec<Candidate> =
             there.iter().map(|node| Candidate { node: NodeId(*node), zone: String::new() }).collect();
         let absent = absent.iter().copied().map(NodeId).collect();
-        let placed = place_around(&candidates, &absent, 3, &[numbers(current)]);
+        let around =
+            |current: &[Vec<NodeId>]| place_around(&candidates, &absent, 3, current, &settled(current));
+        let placed = around(&[numbers(current)]);
         assert_eq!(placed.replicas, [numbers(expected)]);
-        assert_eq!(place_around(&candidates, &absent, 3, &placed.replicas), placed, "it is at rest");
+        assert_eq!(around(&placed.replicas), placed, "it is at rest");
     }
 
     #[test]
@@ -403,9 +410,32 @@ mod tests {
     }
 
     #[test]
+    fn no_group_is_left_without_a_majority_that_lives() {
+        // 2 is drained, and 3 is dead: a group of 1 and 3 could never commit.
+        check_around(&[1], &[3], &[1, 2, 3], &[1]);
+        check_around(&[1, 4], &[3], &[1, 2, 3], &[1, 4, 3]);
+    }
+
+    #[test]
+    fn who_votes_says_whether_a_group_can_change() {
+        let around = |absent: &[u64], voters: &[u64]| {
+            let mut there = nodes(&[""; 6]);
+            there.retain(|candidate| !absent.contains(&candidate.node.0));
+            let absent = numbers(absent).into_iter().collect();
+            let standings = settled(&[numbers(voters)]);
+            place_around(&there, &absent, 3, &[numbers(&[1, 2, 4])], &standings).replicas.remove(0)
+        };
+        // Its replica moves from 3 to 4, which does not vote yet.
+        let now = numbers(&[1, 2, 4]);
+        assert_eq!(around(&[1, 3], &[1, 2, 3]), now, "only 2 is left of those who vote");
+        let mended = around(&[1, 4], &[1, 2, 3]);
+        assert!(mended.contains(&NodeId(2)) && !mended.contains(&NodeId(1)), "2 and 3 vote: {mended:?}");
+    }
+
+    #[test]
     fn a_node_that_comes_takes_two_replicas_at_a_time() {
         let three = place(&nodes(&[""; 3]), 3, &vec![Vec::new(); 32]);
-        let wanted = || place_around(&nodes(&[""; 4]), &BTreeSet::new(), 3, &three);
+        let wanted = || place_around(&nodes(&[""; 4]), &BTreeSet::new(), 3, &three, &settled(&three));
         let mut standings = settled(&three);
         let set = |replicas: &[NodeId]| replicas.iter().copied().collect::<BTreeSet<_>>();
         let takes = |next: &[(PartitionId, Vec<NodeId>)], current: &[Vec<NodeId>]| {
@@ -487,7 +517,8 @@ mod tests {
             for (candidates, absent) in [(&all, BTreeSet::new()), (&fewer, absent)] {
                 let mut steps = 0;
                 loop {
-                    let wanted = place_around(candidates, &absent, replication, &current);
+                    let wanted =
+                        place_around(candidates, &absent, replication, &current, &settled(&current));
                     let next = next_moves(&current, wanted, &settled(&current), per_node);
                     if next.is_empty() {
                         break;
@@ -502,7 +533,7 @@ mod tests {
                     steps += 1;
                     prop_assert!(steps <= 10 * partitions * replication + 10, "it does not come to rest");
                 }
-                let wanted = place_around(candidates, &absent, replication, &current);
+                let wanted = place_around(candidates, &absent, replication, &current, &settled(&current));
                 prop_assert_eq!(wanted.replicas, current.clone());
             }
         }

@@ -162,6 +162,9 @@ async fn serve(source: Source, config: Arc<Config>, clock: Arc<dyn Clock>) -> Re
         Some(node) => until_end(&app, &config, node, addresses, &mut signals).await,
         None => Ok(()),
     };
+    if let (Some(node), Ok(())) = (&node, &ended) {
+        node.hand_over().await;
+    }
     app.set_draining();
     stop.cancel();
     serving.await.map_err(text)?.map_err(text)?;

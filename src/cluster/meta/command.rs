@@ -1,6 +1,7 @@
 //! Commands of the metadata group and their bytes. The page is `docs/formats/meta.md`.
 
 use super::bytes::{Reader, Writer};
+use super::gates::{MetaVersion, Reads};
 use super::secret::Secret;
 use quorate_model::{NodeId, PartitionId, TenantId};
 
@@ -23,10 +24,16 @@ pub(super) enum Command {
     BeginIncarnation { node: NodeId, address: String, zone: String },
     /// Moves replicas, unless others were moved since the placement that this is made for.
     Place { epoch: u32, moves: Vec<(PartitionId, Vec<NodeId>)> },
-    /// Says what becomes of a node.
+    /// Says what becomes of a node, whatever is known of it by then: the old form of `ChangeNodeState`.
     SetNodeState { node: NodeId, state: NodeState },
     /// Gives the cluster its secret, once.
     GiveSecret { secret: Secret },
+    /// Says what a node reads.
+    Announce { node: NodeId, reads: Reads },
+    /// From now on this version may be written, if every node reads it. Says before what these nodes read.
+    ActivateVersion { version: MetaVersion, announced: Vec<(NodeId, Reads)> },
+    /// Says what becomes of a node, unless something else was said since.
+    ChangeNodeState { node: NodeId, was: NodeState, revision: u32, to: NodeState },
 }
 
 /// One of the nodes that a cluster is founded by.
@@ -68,10 +75,21 @@ pub(super) enum Response {
 }
 
 impl NodeState {
-    const ALL: [Self; 5] = [Self::Expected, Self::Member, Self::Draining, Self::Gone, Self::Lost];
+    pub(super) const ALL: [Self; 5] = [Self::Expected, Self::Member, Self::Draining, Self::Gone, Self::Lost];
 
     pub(super) fn number(self) -> u8 {
         self as u8
+    }
+
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Expected => "expected",
+            Self::Member => "member",
+            Self::Draining => "draining",
+            Self::Gone => "gone",
+            Self::Lost => "lost",
+        }
     }
 
     pub(super) fn from_number(number: u8) -> Result<Self, String> {
@@ -89,26 +107,48 @@ pub(super) fn read_nodes(reader: &mut Reader<'_>) -> Result<Vec<NodeId>, String>
     (0..reader.count(8)?).map(|_| Ok(NodeId(reader.u64()?))).collect()
 }
 
+fn put_reads(out: &mut Writer, node: NodeId, reads: &Reads) {
+    out.u64(node.0);
+    reads.put(out);
+}
+
+fn read_reads(reader: &mut Reader<'_>) -> Result<(NodeId, Reads), String> {
+    Ok((NodeId(reader.u64()?), Reads::read(reader)?))
+}
+
 impl Command {
+    /// Number of its kind.
+    pub(super) fn kind(&self) -> u8 {
+        match self {
+            Self::NameCluster { .. } => 0,
+            Self::RegisterNode { .. } => 1,
+            Self::InternTenant { .. } => 2,
+            Self::Found { .. } => 3,
+            Self::AddNode { .. } => 4,
+            Self::BeginIncarnation { .. } => 5,
+            Self::Place { .. } => 6,
+            Self::SetNodeState { .. } => 7,
+            Self::GiveSecret { .. } => 8,
+            Self::Announce { .. } => 9,
+            Self::ActivateVersion { .. } => 10,
+            Self::ChangeNodeState { .. } => 11,
+        }
+    }
+
     /// Version, kind, content.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Writer::default();
         out.u8(VERSION);
+        out.u8(self.kind());
+        self.put(&mut out);
+        out.0
+    }
+
+    fn put(&self, out: &mut Writer) {
         match self {
-            Self::NameCluster { id } => {
-                out.u8(0);
-                out.u128(*id);
-            }
-            Self::RegisterNode { name } => {
-                out.u8(1);
-                out.rest(name);
-            }
-            Self::InternTenant { name } => {
-                out.u8(2);
-                out.rest(name);
-            }
+            Self::NameCluster { id } => out.u128(*id),
+            Self::RegisterNode { name } | Self::InternTenant { name } => out.rest(name),
             Self::Found { id, nodes, replication, replicas } => {
-                out.u8(3);
                 out.u128(*id);
                 out.count(nodes.len());
                 for FirstNode { node, name, address } in nodes {
@@ -118,38 +158,42 @@ impl Command {
                 }
                 out.u8(*replication);
                 out.count(replicas.len());
-                replicas.iter().for_each(|nodes| put_nodes(&mut out, nodes));
+                replicas.iter().for_each(|nodes| put_nodes(out, nodes));
             }
             Self::AddNode { name, address, zone, replace } => {
-                out.u8(4);
                 [name, address, zone].into_iter().for_each(|text| out.text(text));
                 out.u8(u8::from(*replace));
             }
             Self::BeginIncarnation { node, address, zone } => {
-                out.u8(5);
                 out.u64(node.0);
                 [address, zone].into_iter().for_each(|text| out.text(text));
             }
             Self::Place { epoch, moves } => {
-                out.u8(6);
                 out.u32(*epoch);
                 out.count(moves.len());
                 for (partition, nodes) in moves {
                     out.u32(partition.0);
-                    put_nodes(&mut out, nodes);
+                    put_nodes(out, nodes);
                 }
             }
             Self::SetNodeState { node, state } => {
-                out.u8(7);
                 out.u64(node.0);
                 out.u8(state.number());
             }
-            Self::GiveSecret { secret } => {
-                out.u8(8);
-                out.secret(secret);
+            Self::GiveSecret { secret } => out.secret(secret),
+            Self::Announce { node, reads } => put_reads(out, *node, reads),
+            Self::ActivateVersion { version, announced } => {
+                out.u32(version.0);
+                out.count(announced.len());
+                announced.iter().for_each(|(node, reads)| put_reads(out, *node, reads));
+            }
+            Self::ChangeNodeState { node, was, revision, to } => {
+                out.u64(node.0);
+                out.u8(was.number());
+                out.u32(*revision);
+                out.u8(to.number());
             }
         }
-        out.0
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
@@ -202,7 +246,26 @@ impl Command {
                 Self::SetNodeState { node, state: NodeState::from_number(reader.u8()?)? }
             }
             8 => Self::GiveSecret { secret: reader.secret()? },
-            other => return Err(format!("unknown command kind {other}")),
+            9 => {
+                let (node, reads) = read_reads(reader)?;
+                Self::Announce { node, reads }
+            }
+            10 => Self::ActivateVersion {
+                version: MetaVersion(reader.u32()?),
+                announced: (0..reader.count(16)?).map(|_| read_reads(reader)).collect::<Result<_, _>>()?,
+            },
+            11 => Self::ChangeNodeState {
+                node: NodeId(reader.u64()?),
+                was: NodeState::from_number(reader.u8()?)?,
+                revision: reader.u32()?,
+                to: NodeState::from_number(reader.u8()?)?,
+            },
+            other => {
+                return Err(format!(
+                    "unknown command kind {other}: this build reads metadata up to version {}, start a newer one",
+                    MetaVersion::NEWEST
+                ));
+            }
         })
     }
 }
@@ -301,12 +364,26 @@ mod tests {
         );
         let secret = Secret(*b"0123456789abcdef0123456789abcdef");
         check_golden(Command::GiveSecret { secret }, b"\x01\x080123456789abcdef0123456789abcdef");
+        let reads = Reads { version: MetaVersion(3), build: "0.1.0".to_owned() };
+        check_golden(
+            Command::Announce { node: NodeId(2), reads: reads.clone() },
+            b"\x01\x09\x02\0\0\0\0\0\0\0\x03\0\0\0\x05\0\0\x000.1.0",
+        );
+        check_golden(
+            Command::ActivateVersion { version: MetaVersion(3), announced: vec![(NodeId(2), reads)] },
+            b"\x01\x0a\x03\0\0\0\x01\0\0\0\x02\0\0\0\0\0\0\0\x03\0\0\0\x05\0\0\x000.1.0",
+        );
+        let (was, to) = (NodeState::Member, NodeState::Lost);
+        check_golden(
+            Command::ChangeNodeState { node: NodeId(2), was, revision: 7, to },
+            b"\x01\x0b\x02\0\0\0\0\0\0\0\x01\x07\0\0\0\x04",
+        );
     }
 
     #[test]
     fn what_is_not_understood_is_an_error() {
         let many = b"\x01\x06\x03\0\0\0\xff\xff\xff\xff\x07\0\0\0";
-        for bytes in [&b""[..], b"\x01", b"\x02\x01n", b"\x01\x09n", b"\x01\x00short", b"\x01\x01\xff", many]
+        for bytes in [&b""[..], b"\x01", b"\x02\x01n", b"\x01\x0cn", b"\x01\x00short", b"\x01\x01\xff", many]
         {
             assert!(Command::decode(bytes).is_err(), "{bytes:?}");
         }

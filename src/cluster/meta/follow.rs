@@ -41,6 +41,10 @@ pub(super) async fn follow(inner: Weak<Inner>, group: Group, from: Position, pro
                 continue;
             }
             let response = state.apply(command);
+            if let Err(reason) = inner.reads.check(state.active_version()) {
+                drop(state);
+                return stop(&Arc::downgrade(&inner), reason);
+            }
             let mut recent = inner.recent.lock();
             recent.push_back((entry.position, response));
             if recent.len() > RECENT {
@@ -97,6 +101,7 @@ impl SnapshotOwner for Owner {
     ) -> Result<Box<dyn Fetched>, String> {
         let (inner, progress) = self.parts()?;
         let (stored, content) = image::decode(&state)?;
+        inner.reads.check(content.active_version())?;
         if stored != position {
             return Err(format!("the state of position {stored} came as that of {position}"));
         }

@@ -1,10 +1,12 @@
 //! The metadata state at one position, in a file or on its way to another node. The page is `docs/formats/meta.md`.
 //!
+//! In the newest version that every node of the cluster reads, which holds all that its state may have by then.
 //! Written under another name, synced, renamed over the old one, and the directory synced: a crash leaves the
 //! old image or the new one, never half of one.
 
 use super::bytes::{Reader, Writer};
 use super::command::{NodeState, put_nodes, read_nodes};
+use super::gates::{MetaVersion, Reads};
 use super::state::{NodeEntry, PartitionEntry};
 use super::{MetaError, MetaState};
 use quorate_model::{NodeId, Position};
@@ -14,11 +16,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 const MAGIC: &[u8; 8] = b"QRT-META";
-const VERSION: u32 = 3;
+/// The newest version; those that are written stand in the table of `gates`.
+const NEWEST: u32 = 4;
 const HEADER: usize = 8 + 4 + 8 + 4;
 
 /// Magic, version u32, position u64, CRC-32C u32 of position and body, body.
 pub(super) fn encode(position: Position, state: &MetaState) -> Vec<u8> {
+    let version = state.version.image();
     let mut body = Writer::default();
     body.u128(state.cluster_id);
     body.u64(state.next_node);
@@ -38,16 +42,44 @@ pub(super) fn encode(position: Position, state: &MetaState) -> Vec<u8> {
     }
     body.count(state.tenants.len());
     state.tenants.iter().for_each(|name| body.text(name));
-    body.u8(u8::from(state.secret.is_some()));
-    state.secret.iter().for_each(|secret| body.secret(secret));
+    if version > 2 {
+        body.u8(u8::from(state.secret.is_some()));
+        state.secret.iter().for_each(|secret| body.secret(secret));
+    }
+    if version > 3 {
+        put_gates(&mut body, state);
+    }
     let body = body.0;
     let mut out = Vec::with_capacity(HEADER + body.len());
     out.extend(MAGIC);
-    out.extend(VERSION.to_le_bytes());
+    out.extend(version.to_le_bytes());
     out.extend(position.0.to_le_bytes());
     out.extend(crc32c::crc32c_append(crc32c::crc32c(&position.0.to_le_bytes()), &body).to_le_bytes());
     out.extend(body);
     out
+}
+
+/// Active version u32, and of each node its revision u32 and, behind a 1, what it reads.
+fn put_gates(body: &mut Writer, state: &MetaState) {
+    body.u32(state.version.0);
+    for entry in state.nodes.values() {
+        body.u32(entry.revision);
+        body.u8(u8::from(entry.reads.is_some()));
+        entry.reads.iter().for_each(|reads| reads.put(body));
+    }
+}
+
+fn read_gates(reader: &mut Reader<'_>, state: &mut MetaState) -> Result<(), String> {
+    state.version = MetaVersion(reader.u32()?);
+    for entry in state.nodes.values_mut() {
+        entry.revision = reader.u32()?;
+        entry.reads = match reader.u8()? {
+            0 => None,
+            1 => Some(Reads::read(reader)?),
+            other => return Err(format!("{other} instead of whether a node told what it reads")),
+        };
+    }
+    Ok(())
 }
 
 pub(super) fn decode(bytes: &[u8]) -> Result<(Position, MetaState), String> {
@@ -56,8 +88,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Position, MetaState), String> {
         return Err("it does not begin with its magic number".to_owned());
     }
     let version = reader.u32()?;
-    if !(1..=VERSION).contains(&version) {
-        return Err(format!("its version is {version}, this build reads 1 to {VERSION}"));
+    if !(1..=NEWEST).contains(&version) {
+        return Err(format!("its version is {version}, this build reads 1 to {NEWEST}"));
     }
     let position = reader.u64()?;
     let checksum = reader.u32()?;
@@ -72,11 +104,15 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Position, MetaState), String> {
     let tenants = (0..reader.count(4)?).map(|_| Ok(Arc::from(reader.text()?)));
     state.set_tenants(tenants.collect::<Result<_, String>>()?);
     if version > 2 {
+        state.version = MetaVersion::SECRET;
         state.secret = match reader.u8()? {
             0 => None,
             1 => Some(reader.secret()?),
             other => return Err(format!("{other} instead of whether there is a secret")),
         };
+    }
+    if version > 3 {
+        read_gates(&mut reader, &mut state)?;
     }
     reader.end()?;
     Ok((Position(position), state))
@@ -87,13 +123,8 @@ fn read_nodes_alone(reader: &mut Reader<'_>, state: &mut MetaState) -> Result<()
     for _ in 0..reader.count(8)? {
         let name = reader.text()?;
         let node = NodeId(name.parse().map_err(|_| format!("{name} is not the number of a node"))?);
-        let entry = NodeEntry {
-            name,
-            address: String::new(),
-            zone: String::new(),
-            incarnation: reader.u32()?,
-            state: NodeState::Member,
-        };
+        let incarnation = reader.u32()?;
+        let entry = NodeEntry { name, incarnation, ..NodeEntry::new(NodeState::Member) };
         state.next_node = state.next_node.max(node.0 + 1);
         state.nodes.insert(node, entry);
     }
@@ -109,7 +140,7 @@ fn read_cluster(reader: &mut Reader<'_>, state: &mut MetaState) -> Result<(), St
             address: reader.text()?,
             zone: reader.text()?,
             incarnation: reader.u32()?,
-            state: NodeState::from_number(reader.u8()?)?,
+            ..NodeEntry::new(NodeState::from_number(reader.u8()?)?)
         };
         state.nodes.insert(node, entry);
     }

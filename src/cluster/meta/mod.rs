@@ -4,11 +4,13 @@
 //! secret. Does not know series or log positions of partitions. Path: `server`, `ingest` -> **here** -> a Raft group.
 //! M1: a fact that a call returned is committed, and applied on this node. M2: numbers are never given twice, also not
 //! after a restart. M3: the state is a pure function of the group's log; an image of it at one position and the log
-//! after it restore it. M4: what this node knows may be old, until [`MetaHandle::fresh`] has returned.
+//! after it restore it. What a node of the cluster cannot read yet is not written (`gates`). M4: what this node knows may
+//! be old, until [`MetaHandle::fresh`] has returned.
 
 mod bytes;
 mod command;
 mod follow;
+mod gates;
 mod image;
 mod propose;
 mod recover;
@@ -16,6 +18,7 @@ mod secret;
 mod state;
 
 pub use command::NodeState;
+pub use gates::{MetaVersion, Reads};
 pub use recover::{read_offline, recover_offline};
 pub use secret::{SECRET_BYTES, Secret};
 pub use state::{MetaState, NodeEntry, PartitionEntry};
@@ -74,15 +77,29 @@ pub enum MetaError {
     /// The group knows better; nothing was changed.
     #[error("{0}")]
     Refused(String),
+    /// Not every node of the cluster reads this yet; nothing was changed.
+    #[error(
+        "this needs metadata version {needed}, and the cluster is at version {active} until every node that is not \
+         gone or lost runs a version of Quorate that reads it"
+    )]
+    Gated {
+        /// The first version that reads it.
+        needed: MetaVersion,
+        /// The version of the cluster.
+        active: MetaVersion,
+    },
     /// No leader answered in time.
     #[error("the metadata group does not answer: {reason}")]
     NoLeader {
         /// What was tried last.
         reason: String,
     },
-    /// Applying has stopped; the log of the node says why.
-    #[error("the metadata group no longer applies its log")]
-    Stopped,
+    /// Applying has stopped.
+    #[error("the metadata group no longer applies its log: {reason}")]
+    Stopped {
+        /// Why.
+        reason: String,
+    },
 }
 
 impl MetaError {
@@ -92,7 +109,9 @@ impl MetaError {
             Self::Raft(error) => error.code(),
             Self::Damaged { .. } => ErrorCode::Corrupt,
             Self::TooManyTenants { .. } | Self::Refused(_) => ErrorCode::Refused,
-            Self::File { .. } | Self::NoLeader { .. } | Self::Stopped => ErrorCode::Unavailable,
+            Self::File { .. } | Self::Gated { .. } | Self::NoLeader { .. } | Self::Stopped { .. } => {
+                ErrorCode::Unavailable
+            }
         }
     }
 }
@@ -106,6 +125,8 @@ struct Inner {
     group: Group,
     /// The way to the other members, if there may be any.
     calls: Option<Arc<dyn Calls>>,
+    /// What this node reads.
+    reads: Reads,
     image_path: PathBuf,
     state: RwLock<MetaState>,
     recent: Mutex<VecDeque<(Position, Response)>>,
@@ -126,7 +147,7 @@ impl MetaHandle {
     /// [`MetaError`] if the group does not start or what is stored cannot be used.
     pub async fn start(node: &RaftNode, dir: &Path) -> Result<Self, MetaError> {
         let group = node.group(META_GROUP).await?;
-        let handle = Self::open(node, dir, group, None)?;
+        let handle = Self::open(node, dir, group, None, Reads::of_this_build())?;
         // Proposed at every start and a no-op after the first: its answer means that the log is applied.
         handle.propose(Command::NameCluster { id: rand::random() }).await?;
         Ok(handle)
@@ -144,8 +165,19 @@ impl MetaHandle {
         calls: Arc<dyn Calls>,
         first: Option<&BTreeSet<NodeId>>,
     ) -> Result<Self, MetaError> {
+        Self::join_reading(node, dir, calls, first, Reads::of_this_build()).await
+    }
+
+    /// The same of a node that reads no more than this.
+    async fn join_reading(
+        node: &RaftNode,
+        dir: &Path,
+        calls: Arc<dyn Calls>,
+        first: Option<&BTreeSet<NodeId>>,
+        reads: Reads,
+    ) -> Result<Self, MetaError> {
         let group = node.member(META_GROUP).await?;
-        let handle = Self::open(node, dir, group.clone(), Some(calls))?;
+        let handle = Self::open(node, dir, group.clone(), Some(calls), reads)?;
         if let Some(first) = first {
             group.begin(first).await?;
         }
@@ -157,15 +189,19 @@ impl MetaHandle {
         dir: &Path,
         group: Group,
         calls: Option<Arc<dyn Calls>>,
+        reads: Reads,
     ) -> Result<Self, MetaError> {
         let image_path = dir.join("meta.image");
         let (position, state) = image::load(&**node.disk(), &image_path)?;
+        let damaged = |detail| MetaError::Damaged { place: image_path.display().to_string(), detail };
+        reads.check(state.active_version()).map_err(damaged)?;
         let (progress, applied) = watch::channel(position);
         let progress = Arc::new(progress);
         let handle = Self(Arc::new(Inner {
             node: node.clone(),
             group: group.clone(),
             calls,
+            reads,
             image_path,
             state: RwLock::new(state),
             recent: Mutex::default(),
@@ -184,6 +220,10 @@ impl MetaHandle {
     pub async fn failed(&self) -> String {
         let mut applied = self.0.applied.clone();
         while applied.changed().await.is_ok() {}
+        self.why_stopped()
+    }
+
+    fn why_stopped(&self) -> String {
         self.0.failure.get().cloned().unwrap_or_else(|| "its group ended".to_owned())
     }
 
@@ -192,12 +232,14 @@ impl MetaHandle {
         self.0.state.read().cluster_id()
     }
 
-    /// A new incarnation for this node, which is alone: one more than its last.
+    /// A new incarnation for this node, which is alone: one more than its last. What it reads may be written.
     ///
     /// # Errors
     /// [`MetaError`].
     pub async fn register_alone(&self, node: NodeId) -> Result<u32, MetaError> {
-        match self.propose(Command::RegisterNode { name: node.to_string() }).await? {
+        let response = self.propose(Command::RegisterNode { name: node.to_string() }).await?;
+        self.begin_version(&[node]).await?;
+        match response {
             Response::Incarnation(incarnation) => Ok(incarnation),
             other => Err(unexpected(other)),
         }
@@ -226,7 +268,8 @@ impl MetaHandle {
         self.begin_incarnation(node, &address, &zone).await
     }
 
-    /// Founds the cluster with its first nodes, each with number, name and address, unless it was founded before.
+    /// Founds the cluster with its first nodes, each with number, name and address, unless it was founded before. They read
+    /// what this one reads.
     ///
     /// # Errors
     /// [`MetaError`].
@@ -241,6 +284,9 @@ impl MetaHandle {
             name: name.clone(),
             address: address.clone(),
         };
+        let numbers: Vec<NodeId> = nodes.iter().map(|(node, ..)| *node).collect();
+        // First, so that nothing waits for a version that all of them read.
+        self.begin_version(&numbers).await?;
         let nodes = nodes.iter().map(first).collect();
         let found = Command::Found { id: rand::random(), nodes, replication, replicas };
         done(self.propose(found).await?)
@@ -272,12 +318,23 @@ impl MetaHandle {
         done(self.propose(Command::Place { epoch, moves }).await?)
     }
 
-    /// Says what becomes of a node.
+    /// Says what becomes of a node that was `seen` as this entry when that was decided.
     ///
     /// # Errors
-    /// [`MetaError::Refused`] when there is no such node or it is gone already.
-    pub async fn set_node_state(&self, node: NodeId, state: NodeState) -> Result<(), MetaError> {
-        done(self.propose(Command::SetNodeState { node, state }).await?)
+    /// [`MetaError::Refused`] when there is no such node, it is gone already, or something else was said of it since. In a
+    /// cluster with nodes that do not read that yet, the last word counts, and [`MetaError::Gated`] tells what has none.
+    pub async fn set_node_state(
+        &self,
+        node: NodeId,
+        seen: &NodeEntry,
+        state: NodeState,
+    ) -> Result<(), MetaError> {
+        let (was, revision) = (seen.state, seen.revision);
+        let command = match self.read(MetaState::active_version) >= MetaVersion::GATES {
+            true => Command::ChangeNodeState { node, was, revision, to: state },
+            false => Command::SetNodeState { node, state },
+        };
+        done(self.propose(command).await?)
     }
 
     /// The state as this node knows it.
@@ -368,7 +425,7 @@ impl MetaHandle {
             };
             let (disk, path) = (Arc::clone(self.0.node.disk()), self.0.image_path.clone());
             let written = blocking(move || image::store(&*disk, &path, &bytes)).await;
-            written.map_err(|_panicked| MetaError::Stopped)??;
+            written.map_err(|_panicked| stopped("writing its image panicked"))??;
             *imaged = position;
         }
         let trimmed = *imaged;
@@ -394,6 +451,10 @@ impl Drop for Arrival<'_> {
             meta.0.arriving.lock().remove(name);
         }
     }
+}
+
+fn stopped(reason: &str) -> MetaError {
+    MetaError::Stopped { reason: reason.to_owned() }
 }
 
 fn done(response: Response) -> Result<(), MetaError> {
@@ -423,9 +484,8 @@ pub(crate) mod testing {
         let entry = |(number, state): (u64, &NodeState)| NodeEntry {
             name: format!("n{number}"),
             address: format!("h:{number}"),
-            zone: String::new(),
             incarnation: u32::from(*state != NodeState::Expected),
-            state: *state,
+            ..NodeEntry::new(*state)
         };
         let partition = |replicas: Vec<NodeId>| PartitionEntry { first: replicas.clone(), replicas };
         MetaState {

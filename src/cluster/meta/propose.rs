@@ -4,7 +4,7 @@
 //! over. Path: the calls of `MetaHandle` -> **here** -> the group, here or by way of the leader's node.
 
 use super::command::{Command, Response};
-use super::{MetaError, MetaHandle};
+use super::{MetaError, MetaHandle, stopped};
 use ::bytes::Bytes;
 use quorate_model::{NodeId, Position};
 use quorate_raft::RaftError;
@@ -30,6 +30,11 @@ enum Attempt {
 impl MetaHandle {
     /// Proposes a command and returns what it led to, once this node has applied it as well.
     pub(super) async fn propose(&self, command: Command) -> Result<Response, MetaError> {
+        if self.read(|state| state.allows(&command)).is_err() {
+            // What this node knows may be old.
+            self.fresh().await?;
+            self.read(|state| state.allows(&command))?;
+        }
         let (position, response) = self.at_leader(command.encode().into()).await?;
         self.reached(position).await?;
         Response::decode(&response)
@@ -98,7 +103,7 @@ impl MetaHandle {
         let recent = self.0.recent.lock();
         let response = recent.iter().rev().find(|(at, _)| *at == position);
         let response = response.map(|(_, response)| response.encode().into());
-        Ok((position, response.ok_or(MetaError::Stopped)?))
+        Ok((position, response.ok_or_else(|| stopped("its response is gone"))?))
     }
 
     /// Answers a proposal of another node.
@@ -107,8 +112,9 @@ impl MetaHandle {
     /// The reason, if the command cannot be read.
     pub async fn propose_for_peer(&self, proposal: Proposal) -> Result<ProposalAnswer, String> {
         if !proposal.command.is_empty() {
-            // A command that cannot be read would stop every node.
-            Command::decode(&proposal.command)?;
+            // A command that cannot be read would stop nodes.
+            let command = Command::decode(&proposal.command)?;
+            self.read(|state| state.allows(&command)).map_err(|error| error.to_string())?;
         }
         let outcome = match self.propose_here(proposal.command).await {
             Ok((position, response)) => {
@@ -122,7 +128,7 @@ impl MetaHandle {
             Err(
                 error @ (MetaError::Raft(RaftError::Unknown { .. })
                 | MetaError::NoLeader { .. }
-                | MetaError::Stopped),
+                | MetaError::Stopped { .. }),
             ) => proposal_answer::Outcome::Unknown(error.to_string()),
             Err(error) => proposal_answer::Outcome::Failed(error.to_string()),
         };
@@ -134,7 +140,7 @@ impl MetaHandle {
         let waiting = applied.wait_for(|now| *now >= position);
         let reached = tokio::time::timeout(TIMEOUT, waiting).await;
         let late = |_| MetaError::NoLeader { reason: format!("position {position} does not arrive here") };
-        reached.map_err(late)?.map(drop).map_err(|_closed| MetaError::Stopped)
+        reached.map_err(late)?.map(drop).map_err(|_closed| stopped(&self.why_stopped()))
     }
 }
 

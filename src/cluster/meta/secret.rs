@@ -4,7 +4,7 @@
 //! between nodes with them: whoever reads a data dir or the nodes' connections knows it.
 
 use super::command::{Command, Response};
-use super::{MetaError, MetaHandle, unexpected};
+use super::{MetaError, MetaHandle, stopped, unexpected};
 use std::fmt;
 
 /// Bytes of the secret.
@@ -39,7 +39,7 @@ impl MetaHandle {
         }
         // Another node may have been first; its secret is the cluster's then.
         match self.propose(Command::GiveSecret { secret: Secret(rand::random()) }).await? {
-            Response::Done => known().ok_or(MetaError::Stopped),
+            Response::Done => known().ok_or_else(|| stopped("it has no secret after it took one")),
             other => Err(unexpected(other)),
         }
     }

@@ -1,6 +1,7 @@
 //! The metadata state machine: commands in log order, nothing else.
 
 use super::command::{Command, FirstNode, NodeState, Response};
+use super::gates::{MetaVersion, Reads};
 use super::secret::Secret;
 use quorate_model::{NodeId, PartitionId, TenantId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,6 +12,8 @@ use std::sync::Arc;
 pub struct MetaState {
     pub(super) cluster_id: u128,
     pub(super) secret: Option<Secret>,
+    /// The newest version of the metadata that every node reads.
+    pub(super) version: MetaVersion,
     pub(super) nodes: BTreeMap<NodeId, NodeEntry>,
     /// Number of the next node.
     pub(super) next_node: u64,
@@ -37,9 +40,26 @@ pub struct NodeEntry {
     pub incarnation: u32,
     /// What it is to the cluster.
     pub state: NodeState,
+    /// Counts what was said of it since the log has gates: its states and incarnations.
+    pub revision: u32,
+    /// What it reads, if that was said.
+    pub reads: Option<Reads>,
 }
 
 impl NodeEntry {
+    /// A node in this state of which nothing else is known.
+    pub(super) fn new(state: NodeState) -> Self {
+        let [name, address, zone] = [const { String::new() }; 3];
+        Self { name, address, zone, incarnation: 0, state, revision: 0, reads: None }
+    }
+
+    /// Something was said of it. In a log without gates it is not counted: its images do not keep the number.
+    fn revise(&mut self, active: MetaVersion) {
+        if active >= MetaVersion::GATES {
+            self.revision = self.revision.wrapping_add(1);
+        }
+    }
+
     /// Whether it may vote and have replicas: it was there from the beginning, or has begun since it joined.
     pub fn can_serve(&self) -> bool {
         match self.state {
@@ -67,6 +87,8 @@ impl MetaState {
 
     /// Applies one command. Commands that repeat what is so change nothing.
     pub(super) fn apply(&mut self, command: Command) -> Response {
+        // What stands in the log has to be read by all, whoever proposed it.
+        self.version = self.version.max(MetaVersion::of(&command));
         match command {
             Command::NameCluster { id } => {
                 self.name_cluster(id);
@@ -89,6 +111,11 @@ impl MetaState {
                 self.secret.get_or_insert(secret);
                 Response::Done
             }
+            Command::Announce { node, reads } => self.announce(node, reads),
+            Command::ActivateVersion { version, announced } => self.activate(version, announced),
+            Command::ChangeNodeState { node, was, revision, to } => {
+                self.change_node_state(node, was, revision, to)
+            }
         }
     }
 
@@ -100,13 +127,10 @@ impl MetaState {
 
     fn register_alone(&mut self, node: NodeId) -> Response {
         self.next_node = self.next_node.max(node.0 + 1);
-        let entry = self.nodes.entry(node).or_insert_with(|| NodeEntry {
-            name: node.to_string(),
-            address: String::new(),
-            zone: String::new(),
-            incarnation: 0,
-            state: NodeState::Member,
-        });
+        let entry = self
+            .nodes
+            .entry(node)
+            .or_insert_with(|| NodeEntry { name: node.to_string(), ..NodeEntry::new(NodeState::Member) });
         entry.incarnation += 1;
         Response::Incarnation(entry.incarnation)
     }
@@ -127,13 +151,7 @@ impl MetaState {
         }
         for FirstNode { node, name, address } in nodes {
             self.next_node = self.next_node.max(node.0 + 1);
-            let entry = self.nodes.entry(node).or_insert_with(|| NodeEntry {
-                name: String::new(),
-                address: String::new(),
-                zone: String::new(),
-                incarnation: 0,
-                state: NodeState::Expected,
-            });
+            let entry = self.nodes.entry(node).or_insert_with(|| NodeEntry::new(NodeState::Expected));
             (entry.name, entry.address) = (name, address);
         }
         let entry = |replicas: Vec<NodeId>| PartitionEntry { first: replicas.clone(), replicas };
@@ -161,6 +179,7 @@ impl MetaState {
             if entry.incarnation == 0 && entry.address == address {
                 // Its answer got lost: it has written nothing under its number.
                 (entry.zone, entry.state) = (zone, NodeState::Member);
+                entry.revise(self.version);
                 return Response::Node(*node);
             }
             if !may_replace {
@@ -170,10 +189,11 @@ impl MetaState {
                 ));
             }
             entry.state = NodeState::Gone;
+            entry.revise(self.version);
         }
         let node = NodeId(self.next_node.max(1));
         self.next_node = node.0 + 1;
-        self.nodes.insert(node, NodeEntry { name, address, zone, incarnation: 0, state: NodeState::Member });
+        self.nodes.insert(node, NodeEntry { name, address, zone, ..NodeEntry::new(NodeState::Member) });
         Response::Node(node)
     }
 
@@ -185,6 +205,7 @@ impl MetaState {
                 }
                 (entry.address, entry.zone) = (address, zone);
                 entry.incarnation += 1;
+                entry.revise(self.version);
                 Response::Incarnation(entry.incarnation)
             }
             Some(_) => Response::Refused(format!("node {node} was removed from the cluster or replaced")),
@@ -212,6 +233,31 @@ impl MetaState {
             }
             Some(entry) => {
                 entry.state = state;
+                entry.revise(self.version);
+                Response::Done
+            }
+            None => Response::Refused(format!("there is no node {node} in the cluster")),
+        }
+    }
+
+    fn change_node_state(&mut self, node: NodeId, was: NodeState, revision: u32, to: NodeState) -> Response {
+        match self.nodes.get_mut(&node) {
+            // Also the repetition of one whose answer got lost.
+            Some(entry) if entry.state == to => Response::Done,
+            Some(entry) if entry.state == NodeState::Gone => {
+                Response::Refused(format!("node {node} is gone for good"))
+            }
+            Some(entry) if (entry.state, entry.revision) != (was, revision) => {
+                let (name, now, was) = (&entry.name, entry.state.name(), was.name());
+                Response::Refused(format!(
+                    "{name} was {was} at its revision {revision} when this was decided, and is {now} at {} now: look \
+                     again",
+                    entry.revision
+                ))
+            }
+            Some(entry) => {
+                entry.state = to;
+                entry.revise(self.version);
                 Response::Done
             }
             None => Response::Refused(format!("there is no node {node} in the cluster")),
@@ -337,6 +383,68 @@ mod tests {
         assert_eq!(begin(&mut state, 4), Response::Incarnation(1));
         assert_eq!(begin(&mut state, 4), Response::Incarnation(2));
         assert_eq!(add(&mut state, "n5", false), Response::Node(NodeId(5)));
+    }
+
+    /// A founded cluster whose second node is in `state` at `revision`, and what it says to a change.
+    fn changed(
+        state: NodeState,
+        revision: u32,
+        command: (NodeState, u32, NodeState),
+    ) -> (Response, MetaState) {
+        let mut founded = founded();
+        founded.version = MetaVersion::GATES;
+        let entry = founded.nodes.get_mut(&NodeId(2)).unwrap();
+        (entry.state, entry.revision) = (state, revision);
+        let (was, revision, to) = command;
+        let response = founded.apply(Command::ChangeNodeState { node: NodeId(2), was, revision, to });
+        (response, founded)
+    }
+
+    #[test]
+    fn a_verdict_counts_only_if_nothing_was_said_since() {
+        use NodeState::{Draining, Gone, Lost, Member};
+        for (now, command, expected) in [
+            ((Member, 4), (Member, 4, Lost), Some((Lost, 5))),
+            ((Member, 5), (Member, 4, Lost), None),
+            ((Draining, 5), (Member, 5, Lost), None),
+            ((Draining, 5), (Member, 4, Draining), Some((Draining, 5))),
+            ((Lost, 5), (Member, 4, Lost), Some((Lost, 5))),
+            ((Gone, 5), (Member, 4, Gone), Some((Gone, 5))),
+            ((Gone, 5), (Gone, 5, Member), None),
+            ((Member, 5), (Lost, 5, Member), Some((Member, 5))),
+        ] {
+            let (response, state) = changed(now.0, now.1, command);
+            let entry = &state.nodes()[&NodeId(2)];
+            assert_eq!(response == Response::Done, expected.is_some(), "{now:?} {command:?}: {response:?}");
+            assert_eq!((entry.state, entry.revision), expected.unwrap_or(now), "{command:?}");
+        }
+        let nobody = Command::ChangeNodeState { node: NodeId(9), was: Member, revision: 0, to: Lost };
+        assert!(matches!(founded().apply(nobody), Response::Refused(_)));
+    }
+
+    #[test]
+    fn all_that_is_said_of_a_node_is_counted_once_the_log_has_gates() {
+        let mut state = founded();
+        let set = |state| Command::SetNodeState { node: NodeId(2), state };
+        state.apply(set(NodeState::Draining));
+        begin(&mut state, 2);
+        assert_eq!(state.nodes()[&NodeId(2)].revision, 0, "images of that version do not keep it");
+        state.version = MetaVersion::GATES;
+        let revision = |state: &MetaState| state.nodes()[&NodeId(2)].revision;
+        begin(&mut state, 2);
+        assert_eq!(revision(&state), 1, "a verdict on its last incarnation is late");
+        state.apply(set(NodeState::Lost));
+        assert_eq!(revision(&state), 2);
+        let verdict = |revision| {
+            let (node, was, to) = (NodeId(2), NodeState::Lost, NodeState::Member);
+            Command::ChangeNodeState { node, was, revision, to }
+        };
+        assert!(
+            matches!(state.apply(verdict(1)), Response::Refused(reason) if reason.contains("n2 was lost"))
+        );
+        assert_eq!(state.apply(verdict(2)), Response::Done);
+        assert_eq!(add(&mut state, "n2", true), Response::Node(NodeId(3)));
+        assert_eq!((revision(&state), state.nodes()[&NodeId(3)].revision), (4, 0));
     }
 
     #[test]

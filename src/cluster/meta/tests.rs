@@ -1,8 +1,10 @@
 use super::*;
 use crate::formation::{Door, Introduction};
 use quorate_raft::RaftConfig;
-use quorate_wire::Handlers;
 use quorate_wire::memory::Switchboard;
+use quorate_wire::meta::JoinRequest;
+use quorate_wire::meta::join_answer::Outcome;
+use quorate_wire::{Handlers, MetaHandler};
 use std::collections::BTreeMap;
 
 async fn open(dir: &Path) -> (RaftNode, MetaHandle) {
@@ -17,7 +19,7 @@ fn sample_state() -> MetaState {
         address: "h:1".to_owned(),
         zone: "z".to_owned(),
         incarnation,
-        state,
+        ..NodeEntry::new(state)
     };
     let mut state = MetaState {
         cluster_id: 7,
@@ -30,9 +32,22 @@ fn sample_state() -> MetaState {
         epoch: 2,
         partitions: vec![PartitionEntry { first: vec![NodeId(1)], replicas: vec![NodeId(4), NodeId(1)] }],
         secret: Some(Secret([5; 32])),
+        version: MetaVersion(3),
         ..MetaState::default()
     };
+    let told = state.nodes.get_mut(&NodeId(1)).unwrap();
+    told.revision = 6;
+    told.reads = Some(Reads { version: MetaVersion(3), build: "0.1.0".to_owned() });
     state.set_tenants(["a", "anonymous"].map(Arc::from).to_vec());
+    state
+}
+
+/// [`sample_state`] as a cluster of an older version has it.
+fn older_state(version: u32) -> MetaState {
+    let mut state = sample_state();
+    state.version = MetaVersion(version);
+    state.nodes.values_mut().for_each(|entry| (entry.revision, entry.reads) = (0, None));
+    state.secret = state.secret.filter(|_| version > 1);
     state
 }
 
@@ -129,21 +144,43 @@ async fn a_command_that_cannot_be_read_is_a_failure_with_its_reason() {
     meta.0.group.propose(vec![99, 0].into()).await.unwrap();
     let reason = failed.await.unwrap();
     assert!(reason.contains("version 99"), "{reason}");
-    assert!(matches!(meta.register_alone(NodeId(1)).await, Err(MetaError::Stopped)));
+    let stopped = meta.register_alone(NodeId(1)).await.unwrap_err();
+    assert!(matches!(&stopped, MetaError::Stopped { reason } if reason.contains("version 99")), "{stopped}");
     node.shutdown().await;
 }
 
+/// Each version of the metadata writes its version of images, which holds all that its states may have.
 #[test]
 fn images_round_trip_and_never_change() {
-    let bytes = image::encode(Position(9), &sample_state());
-    assert_eq!(image::decode(&bytes).unwrap(), (Position(9), sample_state()));
-    let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
-    assert_eq!(hex, GOLDEN_IMAGE);
+    let states = [older_state(1), older_state(2), sample_state()];
+    for (state, golden) in states.into_iter().zip([GOLDEN_IMAGE_2, GOLDEN_IMAGE_3, GOLDEN_IMAGE_4]) {
+        let bytes = image::encode(Position(9), &state);
+        assert_eq!(image::decode(&bytes).unwrap(), (Position(9), state));
+        let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(hex, golden);
+    }
 }
 
 /// [`sample_state`] at position 9, line by line: header with its checksum, cluster id and next number, nodes, placement,
-/// tenants, secret.
-const GOLDEN_IMAGE: &str = concat!(
+/// tenants, secret, active version, what is known of each node.
+const GOLDEN_IMAGE_4: &str = concat!(
+    "5152542d4d4554410400000009000000000000006022bcff",
+    "070000000000000000000000000000000500000000000000",
+    "02000000",
+    "0100000000000000020000006e3103000000683a31010000007a0300000001",
+    "0400000000000000020000006e3203000000683a31010000007a0000000003",
+    "0302000000",
+    "01000000010000000100000000000000",
+    "0200000004000000000000000100000000000000",
+    "02000000010000006109000000616e6f6e796d6f7573",
+    "010505050505050505050505050505050505050505050505050505050505050505",
+    "03000000",
+    "06000000010300000005000000302e312e30",
+    "0000000000",
+);
+
+/// The same as version 3 had it.
+const GOLDEN_IMAGE_3: &str = concat!(
     "5152542d4d455441030000000900000000000000868d29fb",
     "070000000000000000000000000000000500000000000000",
     "02000000",
@@ -183,12 +220,6 @@ fn from_hex(text: &str) -> Vec<u8> {
 }
 
 #[test]
-fn images_of_version_2_have_no_secret() {
-    let decoded = image::decode(&from_hex(GOLDEN_IMAGE_2)).unwrap();
-    assert_eq!(decoded, (Position(9), MetaState { secret: None, ..sample_state() }));
-}
-
-#[test]
 fn images_of_version_1_are_of_a_node_alone() {
     let (position, state) = image::decode(&from_hex(GOLDEN_IMAGE_1)).unwrap();
     assert_eq!((position, state.cluster_id(), state.next_node), (Position(9), 7, 2));
@@ -211,15 +242,18 @@ fn damaged_images_are_errors() {
 
 /// Three nodes on a switchboard.
 struct Trio {
+    /// What each of them reads.
+    reads: [Reads; 3],
     board: Switchboard,
     dirs: Vec<tempfile::TempDir>,
     nodes: Vec<(RaftNode, MetaHandle)>,
 }
 
 impl Trio {
-    async fn start() -> Self {
+    async fn start(reads: Reads) -> Self {
         let dirs = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
-        let mut trio = Self { board: Switchboard::default(), dirs, nodes: Vec::new() };
+        let reads = std::array::from_fn(|_| reads.clone());
+        let mut trio = Self { reads, board: Switchboard::default(), dirs, nodes: Vec::new() };
         for at in 0..3 {
             let node = trio.open(at).await;
             trio.nodes.push(node);
@@ -234,7 +268,8 @@ impl Trio {
         let config = RaftConfig::default();
         let raft = RaftNode::start_with_peers(&dir.join("log"), id, config, transport).await.unwrap();
         let first = (1..=3).map(NodeId).collect();
-        let meta = MetaHandle::join(&raft, dir, self.board.calls(id), Some(&first)).await.unwrap();
+        let (calls, reads) = (self.board.calls(id), self.reads[at].clone());
+        let meta = MetaHandle::join_reading(&raft, dir, calls, Some(&first), reads).await.unwrap();
         let me = Introduction { name: format!("n{id}"), ..Introduction::default() };
         let door = Door::new(&me, None);
         door.open(id, meta.clone());
@@ -247,6 +282,32 @@ impl Trio {
         &self.nodes[at].1
     }
 
+    async fn found(&self) {
+        self.fresh(0).await;
+        let nodes: Vec<_> =
+            (1..=3).map(|node| (NodeId(node), format!("n{node}"), format!("h:{node}"))).collect();
+        let replicas = vec![vec![NodeId(1), NodeId(2), NodeId(3)]; 2];
+        let founding = (0..3).map(|at| self.meta(at).found(&nodes, 3, replicas.clone()));
+        futures::future::try_join_all(founding).await.unwrap();
+    }
+
+    fn active(&self, at: usize) -> MetaVersion {
+        self.meta(at).read(|state| state.active_version())
+    }
+
+    /// What the nodes tell the one that leads.
+    fn heard(&self) -> BTreeMap<NodeId, Reads> {
+        (1..).map(NodeId).zip(self.reads.clone()).collect()
+    }
+
+    /// Starts a node again, with what it reads by then.
+    async fn restart(&mut self, at: usize) {
+        self.board.disconnect(NodeId(at as u64 + 1));
+        self.nodes[at].0.shutdown().await;
+        self.nodes[at] = self.open(at).await;
+        self.fresh(at).await;
+    }
+
     async fn fresh(&self, at: usize) {
         while self.meta(at).fresh().await.is_err() {}
     }
@@ -254,12 +315,9 @@ impl Trio {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_node_proposes_and_reads_what_it_proposed() {
-    let mut trio = Trio::start().await;
-    trio.fresh(0).await;
-    let nodes: Vec<_> = (1..=3).map(|node| (NodeId(node), format!("n{node}"), format!("h:{node}"))).collect();
-    let replicas = vec![vec![NodeId(1), NodeId(2), NodeId(3)]; 2];
-    let founding = (0..3).map(|at| trio.meta(at).found(&nodes, 3, replicas.clone()));
-    futures::future::try_join_all(founding).await.unwrap();
+    let mut trio = Trio::start(Reads::of_this_build()).await;
+    trio.found().await;
+    assert!((0..3).all(|at| trio.active(at) == MetaVersion::NEWEST), "at once");
     let ids: BTreeSet<u128> = (0..3).map(|at| trio.meta(at).cluster_id()).collect();
     assert!(ids.len() == 1 && !ids.contains(&0), "{ids:?}");
     let secrets = futures::future::try_join_all((0..3).map(|at| trio.meta(at).secret())).await.unwrap();
@@ -297,4 +355,76 @@ async fn every_node_proposes_and_reads_what_it_proposed() {
     for (raft, _) in &trio.nodes {
         raft.shutdown().await;
     }
+}
+
+fn base() -> Reads {
+    Reads::told(0, "")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_new_is_written_once_every_node_reads_it() {
+    let mut trio = Trio::start(base()).await;
+    trio.found().await;
+    trio.meta(0).begin_incarnation(NodeId(3), "h:3", "").await.unwrap();
+    for at in 0..2 {
+        trio.reads[at] = Reads::of_this_build();
+        trio.restart(at).await;
+    }
+    // The old form of what both read, and nothing of what the third does not.
+    let seen = |trio: &Trio| trio.meta(0).state().nodes()[&NodeId(3)].clone();
+    trio.meta(0).set_node_state(NodeId(3), &seen(&trio), NodeState::Draining).await.unwrap();
+    let lost = trio.meta(0).set_node_state(NodeId(3), &seen(&trio), NodeState::Lost).await.unwrap_err();
+    assert!(matches!(lost, MetaError::Gated { needed: MetaVersion(2), active: MetaVersion::BASE }), "{lost}");
+    assert!(matches!(trio.meta(1).secret().await, Err(MetaError::Gated { .. })));
+    assert_eq!(trio.meta(0).raise_version(&trio.heard()).await.unwrap(), None, "one reads less");
+    trio.meta(0).compact(true).await.unwrap();
+    let image = std::fs::read(trio.dirs[0].path().join("meta.image")).unwrap();
+    assert_eq!(image[8], 2, "it could go to any of them");
+    trio.fresh(2).await;
+    assert_eq!(trio.meta(2).state(), trio.meta(0).state());
+
+    trio.reads[2] = Reads::of_this_build();
+    trio.restart(2).await;
+    assert_eq!(trio.meta(1).raise_version(&trio.heard()).await.unwrap(), Some(MetaVersion::NEWEST));
+    assert_eq!(trio.meta(1).raise_version(&trio.heard()).await.unwrap(), None, "it is");
+    trio.meta(0).fresh().await.unwrap();
+    let before = seen(&trio);
+    trio.meta(0).begin_incarnation(NodeId(3), "h:3", "").await.unwrap();
+    let late = trio.meta(1).set_node_state(NodeId(3), &before, NodeState::Lost).await.unwrap_err();
+    assert!(matches!(late, MetaError::Refused(_)), "{late}");
+    trio.meta(0).set_node_state(NodeId(3), &seen(&trio), NodeState::Lost).await.unwrap();
+    trio.meta(1).secret().await.unwrap();
+
+    // One that reads less is told at the door, and stops before it misreads anything if it comes all the same.
+    let refused = trio.meta(0).admits(&base()).unwrap_err();
+    assert!(refused.contains("version 1") && refused.contains("version 3"), "{refused}");
+    trio.reads[2] = base();
+    trio.board.disconnect(NodeId(3));
+    trio.nodes[2].0.shutdown().await;
+    trio.nodes[2] = trio.open(2).await;
+    let reason = trio.meta(2).failed().await;
+    assert!(reason.contains("version 3") && reason.contains("newer version of Quorate"), "{reason}");
+    for (raft, _) in &trio.nodes {
+        raft.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn who_reads_too_little_gets_no_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let (node, meta) = open(dir.path()).await;
+    meta.register_alone(NodeId(1)).await.unwrap();
+    assert_eq!(meta.read(|state| state.active_version()), MetaVersion::NEWEST);
+    let door = Door::new(&Introduction { name: "n1".to_owned(), ..Introduction::default() }, None);
+    door.open(NodeId(1), meta.clone());
+    let hello = door.hello(Default::default()).await;
+    assert_eq!(hello.metadata_version, MetaVersion::NEWEST.0);
+    let ask =
+        |reads| JoinRequest { name: "n2".to_owned(), address: "h:2".to_owned(), reads, ..Default::default() };
+    let refused = door.join(ask(0)).await.outcome;
+    assert!(matches!(refused, Some(Outcome::Refused(reason)) if reason.contains("version 1")));
+    assert_eq!(meta.state().nodes().len(), 1, "it left nothing");
+    let taken = door.join(ask(MetaVersion::NEWEST.0)).await.outcome;
+    assert!(matches!(taken, Some(Outcome::Joined(_))), "{taken:?}");
+    node.shutdown().await;
 }

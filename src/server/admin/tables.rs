@@ -3,6 +3,7 @@
 //! Knows the fields of `node::overview`. A field that is missing, as in an answer of another version, is shown as `-`.
 
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// What is unknown.
 const NOTHING: &str = "-";
@@ -206,6 +207,7 @@ pub(super) fn status(overview: &Value) -> String {
         partitions.len(),
         list(overview, "moves").len(),
     );
+    out.push_str(&versions(overview));
     if !silent.is_empty() {
         out.push_str(&format!("silent      {}\n", silent.join(", ")));
     }
@@ -213,6 +215,21 @@ pub(super) fn status(overview: &Value) -> String {
         out.push_str(&format!("diverged    {diverged} partitions have replicas that differ\n"));
     }
     format!("{}{out}", warning(overview))
+}
+
+/// The version of the metadata, and what each node reads and runs that is still there, those of one kind together.
+fn versions(overview: &Value) -> String {
+    let there = list(overview, "nodes").iter().filter(|node| node["state"] != "gone");
+    let mut kinds: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
+    for node in there {
+        let kind = (text(&node["readsMetadata"]), text(&node["build"]));
+        kinds.entry(kind).or_default().push(text(&node["name"]));
+    }
+    let kinds = kinds
+        .into_iter()
+        .map(|((reads, build), names)| format!("{} up to {reads} (Quorate {build})", names.join(", ")));
+    let read = kinds.collect::<Vec<_>>().join("; ");
+    format!("version     {} of the metadata; read by {read}\n", text(&overview["metadataVersion"]))
 }
 
 /// How far a drain is.
@@ -241,11 +258,11 @@ mod tests {
 
     fn sample() -> Value {
         json!({
-            "clusterId": "07", "leader": 1, "isComplete": true,
+            "clusterId": "07", "leader": 1, "isComplete": true, "metadataVersion": 2,
             "nodes": [
                 {"id": 1, "name": "n1", "zone": "a", "state": "member", "pulse": "well", "silentMs": 400, "leads": 1,
                  "replicas": 1, "series": 1200, "samplesPerSecond": 80.4, "diskBytes": 3_000_000, "lag": 0,
-                 "voter": true, "address": "h:1", "drain": null},
+                 "voter": true, "address": "h:1", "drain": null, "readsMetadata": 3, "build": "0.1.0"},
                 {"id": 2, "name": "n2", "zone": "", "state": "draining", "pulse": "suspect", "silentMs": 4_000,
                  "voter": false, "drain": {"replicas": 3, "leads": 0, "unknown": 0, "voter": true,
                  "safeToRemove": false}},
@@ -283,7 +300,11 @@ PARTITION  FROM  TO  PHASE      BYTES       OF  SECONDS
     #[test]
     fn the_status_names_what_is_wrong() {
         let text = status(&sample());
-        for part in ["led by n1", "1 member, 1 draining", "0 of 1 settled, 0 without", "silent      n2"] {
+        let version =
+            "version     2 of the metadata; read by n2 up to - (Quorate -); n1 up to 3 (Quorate 0.1.0)\n";
+        for part in
+            ["led by n1", "1 member, 1 draining", "0 of 1 settled, 0 without", "silent      n2", version]
+        {
             assert!(text.contains(part), "{text} lacks {part}");
         }
         assert!(status(&json!({})).starts_with("The leader of the metadata does not answer"));

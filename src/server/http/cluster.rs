@@ -45,6 +45,7 @@ fn describe(services: &Services) -> Value {
         "leader": group.leader().map(|leader| leader.0),
         "replicationFactor": state.replication(),
         "placementEpoch": state.epoch(),
+        "metadataVersion": state.active_version().0,
         "nodes": nodes,
         "partitions": partitions(services, &state),
     })
@@ -56,9 +57,11 @@ fn node(id: NodeId, entry: &NodeEntry, voters: &BTreeSet<NodeId>) -> Value {
         "name": entry.name,
         "address": entry.address,
         "zone": entry.zone,
-        "state": overview::state_name(entry.state),
+        "state": entry.state.name(),
         "voter": voters.contains(&id),
         "incarnation": entry.incarnation,
+        "readsMetadata": entry.reads.as_ref().map(|reads| reads.version.0),
+        "build": entry.reads.as_ref().map(|reads| &reads.build),
     })
 }
 
@@ -78,6 +81,7 @@ fn partition(services: &Services, id: PartitionId, entry: &PartitionEntry) -> Va
     if let Some(here) = services.replicas.get(id) {
         let (applied, hash) = here.store.fingerprint();
         described["voters"] = json!(numbers(&mut here.group().members().voters.into_iter()));
+        described["membersChange"] = json!(here.group().members_change());
         described["leader"] = json!(here.group().leader().map(|leader| leader.0));
         described["applied"] = json!(applied.0);
         described["stateHash"] = json!(format!("{hash:016x}"));

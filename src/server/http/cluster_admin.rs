@@ -48,6 +48,7 @@ impl From<MetaError> for NotDone {
         match error {
             // Something changed between the look and the change.
             MetaError::Refused(reason) => Self::Conflict(reason),
+            error @ MetaError::Gated { .. } => Self::Conflict(error.to_string()),
             error => Self::Api(ApiError::new(error.code(), error.to_string())),
         }
     }
@@ -137,7 +138,7 @@ pub async fn drain(State(app): State<Arc<App>>, Form(params): Form) -> Result<Re
     let Known { state, .. } = Known::of(services).await?;
     let node = admin::find_node(&state, required(&params, "node")?)?;
     admin::check_drain(&state, node, force)?;
-    set_state(services, node, NodeState::Draining, Vec::new()).await
+    set_state(services, &state, node, NodeState::Draining, Vec::new()).await
 }
 
 /// Makes a `node` that is drained a member again.
@@ -147,7 +148,7 @@ pub async fn undrain(State(app): State<Arc<App>>, Form(params): Form) -> Result<
     let node = admin::find_node(&state, required(&params, "node")?)?;
     match state.nodes().get(&node).map(|entry| entry.state) {
         Some(NodeState::Draining | NodeState::Member) => {
-            set_state(services, node, NodeState::Member, Vec::new()).await
+            set_state(services, &state, node, NodeState::Member, Vec::new()).await
         }
         _ => Err(NotDone::Conflict(format!("node {node} is not being drained"))),
     }
@@ -160,17 +161,21 @@ pub async fn remove(State(app): State<Arc<App>>, Form(params): Form) -> Result<R
     let Known { state, standings, holders, meta_voters } = Known::of(services).await?;
     let node = admin::find_node(&state, required(&params, "node")?)?;
     let risks = admin::check_remove(&state, &standings, &holders, &meta_voters, node, force)?;
-    set_state(services, node, NodeState::Gone, risks).await
+    set_state(services, &state, node, NodeState::Gone, risks).await
 }
 
+/// Says what becomes of a node that was looked at in `seen`.
 async fn set_state(
     services: &Services,
+    seen: &MetaState,
     node: NodeId,
     wanted: NodeState,
     risks: Vec<String>,
 ) -> Result<Reply, NotDone> {
-    services.meta.set_node_state(node, wanted).await?;
+    let entry = seen.nodes().get(&node);
+    let entry = entry.ok_or_else(|| Objection::Unknown(format!("there is no node {node}")))?;
+    services.meta.set_node_state(node, entry, wanted).await?;
     tracing::info!(%node, state = ?wanted, ?risks, "an operator changed the state of a node");
-    let state = crate::node::overview::state_name(wanted);
+    let state = wanted.name();
     Ok(Reply::raw(&json!({ "node": node.0, "state": state, "risks": risks }).to_string()))
 }

@@ -8,6 +8,7 @@ use super::StartError;
 use crate::config::Config;
 use crate::datadir::{DataDir, Identity, Membership};
 use quorate_cluster::formation::{self, Consultant, Door, Introduction, Place};
+use quorate_cluster::meta::Reads;
 use quorate_cluster::placement::{self, Candidate};
 use quorate_cluster::{MetaError, MetaHandle};
 use quorate_model::NodeId;
@@ -69,6 +70,7 @@ impl Company {
             join: config.join.clone(),
             replace: config.replace,
             has_data,
+            reads: Reads::of_this_build(),
         };
         let (cluster, peers) = (ClusterName::default(), Peers::default());
         let known = dir.identity().and_then(|identity| identity.membership.as_ref()?.cluster);
@@ -120,6 +122,8 @@ impl Company {
         let cluster = identity.membership.as_ref().and_then(|membership| membership.cluster);
         if let Some(id) = cluster {
             self.cluster.set_id(id);
+            // Before it follows a log that it cannot read.
+            formation::check_version(&self.me, &*self.calls, id).await?;
         }
         let transport = Grpc::new(self.cluster.clone(), self.peers.clone(), Timing::default());
         let transport = Arc::new(transport.with_tls(self.tls.clone()));

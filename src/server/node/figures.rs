@@ -3,7 +3,6 @@
 //! Knows the stores' statistics and the names that existing dashboards use. Cost: walks the rows of every
 //! head, so it is for scrapes and not for requests.
 
-use super::overview;
 use super::partition::Partition;
 use super::services::Services;
 use crate::telemetry::exposition::Exposition;
@@ -41,14 +40,23 @@ pub fn write(services: &Services, now: Instant, page: &mut Exposition) {
 fn write_nodes(services: &Services, page: &mut Exposition) {
     let name = "quorate_cluster_nodes";
     page.family(name, "gauge", "Nodes of the cluster by what they are to it, as this node knows it.");
-    let states: Vec<&str> = services
-        .meta
-        .read(|state| state.nodes().values().map(|node| overview::state_name(node.state)).collect());
+    let states: Vec<&str> =
+        services.meta.read(|state| state.nodes().values().map(|node| node.state.name()).collect());
     for state in ["expected", "member", "draining", "lost", "gone"] {
         page.sample(name, &[("state", state)], states.iter().filter(|s| **s == state).count() as f64);
     }
     let leads = services.meta.group().leader() == Some(NodeId(services.node.into()));
     page.gauge("quorate_cluster_leader", "Whether this node leads the metadata.", f64::from(u8::from(leads)));
+    let (active, reads) = (services.meta.read(|state| state.active_version()), services.meta.reads().version);
+    let name = "quorate_cluster_metadata_version";
+    page.family(
+        name,
+        "gauge",
+        "Version of the metadata that is active, and the newest that this node reads.",
+    );
+    for (kind, version) in [("active", active), ("readable", reads)] {
+        page.sample(name, &[("kind", kind)], f64::from(version.0));
+    }
     page.counter(
         "quorate_partition_divergence_total",
         "Partitions found to differ between replicas while this node led the metadata.",

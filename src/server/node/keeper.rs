@@ -10,7 +10,7 @@ use crate::config::ClusterConfig;
 use futures::future::join_all;
 use quorate_cluster::liveness::Pulse;
 use quorate_cluster::meta::PartitionEntry;
-use quorate_cluster::{MetaHandle, MetaState, NodeState, admin, placement};
+use quorate_cluster::{MetaError, MetaHandle, MetaState, NodeState, admin, placement};
 use quorate_model::{Clock, NodeId, PartitionId, SystemClock};
 use quorate_query::{Cluster, PartitionReplicas, PartitionView};
 use quorate_raft::Group;
@@ -108,6 +108,7 @@ impl Keeper {
                 continue;
             }
             self.judge_nodes().await;
+            self.raise_version().await;
             let state = self.meta.state();
             let all = state.nodes().iter().filter(|(_, entry)| entry.state != NodeState::Gone);
             let learners = all.map(|(node, _)| *node).collect();
@@ -130,13 +131,29 @@ impl Keeper {
                 _ => continue,
             };
             let name = &entry.name;
-            match self.meta.set_node_state(*node, judged).await {
+            match self.meta.set_node_state(*node, entry, judged).await {
                 Ok(()) if judged == NodeState::Lost => {
                     tracing::warn!(%node, name, "a node is silent: it is taken for lost, others take its replicas");
                 }
                 Ok(()) => tracing::info!(%node, name, "a node that was lost is back"),
+                // Each second, until all nodes are of one version.
+                Err(error @ MetaError::Gated { .. }) => {
+                    tracing::debug!(%node, name, %error, "it is not said what became of a node");
+                }
                 Err(error) => tracing::warn!(%node, name, %error, "it is not said what became of a node"),
             }
+        }
+    }
+
+    /// Lets the cluster use what every node reads by now.
+    async fn raise_version(&self) {
+        let heard = self.life.board().reads(SystemClock.instant());
+        match self.meta.raise_version(&heard).await {
+            Ok(Some(version)) => {
+                tracing::info!(%version, "every node reads this version of the metadata: it is active")
+            }
+            Ok(None) => {}
+            Err(error) => tracing::info!(%error, "the version of the metadata stays"),
         }
     }
 
@@ -146,8 +163,8 @@ impl Keeper {
             return;
         }
         let (absent, replication) = (admin::absent(state), state.replication().into());
-        let wanted = placement::place_around(&candidates, &absent, replication, &current);
         let standings = self.life.board().standings(SystemClock.instant());
+        let wanted = placement::place_around(&candidates, &absent, replication, &current, &standings);
         let moves = placement::next_moves(&current, wanted, &standings, self.rules.moves_per_node);
         if moves.is_empty() {
             return;
@@ -169,6 +186,8 @@ impl Keeper {
             turns.tick().await;
             reap(&mut changing, &mut busy);
             let state = self.meta.state();
+            // Those that may take over in this turn, each asked once.
+            let mut heirs: BTreeMap<NodeId, bool> = BTreeMap::new();
             let hurries = state.nodes().get(&self.node).is_some_and(|entry| !entry.can_serve());
             // Groups only: a replica whose state is replaced meanwhile must not be held.
             for (id, group) in self.replicas.groups() {
@@ -176,8 +195,17 @@ impl Keeper {
                 if group.leader() != Some(self.node) || busy.contains(&id) {
                     continue;
                 }
-                if hurries || turn % TURNS_PER_TRANSFER == TURNS_PER_TRANSFER - 1 {
-                    self.hand_over(&group, entry.replicas.first().copied()).await;
+                let is_time = hurries || turn % TURNS_PER_TRANSFER == TURNS_PER_TRANSFER - 1;
+                let first = entry.replicas.first().copied().filter(|_| is_time);
+                if let Some(to) = first.filter(|to| self.can_lead(&group, *to)) {
+                    let stays = match heirs.get(&to) {
+                        Some(stays) => *stays,
+                        None => self.life.stays(to, id).await,
+                    };
+                    heirs.insert(to, stays);
+                    if stays {
+                        self.hand_over(&group, Some(to)).await;
+                    }
                 }
                 let wanted: BTreeSet<NodeId> = entry.replicas.iter().copied().collect();
                 let members = group.members();
@@ -266,14 +294,15 @@ impl Keeper {
 
     /// Lets another node lead if it should and can.
     async fn hand_over(&self, group: &Group, to: Option<NodeId>) {
-        let Some(to) = to.filter(|to| *to != self.node && group.members().voters.contains(to)) else {
-            return;
-        };
-        if group.has_all(to)
-            && let Err(error) = group.transfer_leader(to).await
-        {
+        let Some(to) = to.filter(|to| self.can_lead(group, *to)) else { return };
+        if let Err(error) = group.transfer_leader(to).await {
             tracing::debug!(group = %group.id(), %to, %error, "the leader stays");
         }
+    }
+
+    /// Whether a node could take a group over from this one.
+    fn can_lead(&self, group: &Group, node: NodeId) -> bool {
+        node != self.node && group.members().voters.contains(&node) && group.has_all(node)
     }
 }
 
@@ -327,8 +356,10 @@ async fn change_members(group: &Group, voters: &BTreeSet<NodeId>, learners: &BTr
         if let Some(node) = missing {
             return group.add_learner(*node).await;
         }
-        // A voter that lacks entries is one less that can commit.
-        let is_ready = voters.difference(&members.voters).all(|node| group.has_all(*node));
+        // A voter that lacks entries is one less that can commit, and so is one that is silent: with half of them the
+        // change itself would never be committed.
+        let has_all = voters.difference(&members.voters).all(|node| group.has_all(*node));
+        let is_ready = has_all && group.is_majority_ready(voters);
         if members.voters != *voters && is_ready {
             return group.change_voters(voters).await;
         }

@@ -9,6 +9,7 @@ use super::tenants::Tenants;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use quorate_cluster::formation::Consultant;
+use quorate_cluster::meta::Reads;
 use quorate_cluster::{Board, MetaHandle};
 use quorate_kv::RocksKv;
 use quorate_model::{Clock, NodeId, PartitionId, SystemClock};
@@ -18,7 +19,7 @@ use quorate_wire::meta::answer::{Answer as Told, NotLeading};
 use quorate_wire::meta::question::{Membership, Overview, Question as Asked};
 use quorate_wire::meta::report::Replica;
 use quorate_wire::meta::{self, Answer, Question, Report, Seen};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -45,6 +46,8 @@ pub struct Life {
     tenants: OnceLock<Tenants>,
     /// Partitions that were found to differ between replicas while this node led the metadata.
     divergences: AtomicU64,
+    /// Whether this node is about to stop: nothing is handed over to it any more.
+    is_leaving: AtomicBool,
 }
 
 /// Figures that cost too much to be read for each report.
@@ -65,8 +68,8 @@ impl Life {
         calls: Option<Arc<dyn Calls>>,
     ) -> Arc<Self> {
         let (board, measured) = (Board::default(), Mutex::default());
-        let (tenants, divergences) = (OnceLock::new(), AtomicU64::new(0));
-        Arc::new(Self { node, meta, replicas, kv, calls, board, measured, tenants, divergences })
+        let (tenants, divergences, is_leaving) = (OnceLock::new(), AtomicU64::new(0), AtomicBool::new(false));
+        Arc::new(Self { node, meta, replicas, kv, calls, board, measured, tenants, divergences, is_leaving })
     }
 
     /// From now on reports tell of tenants, too. Once.
@@ -153,6 +156,8 @@ impl Life {
             replicas: self.replicas.list().into_iter().map(replica).collect(),
             transfers: self.replicas.traffic().arriving(),
             tenants: self.tenants.get().map_or_else(Vec::new, Tenants::report),
+            reads: self.meta.reads().version.0,
+            build: self.meta.reads().build.clone(),
         }
     }
 
@@ -180,6 +185,17 @@ impl Life {
             }
         }
         None
+    }
+
+    /// This node is about to stop: from now on it says so to those who would have it lead a partition.
+    pub fn leave(&self) {
+        self.is_leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether `node`, which may be asked to lead this partition, answers and is not about to stop.
+    pub async fn stays(&self, node: NodeId, id: PartitionId) -> bool {
+        let question = Question { question: Some(Asked::Membership(Membership { partition: id.0 })) };
+        self.ask(node, question, ASK_TIMEOUT).await.is_ok()
     }
 
     async fn ask(&self, node: NodeId, question: Question, timeout: Duration) -> Result<Told, String> {
@@ -221,6 +237,7 @@ impl Consultant for Life {
                 if !is_known {
                     return Err(format!("there is no node {node} in the cluster"));
                 }
+                self.meta.admits(&Reads::told(report.reads, &report.build))?;
                 // A node that is alone has no placement, and hears only itself.
                 report
                     .replicas
@@ -229,6 +246,9 @@ impl Consultant for Life {
                 Told::Heard(self.board.totals(node, SystemClock.instant()))
             }
             Asked::Overview(_) => Told::Seen(self.board.seen(SystemClock.instant())),
+            Asked::Membership(_) if self.is_leaving.load(Ordering::Relaxed) => {
+                return Err("this node is about to stop".to_owned());
+            }
             Asked::Membership(Membership { partition }) => {
                 let here = self.replicas.get(PartitionId(partition)).map(|here| here.group().clone());
                 let group = here.ok_or("there is no replica here")?;

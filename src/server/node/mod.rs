@@ -6,6 +6,7 @@
 
 pub mod company;
 mod error;
+mod farewell;
 pub mod figures;
 pub mod keeper;
 pub mod leaders;
@@ -29,6 +30,7 @@ use life::Life;
 use partition::{Index, Origin, Partition};
 use quorate_cluster::formation::Consultant;
 use quorate_cluster::limits::LimitsProvider;
+use quorate_cluster::meta::SECRET_BYTES;
 use quorate_cluster::{MetaError, MetaHandle, SlotTable, TargetLabels};
 use quorate_ingest::appender::PEER_BYTES;
 use quorate_ingest::{
@@ -175,6 +177,11 @@ impl Node {
         }
     }
 
+    /// Lets other nodes lead what this one leads, as far as they can within 5 s. It goes on serving.
+    pub async fn hand_over(&self) {
+        farewell::hand_over(&self.services).await;
+    }
+
     /// Ends in order: no further writes, no background work, no apply, then the log. The data dir is free after.
     pub async fn stop(self) {
         let Self { services, maintenance, loops, dir } = self;
@@ -221,11 +228,17 @@ async fn together(config: &Config, dir: &mut DataDir, company: &Company) -> Resu
     Ok(Base { raft, meta, session, partitions, origin, loops: vec![lookout] })
 }
 
-/// The key of position tokens: every node of the cluster has the same.
+/// The key of position tokens: every node of the cluster has the same. While nodes of a version without tokens are there
+/// that cluster has no secret, and until its next start a node signs with what anybody can know: with its tokens a client
+/// can make no more than its own reads wait.
 async fn token_key(meta: &MetaHandle) -> Result<TokenKey, StartError> {
     loop {
         match meta.secret().await {
             Ok(secret) => return Ok(TokenKey::new(secret.bytes(), meta.cluster_id())),
+            Err(error @ MetaError::Gated { .. }) => {
+                tracing::warn!(%error, "position tokens are not secret until this node starts again");
+                return Ok(TokenKey::new(&[0; SECRET_BYTES], meta.cluster_id()));
+            }
             Err(MetaError::NoLeader { reason }) => {
                 tracing::info!(reason, "waiting for the metadata group");
             }

@@ -6,7 +6,7 @@
 use super::services::Services;
 use quorate_cluster::admin::{self, Standings};
 use quorate_cluster::liveness::SUSPECT_AFTER;
-use quorate_cluster::meta::NodeEntry;
+use quorate_cluster::meta::{MetaVersion, NodeEntry, Reads};
 use quorate_cluster::placement::Standing;
 use quorate_cluster::{MetaState, NodeState, board};
 use quorate_model::{NodeId, PartitionId};
@@ -32,6 +32,8 @@ pub struct Overview {
     pub listening_ms: u64,
     /// Replicas that each partition should have.
     pub replication_factor: u8,
+    /// The version of the metadata that is written: every node that is not gone or lost reads it.
+    pub metadata_version: u32,
     /// Every node that there ever was.
     pub nodes: Vec<NodeView>,
     /// The partitions.
@@ -62,6 +64,10 @@ pub struct NodeView {
     pub voter: bool,
     /// How often it began a session.
     pub incarnation: u32,
+    /// The version of its program, if it told.
+    pub build: Option<String>,
+    /// The newest version of the metadata that it reads; one that did not tell is taken to read 1.
+    pub reads_metadata: u32,
     /// Partitions of which it has or should have a replica.
     pub replicas: usize,
     /// Partitions that it leads.
@@ -184,20 +190,10 @@ pub fn overview(state: &MetaState, frame: &Frame, seen: Option<&Seen>) -> Overvi
         is_complete: seen.is_some(),
         listening_ms: seen.map_or(0, |seen| seen.watching_ms),
         replication_factor: state.replication(),
+        metadata_version: state.active_version().0,
         nodes: state.nodes().iter().map(|(id, entry)| picture.node(*id, entry, &partitions)).collect(),
         moves: picture.moves(),
         partitions,
-    }
-}
-
-/// The words for the states of nodes.
-pub fn state_name(state: NodeState) -> &'static str {
-    match state {
-        NodeState::Expected => "expected",
-        NodeState::Member => "member",
-        NodeState::Draining => "draining",
-        NodeState::Gone => "gone",
-        NodeState::Lost => "lost",
     }
 }
 
@@ -222,6 +218,8 @@ impl Picture<'_> {
     fn node(&self, id: NodeId, entry: &NodeEntry, partitions: &[PartitionView]) -> NodeView {
         let seen = self.reports.get(&id);
         let report = seen.and_then(|seen| seen.report.as_ref());
+        // Its own word is newer than what the log says.
+        let reads = report.map(|report| Reads::told(report.reads, &report.build)).or(entry.reads.clone());
         let suspect_ms = SUSPECT_AFTER.as_millis() as u64;
         let of_node = partitions.iter().flat_map(|p| &p.replicas).filter(|replica| replica.node == id.0);
         NodeView {
@@ -229,7 +227,7 @@ impl Picture<'_> {
             name: entry.name.clone(),
             address: entry.address.clone(),
             zone: entry.zone.clone(),
-            state: state_name(entry.state),
+            state: entry.state.name(),
             pulse: match seen {
                 Some(seen) if seen.silent_ms < suspect_ms => "well",
                 Some(_) => "suspect",
@@ -238,6 +236,8 @@ impl Picture<'_> {
             silent_ms: seen.map(|seen| seen.silent_ms),
             voter: self.frame.members.voters.contains(&id),
             incarnation: entry.incarnation,
+            build: reads.as_ref().map(|reads| reads.build.clone()).filter(|build| !build.is_empty()),
+            reads_metadata: reads.map_or(MetaVersion::BASE, |reads| reads.version).0,
             replicas: of_node.clone().count(),
             leads: self.standings.values().filter(|group| group.leader == id).count(),
             series: report.map(|report| report.series),

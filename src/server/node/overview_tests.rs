@@ -17,7 +17,8 @@ async fn state() -> MetaState {
     for node in 1..=4 {
         meta.begin_incarnation(NodeId(node), &format!("h:{node}"), "z").await.unwrap();
     }
-    meta.set_node_state(NodeId(4), NodeState::Draining).await.unwrap();
+    let seen = meta.state().nodes()[&NodeId(4)].clone();
+    meta.set_node_state(NodeId(4), &seen, NodeState::Draining).await.unwrap();
     let state = meta.state();
     raft.shutdown().await;
     state
@@ -33,7 +34,8 @@ fn replica(partition: u32, applied: u64, voters: Option<&[u64]>, learners: &[u64
 }
 
 fn heard(node: u64, silent_ms: u64, replicas: Vec<Replica>, transfers: Vec<Transfer>) -> NodeSeen {
-    let report = Report { node, series: 10 * node, replicas, transfers, ..Report::default() };
+    let (reads, build) = (3, "0.1.0".to_owned());
+    let report = Report { node, series: 10 * node, replicas, transfers, reads, build, ..Report::default() };
     NodeSeen { report: Some(report), silent_ms, samples_per_second: 5.0 }
 }
 
@@ -69,6 +71,8 @@ async fn reports_and_metadata_make_one_picture() {
     let [first, _, third, fourth] = &picture.nodes[..] else { panic!("{:?}", picture.nodes) };
     assert_eq!((first.leads, first.voter, first.series, first.lag), (2, true, Some(10), Some(0)));
     assert_eq!((third.replicas, third.lag), (2, Some(40)));
+    assert_eq!((picture.metadata_version, third.reads_metadata), (3, 3));
+    assert_eq!(third.build.as_deref(), Some("0.1.0"));
     let drain = fourth.drain.clone().unwrap();
     assert_eq!((drain.replicas, drain.leads, drain.safe_to_remove), (1, 0, false));
     let [rest, moving] = &picture.partitions[..] else { panic!("{:?}", picture.partitions) };
@@ -87,6 +91,7 @@ async fn without_the_leader_the_metadata_is_shown() {
     assert!(!picture.is_complete && picture.moves.is_empty());
     assert!(picture.nodes.iter().all(|node| node.pulse == "unknown" && node.series.is_none()));
     assert!(picture.partitions.iter().all(|partition| partition.replicas.len() == 3 && !partition.settled));
+    assert!(picture.nodes.iter().all(|node| node.build.is_none() && node.reads_metadata == 1), "none told");
     let drain = picture.nodes[3].drain.clone().unwrap();
     assert_eq!((drain.unknown, drain.safe_to_remove), (2, false), "what is not known is not safe");
 }

@@ -99,6 +99,23 @@ fn a_rolling_restart_fails_no_write_that_is_sent_again() {
     let ledgers = team.finish();
     wait_settled(&cluster, 0, &all);
     check_at(&cluster, &cluster.all().collect::<Vec<_>>(), &ledgers, "after a rolling restart");
+    assert_one_version(&cluster);
+}
+
+/// The newest version of the metadata is active, and the log says of every node that it reads it.
+#[track_caller]
+fn assert_one_version(cluster: &Cluster) {
+    let told = wait_for("what every node reads", LIMIT, || {
+        let answer = cluster.client(0, PATIENCE).get("/api/v1/cluster", &[("fresh", "true")]).ok()?;
+        let told = (answer.status == 200).then(|| answer.json()["data"].clone())?;
+        items(&told, "nodes").iter().all(|node| !node["readsMetadata"].is_null()).then_some(told)
+    });
+    let active = &told["metadataVersion"];
+    assert!(items(&told, "nodes").iter().all(|node| node["readsMetadata"] == *active), "{told}");
+    let status = admin(cluster, 1, &["status"]);
+    let expected =
+        format!("version     {active} of the metadata; read by n1, n2, n3 up to {active} (Quorate ");
+    assert!(status.contains(&expected), "{status} lacks {expected}");
 }
 
 /// Four nodes that know each other from the start, and take a silent one for lost soon.
@@ -146,7 +163,7 @@ fn folders(cluster: &Cluster, node: usize) -> BTreeSet<u64> {
 /// Waits until every partition has three voters among `nodes`, which are all those that it has, each of them has some,
 /// and where replicas are at the same position their hashes are equal.
 #[track_caller]
-fn wait_settled(cluster: &Cluster, at: usize, nodes: &BTreeSet<u64>) {
+pub(super) fn wait_settled(cluster: &Cluster, at: usize, nodes: &BTreeSet<u64>) {
     wait_for("replicas at their places", LIMIT, || {
         let overview = overview(cluster, at);
         let mut used = BTreeSet::new();

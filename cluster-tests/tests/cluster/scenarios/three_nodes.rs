@@ -324,7 +324,7 @@ fn count_fresh(client: &Client, probe: &Probe, stop: &AtomicBool, fresh: &Atomic
 }
 
 /// Ends the loops of other threads, also when this one panics.
-struct StopOnDrop<'a>(&'a AtomicBool);
+pub(super) struct StopOnDrop<'a>(pub(super) &'a AtomicBool);
 
 impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
