@@ -35,13 +35,17 @@ pub fn group_of(partition: PartitionId) -> GroupId {
 }
 
 /// The newest committed position of each of `partitions`, in their order, confirmed with a majority after this was called,
-/// if `node` leads it. Cost: as [`RaftNode::read_indexes`].
+/// if `node` leads it. Takes no longer than `patience`. Cost: as [`RaftNode::read_indexes`].
 ///
 /// # Errors
 /// For each partition: [`LogError::NotLeader`] if it is led elsewhere or not at all, [`LogError::Unavailable`].
-pub async fn read_indexes(node: &RaftNode, partitions: &[PartitionId]) -> Vec<Result<Position, LogError>> {
+pub async fn read_indexes(
+    node: &RaftNode,
+    partitions: &[PartitionId],
+    patience: Duration,
+) -> Vec<Result<Position, LogError>> {
     let groups: Vec<GroupId> = partitions.iter().copied().map(group_of).collect();
-    node.read_indexes(&groups).await.into_iter().map(|read| Ok(read?)).collect()
+    node.read_indexes(&groups, patience).await.into_iter().map(|read| Ok(read?)).collect()
 }
 
 impl RaftLog {

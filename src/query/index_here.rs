@@ -11,7 +11,6 @@ use quorate_wire::store::read_index_answer::index::Outcome;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::timeout;
 
 /// Partitions with a replica here, by the index that they share. Each has a place in what asks.
 #[derive(Default)]
@@ -40,9 +39,9 @@ impl Together {
 impl Asked {
     /// What the index says within `patience`, for each place.
     pub(crate) async fn ask(self, patience: Duration) -> Vec<(usize, Result<Position, IndexError>)> {
-        let mut found = timeout(patience, self.index.read_indexes(&self.ids)).await.unwrap_or_default();
-        let late = || Err(IndexError::Unavailable { reason: "no majority in time".to_owned() });
-        found.resize_with(self.ids.len(), late);
+        let mut found = self.index.read_indexes(&self.ids, patience).await;
+        let untold = || Err(IndexError::Unavailable { reason: "nothing is said about it".to_owned() });
+        found.resize_with(self.ids.len(), untold);
         self.places.into_iter().zip(found).collect()
     }
 }
@@ -94,7 +93,11 @@ mod tests {
 
     #[async_trait]
     impl PartitionIndex for Counts {
-        async fn read_indexes(&self, partitions: &[PartitionId]) -> Vec<Result<Position, IndexError>> {
+        async fn read_indexes(
+            &self,
+            partitions: &[PartitionId],
+            _patience: Duration,
+        ) -> Vec<Result<Position, IndexError>> {
             self.asked.lock().push(partitions.to_vec());
             partitions.iter().take(self.answers).map(|id| Ok(Position(id.0.into()))).collect()
         }

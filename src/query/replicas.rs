@@ -16,6 +16,7 @@ use quorate_tsdb::PartitionStore;
 use quorate_wire::Calls;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// Why a member of a partition's group does not tell the committed position.
@@ -40,11 +41,16 @@ pub enum IndexError {
 #[async_trait]
 pub trait PartitionIndex: Send + Sync {
     /// The newest committed position of each of `partitions`, in their order, confirmed with a majority after this was
-    /// called, if this node leads it. Each has a replica here with this index.
+    /// called, if this node leads it. Each has a replica here with this index. Takes no longer than `patience`, and one
+    /// that takes longer does not hold up what is known of the others.
     ///
     /// # Errors
     /// [`IndexError`], for each partition by itself.
-    async fn read_indexes(&self, partitions: &[PartitionId]) -> Vec<Result<Position, IndexError>>;
+    async fn read_indexes(
+        &self,
+        partitions: &[PartitionId],
+        patience: Duration,
+    ) -> Vec<Result<Position, IndexError>>;
 }
 
 /// How far a replica on this node has come.

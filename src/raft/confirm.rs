@@ -4,10 +4,10 @@
 //! nothing here wakes: a group that sleeps stays asleep, and no answer counts for its timer.
 //! Path: `commitlog::raft_log` -> **here** -> `wire::Transport` -> **here** of each peer.
 //!
-//! A read begins. Of each group the leader notes V, the vote in its log, and C, up to where it has applied or told
-//! anybody to apply. It asks the voters whether the votes in their logs are at most V. Once a majority of each set of
-//! voters has said so, itself included if its own vote is V even then, the read has to see the newest proposal up to C,
-//! and that is enough:
+//! A read begins. Of each group the leader notes V, the vote in its log, C, up to where it has applied or told anybody to
+//! apply, and the newest proposal up to there. It asks the voters whether the votes in their logs are at most V. Once a
+//! majority of each set of voters has said so, itself included if its own vote is V even then, the read has to see that
+//! proposal, and that is enough. The log may be purged, replaced or forgotten meanwhile, so nothing else of it counts then.
 //!
 //! - K1: nobody had been elected with a vote above V when the read began. A vote is in the log of who grants it before
 //!   the candidate hears of it, and stays there: over a restart, and when the group is forgotten. A disk that is lost
@@ -24,9 +24,10 @@
 //!   neighbours. Learners are never counted.
 //!
 //! What is not confirmed like this, because a peer is silent, of an older version or has a greater vote, openraft judges
-//! by a round of its own ([`Group::confirm`]), which also wakes a group that got no majority.
+//! by a round of its own ([`Group::confirm`]), which also wakes a group that got no majority. Each group goes its own way
+//! from the moment at which it is decided: none waits for another one's majority.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::slice;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use futures::stream::{FuturesUnordered, StreamExt};
+use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
 use parking_lot::Mutex;
 use quorate_model::planted::{Bug, is_planted};
@@ -48,8 +50,8 @@ use crate::{Group, RaftError, RaftNode};
 
 /// Groups in one question; of more, several are asked.
 const MAX_ASKED: usize = 4_096;
-/// A peer that is silent for so long is not waited for.
-const TIMEOUT: Duration = Duration::from_millis(500);
+/// A peer that is silent for so long is not waited for: openraft's round judges as well.
+const TIMEOUT: Duration = Duration::from_millis(150);
 
 /// Up to where this node, as leader, has told any member that the log is committed. openraft tells that before it
 /// applies it here.
@@ -83,7 +85,8 @@ struct Lead {
 /// A group of a read that is under way.
 struct Asked {
     vote: Vote,
-    committed: u64,
+    /// What the read has to see.
+    position: Position,
     members: Arc<RaftStoredMembership>,
     yes: Vec<u64>,
     no: Vec<u64>,
@@ -126,15 +129,21 @@ fn is_at_most(saved: Option<Vote>, leader: Vote) -> bool {
 }
 
 impl RaftNode {
-    /// The newest committed proposal of each of `groups`, in their order, as [`Group::read_index`] gives it. Cost: one
-    /// message to each node that votes in any of them, while this node leads and its peers answer.
+    /// The newest committed proposal of each of `groups`, in their order, as [`Group::read_index`] gives it, as far as it
+    /// is known within `patience`. Cost: one message to each node that votes in any of them, while this node leads and
+    /// its peers answer.
     ///
     /// # Errors
-    /// For each group as [`Group::read_index`]; one that does not run here is not led by this node.
-    pub async fn read_indexes(&self, groups: &[GroupId]) -> Vec<Result<Position, RaftError>> {
+    /// For each group as [`Group::read_index`]; [`RaftError::NoMajority`] for those that take longer. One that does not
+    /// run here is not led by this node.
+    pub async fn read_indexes(
+        &self,
+        groups: &[GroupId],
+        patience: Duration,
+    ) -> Vec<Result<Position, RaftError>> {
         let running: Vec<Option<Group>> = groups.iter().map(|id| self.running(*id)).collect();
         let known: Vec<Group> = running.iter().flatten().cloned().collect();
-        let mut found = read(&known).await.into_iter();
+        let mut found = read(&known, Some(patience)).await.into_iter();
         let of = |(id, running): (&GroupId, Option<Group>)| {
             let found = running.and_then(|_| found.next());
             found.unwrap_or(Err(RaftError::NotLeader { group: *id, leader: None }))
@@ -165,7 +174,7 @@ impl Group {
     /// # Errors
     /// [`RaftError::NotLeader`], [`RaftError::NoMajority`], [`RaftError::Stopped`].
     pub async fn read_index(&self) -> Result<Position, RaftError> {
-        let found = read(slice::from_ref(self)).await.pop();
+        let found = read(slice::from_ref(self), None).await.pop();
         found.unwrap_or(Err(RaftError::Stopped { group: self.id() }))
     }
 
@@ -189,57 +198,133 @@ impl Group {
         let log = self.log();
         let vote = log.vote().filter(|vote| self.is_own(vote))?;
         let committed = self.committed().0.max(self.told().newest());
-        let members = self.raft().server_metrics().borrow_watched().membership_config.clone();
-        let known = members.log_id().as_ref().map_or(0, |id| id.index);
+        let position = Position(log.last_proposal(committed));
         let mut settled = self.settled().0.lock();
         let lead = settled.as_mut().filter(|lead| lead.vote == vote)?;
+        // After the lock: another read has searched no further than its own figures went.
+        let figures = self.raft().server_metrics().borrow_watched().clone();
+        let members = figures.membership_config;
+        let known = members.log_id().as_ref().map_or(0, |id| id.index);
         // Figures lag: a change of members that is in the log and not in them yet is waited for by openraft's round.
         lead.searched = log.same_members_after(lead.searched.max(known))?;
-        Some(Asked { vote, committed, members, yes: vec![self.shared().node.0], no: Vec::new() })
+        let leads = figures.state == ServerState::Leader;
+        leads.then(|| Asked { vote, position, members, yes: vec![self.shared().node.0], no: Vec::new() })
+    }
+
+    /// The position by a round of openraft's own.
+    async fn read_by_round(&self) -> Result<Position, RaftError> {
+        self.confirm().await.map(|()| self.known_index())
     }
 }
 
 /// Reads groups of one node, at most one message to each peer for [`MAX_ASKED`] of them.
-async fn read(groups: &[Group]) -> Vec<Result<Position, RaftError>> {
+async fn read(groups: &[Group], patience: Option<Duration>) -> Vec<Result<Position, RaftError>> {
     if is_planted(Bug::LocalRead) && groups.iter().all(|group| group.leader() == Some(group.shared().node)) {
         return groups.iter().map(|group| Ok(group.known_index())).collect();
     }
-    let confirmed = join_all(groups.chunks(MAX_ASKED).map(ask)).await.concat();
-    let read = groups.iter().zip(confirmed).map(|(group, position)| async move {
-        match position {
-            Some(position) => Ok(position),
-            None => group.confirm().await.map(|()| group.known_index()),
-        }
-    });
-    join_all(read).await
+    let read = join_all(groups.chunks(MAX_ASKED).map(|some| read_some(some, patience))).await;
+    read.into_iter().flatten().collect()
 }
 
-/// Asks about groups of one node. `None` of those that are not confirmed like this.
-pub(crate) async fn ask(groups: &[Group]) -> Vec<Option<Position>> {
-    let mut all: Vec<Option<Asked>> = groups.iter().map(Group::asked).collect();
-    let mut answers: FuturesUnordered<_> = questions(groups, &all).collect();
-    while all.iter().flatten().any(Asked::is_open) {
-        // Who is not heard any more does not count.
-        let Some((peer, agreed)) = answers.next().await else { break };
-        for (group, asked) in groups.iter().zip(&mut all) {
+async fn read_some(groups: &[Group], patience: Option<Duration>) -> Vec<Result<Position, RaftError>> {
+    let mut found: Vec<Option<Result<Position, RaftError>>> = groups.iter().map(|_| None).collect();
+    let reading = async {
+        let (mut question, mut rounds) = (Question::ask(groups), FuturesUnordered::new());
+        while found.iter().any(Option::is_none) {
+            tokio::select! {
+                Some((at, confirmed)) = question.next() => match confirmed {
+                    Some(position) => found[at] = Some(Ok(position)),
+                    None => rounds.push(async move { (at, groups[at].read_by_round().await) }),
+                },
+                Some((at, read)) = rounds.next() => found[at] = Some(read),
+                else => break,
+            }
+        }
+    };
+    match patience {
+        // Who is late is told so below; the others have their positions.
+        Some(patience) => drop(tokio::time::timeout(patience, reading).await),
+        None => reading.await,
+    }
+    let late = |group: &Group| {
+        Err(RaftError::NoMajority { group: group.id(), reason: "none has answered in time".to_owned() })
+    };
+    groups.iter().zip(found).map(|(group, found)| found.unwrap_or_else(|| late(group))).collect()
+}
+
+/// A question about groups of one node that is under way. Groups are known by their place in it.
+pub(crate) struct Question<'g, A> {
+    groups: &'g [Group],
+    /// Those that are not decided.
+    open: Vec<Option<Asked>>,
+    /// Those that are and were not given yet: the position, or `None` if it is not confirmed like this.
+    decided: VecDeque<(usize, Option<Position>)>,
+    answers: FuturesUnordered<A>,
+}
+
+/// A peer, and the groups of which it agrees.
+type Said = (NodeId, BTreeSet<u64>);
+
+impl<'g> Question<'g, ()> {
+    /// Asks about `groups`.
+    pub(crate) fn ask(groups: &'g [Group]) -> Question<'g, impl Future<Output = Said>> {
+        let open: Vec<Option<Asked>> = groups.iter().map(Group::asked).collect();
+        let answers = questions(groups, &open).collect();
+        let theirs = open.iter().enumerate().filter(|(_, asked)| asked.is_none());
+        let decided = theirs.map(|(at, _)| (at, None)).collect();
+        let mut question = Question { groups, open, decided, answers };
+        question.decide();
+        question
+    }
+}
+
+impl<A: Future<Output = Said>> Question<'_, A> {
+    /// The next group that is decided; `None` when all are. Nothing is lost when this is dropped.
+    pub(crate) async fn next(&mut self) -> Option<(usize, Option<Position>)> {
+        loop {
+            if let Some(decided) = self.decided.pop_front() {
+                return Some(decided);
+            }
+            if self.open.iter().all(Option::is_none) {
+                return None;
+            }
+            match self.answers.next().await {
+                Some((peer, agreed)) => {
+                    self.hear(peer, &agreed);
+                    self.decide();
+                }
+                // Who is not heard any more does not count.
+                None => {
+                    let open = self.open.iter_mut().enumerate();
+                    self.decided.extend(open.filter_map(|(at, asked)| asked.take().map(|_| (at, None))));
+                }
+            }
+        }
+    }
+
+    fn hear(&mut self, peer: NodeId, agreed: &BTreeSet<u64>) {
+        for (group, asked) in self.groups.iter().zip(&mut self.open) {
             let Some(asked) = asked else { continue };
             let said = if agreed.contains(&group.id().0) { &mut asked.yes } else { &mut asked.no };
             said.push(peer.0);
         }
     }
-    let position = |(group, asked): (&Group, Option<Asked>)| {
-        let asked = asked?;
-        let stands = asked.is_confirmed() && group.log().vote() == Some(asked.vote);
-        stands.then(|| Position(group.log().last_proposal(asked.committed)))
-    };
-    groups.iter().zip(all).map(position).collect()
+
+    fn decide(&mut self) {
+        for (at, open) in self.open.iter_mut().enumerate() {
+            if let Some(asked) = open.take_if(|asked| !asked.is_open()) {
+                let stands = asked.is_confirmed() && self.groups[at].log().vote() == Some(asked.vote);
+                self.decided.push_back((at, stands.then_some(asked.position)));
+            }
+        }
+    }
 }
 
 /// One question to each voter, and of which groups it agrees.
 fn questions(
     groups: &[Group],
     all: &[Option<Asked>],
-) -> impl Iterator<Item = impl Future<Output = (NodeId, BTreeSet<u64>)> + use<>> + use<> {
+) -> impl Iterator<Item = impl Future<Output = Said> + use<>> + use<> {
     let mut by_peer: BTreeMap<u64, Confirm> = BTreeMap::new();
     for (group, asked) in groups.iter().zip(all) {
         let Some(asked) = asked.as_ref().filter(|asked| asked.is_open()) else { continue };

@@ -11,7 +11,7 @@ use quorate_model::{NodeId, Position};
 use quorate_wire::raft::{Confirm, Led, answer, request};
 use quorate_wire::{Handler, Transport, TransportError};
 
-use crate::confirm::ask;
+use crate::confirm::Question;
 use crate::member_tests::{Cluster, GROUP, LONG, ids, payload};
 use crate::{Group, GroupId, QuietGroups, RaftConfig, RaftError};
 
@@ -33,7 +33,7 @@ impl Way {
 }
 
 /// Of each test its own.
-static WAYS: [Way; 7] = [const { Way::new() }; 7];
+static WAYS: [Way; 9] = [const { Way::new() }; 9];
 
 /// The way from a node in the test of that number.
 struct Watched<const TEST: usize>(Arc<dyn Transport>);
@@ -70,8 +70,15 @@ async fn start<const TEST: usize>(voters: u64, others: u64) -> Cluster {
     Cluster::start_with(voters, others, config, |_, way| Arc::new(Watched::<TEST>(way))).await
 }
 
+/// What a question finds out, without a round of openraft's.
+async fn asked(group: &Group) -> Option<Position> {
+    let mut question = Question::ask(slice::from_ref(group));
+    let (_, position) = question.next().await.expect("it is decided");
+    position
+}
+
 async fn is_confirmed(group: &Group) -> bool {
-    ask(slice::from_ref(group)).await[0].is_some()
+    asked(group).await.is_some()
 }
 
 async fn wait_until(what: &str, is_so: impl Fn() -> bool) {
@@ -91,8 +98,20 @@ fn node(at: usize) -> NodeId {
     NodeId(at as u64 + 1)
 }
 
-/// Has the first node lead `id`, and confirmed it.
+/// Has the first node lead `id`, and confirm it.
 async fn led_by_the_first(cluster: &Cluster, id: GroupId) {
+    let group = taken_by_the_first(cluster, id).await;
+    let confirmed = async {
+        while group.read_index().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LONG, confirmed).await.expect("the first node leads");
+    group.propose(payload(id.0)).await.unwrap();
+}
+
+/// Has the first node lead `id`; it has not asked openraft yet.
+async fn taken_by_the_first(cluster: &Cluster, id: GroupId) -> Group {
     let mut members = Vec::new();
     for node in &cluster.nodes {
         members.push(node.member(id).await.unwrap());
@@ -101,7 +120,7 @@ async fn led_by_the_first(cluster: &Cluster, id: GroupId) {
         member.begin(&ids(1..=3)).await.unwrap();
     }
     let led = async {
-        while members[0].leader() != Some(NodeId(1)) || members[0].read_index().await.is_err() {
+        while members[0].leader() != Some(NodeId(1)) {
             let leader = members.iter().zip(1..).find(|(member, at)| member.leader() == Some(NodeId(*at)));
             if let Some((leader, 2..)) = leader {
                 leader.transfer_leader(NodeId(1)).await.unwrap();
@@ -110,7 +129,7 @@ async fn led_by_the_first(cluster: &Cluster, id: GroupId) {
         }
     };
     tokio::time::timeout(LONG, led).await.expect("the first node leads");
-    members[0].propose(payload(id.0)).await.unwrap();
+    members.swap_remove(0)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -132,7 +151,7 @@ async fn many_sleeping_groups_are_read_by_one_message_to_each_peer_and_stay_asle
     way.only_questions.store(true, Ordering::SeqCst);
     let before = way.asked.load(Ordering::SeqCst);
     let unknown = GroupId(99);
-    let read = cluster.nodes[0].read_indexes(&[&groups[..], &[unknown]].concat()).await;
+    let read = cluster.nodes[0].read_indexes(&[&groups[..], &[unknown]].concat(), LONG).await;
     let asked = way.asked.load(Ordering::SeqCst) - before;
     assert!((1..=2).contains(&asked), "{asked} messages; one peer that answers at once is enough");
     let found: Vec<Position> = read[..groups.len()].iter().map(|read| *read.as_ref().unwrap()).collect();
@@ -237,7 +256,7 @@ async fn what_a_follower_knows_to_be_committed_its_leader_counts() {
         let known = committed.wait_for(|committed| *committed >= position.0);
         tokio::time::timeout(LONG, known).await.expect("the follower is told").unwrap();
         assert!(group.told().newest() >= position.0, "it was told by the leader");
-        let read = ask(slice::from_ref(group)).await[0].unwrap();
+        let read = asked(group).await.unwrap();
         assert!(read >= position, "{read} against {position}");
     }
     cluster.end().await;
@@ -252,6 +271,38 @@ async fn peers_of_an_older_version_are_asked_by_rounds() {
     assert_eq!(cluster.groups[leader].read_index().await.unwrap(), position);
     assert!(!is_confirmed(&cluster.groups[leader]).await);
     assert!(way.asked.load(Ordering::SeqCst) >= 2);
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_without_a_majority_holds_up_no_other() {
+    let (cluster, way) = (start::<7>(3, 0).await, &WAYS[7]);
+    let (settled, unsettled) = (GroupId(GROUP.0 + 1), GroupId(GROUP.0 + 2));
+    led_by_the_first(&cluster, settled).await;
+    taken_by_the_first(&cluster, unsettled).await;
+    way.only_questions.store(true, Ordering::SeqCst);
+    let patience = Duration::from_millis(300);
+    let read = cluster.nodes[0].read_indexes(&[unsettled, settled], patience).await;
+    assert!(matches!(&read[0], Err(RaftError::NoMajority { group, .. }) if *group == unsettled), "{read:?}");
+    let known = cluster.nodes[0].member(settled).await.unwrap().known_index();
+    assert_eq!(read[1].as_ref().ok(), Some(&known), "{read:?}");
+    way.only_questions.store(false, Ordering::SeqCst);
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_is_forgotten_while_its_peers_are_asked_gives_no_older_position() {
+    let cluster = start::<8>(3, 0).await;
+    let leader = cluster.leader(&[0, 1, 2]).await;
+    let group = cluster.groups[leader].clone();
+    let position = group.propose(payload(0)).await.unwrap();
+    group.read_index().await.unwrap();
+    let mut question = Question::ask(slice::from_ref(&group));
+    cluster.nodes[leader].stop(GROUP).await;
+    cluster.nodes[leader].forget(GROUP).await.unwrap();
+    assert_eq!(group.known_index(), Position(0), "its log is empty");
+    let (_, read) = question.next().await.expect("it is decided");
+    assert!(read.is_none_or(|read| read == position), "{read:?}");
     cluster.end().await;
 }
 

@@ -495,11 +495,13 @@ fn config(id: GroupId, role: Role, may_stand: bool) -> Config {
         enable_pre_vote: Some(has_peers),
         // Every start is a new term: a leader restored into its old term would have to know what it had sent.
         enable_leader_restore: Some(false),
-        heartbeat_interval: 100,
+        // Also the time that openraft gives the answer to one: a leader that is farther from every other member, or on a
+        // machine that is busier, would be heard and never hear, and take nothing for ever.
+        heartbeat_interval: 200,
         // Entries that a peer acknowledged tell as much as a heartbeat.
-        heartbeat_min_interval: Some(100),
-        election_timeout_min: 500,
-        election_timeout_max: 1_000,
+        heartbeat_min_interval: Some(200),
+        election_timeout_min: 600,
+        election_timeout_max: 1_200,
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: 0,
         max_payload_entries: 256,

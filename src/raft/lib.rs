@@ -4,7 +4,6 @@
 //! durability. Does not know partitions, records or samples: payloads are bytes.
 //! Path: `commitlog::raft_log`, `cluster::meta` -> **here** -> files; between nodes by way of `wire`.
 
-mod commits;
 mod confirm;
 mod convert;
 pub mod disk;

@@ -8,16 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::Stream;
-use futures::future::BoxFuture;
-use futures::stream::BoxStream;
 use openraft::OptionalSend;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::impls::EmptyNode;
-use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential};
+use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, VoteRequest,
-    VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
 };
 use openraft::raft::{TransferLeaderRequest, TransferLeaderResponse};
 use openraft::type_config::alias::SnapshotOf;
@@ -25,7 +21,6 @@ use quorate_model::NodeId;
 use quorate_wire::raft::{answer, request};
 use quorate_wire::{Transport, TransportError};
 
-use crate::commits::Commits;
 use crate::confirm::Told;
 use crate::convert;
 use crate::segment_log::GroupId;
@@ -66,7 +61,6 @@ pub(crate) struct Connection {
 }
 
 type Failure = RPCError<TypeConfig>;
-type Appended = Result<StreamAppendResult<TypeConfig>, Failure>;
 
 impl Connection {
     async fn call(&self, message: request::Message, timeout: Duration) -> Result<answer::Message, Failure> {
@@ -119,17 +113,6 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             answer::Message::Append(answer) => convert::read_append_answer(answer).map_err(malformed),
             other => Err(unexpected(&other)),
         }
-    }
-
-    fn stream_append<'s, S>(
-        &'s mut self,
-        appends: S,
-        option: RPCOption,
-    ) -> BoxFuture<'s, Result<BoxStream<'s, Appended>, Failure>>
-    where
-        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
-    {
-        stream_append_sequential(self, Commits::new(appends), option)
     }
 
     async fn vote(

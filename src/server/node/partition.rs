@@ -14,6 +14,7 @@ use quorate_wire::Calls;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -177,14 +178,18 @@ impl Index {
 
 #[async_trait]
 impl PartitionIndex for Index {
-    async fn read_indexes(&self, partitions: &[PartitionId]) -> Vec<Result<Position, IndexError>> {
+    async fn read_indexes(
+        &self,
+        partitions: &[PartitionId],
+        patience: Duration,
+    ) -> Vec<Result<Position, IndexError>> {
         let told = |found: Result<Position, LogError>| {
             found.map_err(|error| match error {
                 LogError::NotLeader { leader } => IndexError::NotLeader { leader },
                 error => IndexError::Unavailable { reason: error.to_string() },
             })
         };
-        read_indexes(&self.0, partitions).await.into_iter().map(told).collect()
+        read_indexes(&self.0, partitions, patience).await.into_iter().map(told).collect()
     }
 }
 
@@ -194,7 +199,11 @@ struct OnlyMember(Group);
 
 #[async_trait]
 impl PartitionIndex for OnlyMember {
-    async fn read_indexes(&self, partitions: &[PartitionId]) -> Vec<Result<Position, IndexError>> {
+    async fn read_indexes(
+        &self,
+        partitions: &[PartitionId],
+        _patience: Duration,
+    ) -> Vec<Result<Position, IndexError>> {
         partitions.iter().map(|_itself| Ok(self.0.known_index())).collect()
     }
 }

@@ -131,7 +131,11 @@ struct Member {
 
 #[async_trait]
 impl PartitionIndex for Member {
-    async fn read_indexes(&self, partitions: &[PartitionId]) -> Vec<Result<Position, IndexError>> {
+    async fn read_indexes(
+        &self,
+        partitions: &[PartitionId],
+        _patience: Duration,
+    ) -> Vec<Result<Position, IndexError>> {
         let leader = *self.truth.leader.borrow();
         let index = |_: &PartitionId| match leader == Some(self.node) {
             true => Ok(*self.truth.committed.lock()),
