@@ -29,6 +29,9 @@ pub struct RouteConfig {
     pub route_timeout: Duration,
     /// How long a leader may take to commit it; after this the outcome is unknown.
     pub commit_timeout: Duration,
+    /// How long a leader may still answer once another one is known. One that was cut off would hold up its caller, and
+    /// all that the partition has under way, until its connection is given up.
+    pub deposed_wait: Duration,
     /// How long the leader waits for the verdict before it answers without.
     pub verdict_wait: Duration,
     /// The first pause between two tries; each further one is twice as long, up to 320 ms.
@@ -40,6 +43,7 @@ impl Default for RouteConfig {
         Self {
             route_timeout: Duration::from_secs(10),
             commit_timeout: Duration::from_secs(10),
+            deposed_wait: Duration::from_millis(500),
             verdict_wait: Duration::from_secs(5),
             pause: Duration::from_millis(20),
         }
@@ -102,12 +106,39 @@ impl RoutedAppender {
         Self { partition, node, incarnation, replicas, leader, calls, config, learned }
     }
 
-    /// One try at `leader`.
+    /// One try at `leader`, which is unknown when another one leads meanwhile.
     async fn attempt(&self, leader: NodeId, session: SessionId, sequence: u64, record: &Bytes) -> Tried {
-        if leader == self.node {
-            self.append_here(session, sequence, record.clone()).await
-        } else {
-            self.append_there(leader, session, sequence, record.clone()).await
+        let append = async {
+            if leader == self.node {
+                self.append_here(session, sequence, record.clone()).await
+            } else {
+                self.append_there(leader, session, sequence, record.clone()).await
+            }
+        };
+        tokio::select! {
+            biased;
+            tried = append => tried,
+            next = self.deposed(leader) => {
+                let reason = format!("node {next} leads now, and node {leader} does not answer");
+                Tried::Ended(Err(LogError::Indeterminate { reason }))
+            }
+        }
+    }
+
+    /// Waits until the watch has told another leader than `leader` for [`RouteConfig::deposed_wait`]. What it tells
+    /// already does not count: whoever is tried against it was named by a node that knows better.
+    async fn deposed(&self, leader: NodeId) -> NodeId {
+        let mut told = self.leader.clone();
+        told.mark_unchanged();
+        loop {
+            if told.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+            let Some(next) = told.borrow_and_update().filter(|next| *next != leader) else { continue };
+            let back = told.wait_for(|told| *told == Some(leader));
+            if timeout(self.config.deposed_wait, back).await.is_err() {
+                return next;
+            }
         }
     }
 

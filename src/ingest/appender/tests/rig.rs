@@ -27,6 +27,7 @@ pub(crate) fn quick() -> RouteConfig {
     RouteConfig {
         route_timeout: long,
         commit_timeout: long,
+        deposed_wait: long,
         verdict_wait: long,
         pause: Duration::from_millis(1),
     }

@@ -235,6 +235,41 @@ async fn a_leader_that_does_not_commit_ends_as_unknown() {
     }
 }
 
+/// A leader is silent while the watch tells others, one after the other.
+async fn silent_while(told: &[u64], deposed_wait: Duration) -> Option<LogError> {
+    let net = Net::gated(&[2], 2);
+    net.watch.send_replace(Some(NodeId(2)));
+    let appender = net.routed(RouteConfig { deposed_wait, ..quick() });
+    let mut call = Box::pin(append(&appender, 1, 1, 1.0));
+    while net.node(2).verdicts.waiting() == 0 {
+        assert!(futures::poll!(call.as_mut()).is_pending());
+        tokio::task::yield_now().await;
+    }
+    for leader in told {
+        net.watch.send_replace(Some(NodeId(*leader)));
+        assert!(futures::poll!(call.as_mut()).is_pending());
+    }
+    let ended = tokio::time::timeout(A_MOMENT, &mut call).await;
+    net.gate.gate.add_permits(1);
+    match ended {
+        Ok(ended) => Some(ended.unwrap_err()),
+        Err(_) => {
+            call.await.expect("it is committed in the end");
+            None
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_silent_is_left_once_another_leads() {
+    let error = silent_while(&[3], Duration::from_millis(1)).await.expect("it is left");
+    assert_eq!(error.code(), ErrorCode::Indeterminate, "{error}");
+    assert!(error.to_string().contains("node 3 leads now"), "{error}");
+    assert!(silent_while(&[3], quick().deposed_wait).await.is_none(), "it still has time");
+    assert!(silent_while(&[2], Duration::ZERO).await.is_none(), "nobody else leads");
+    assert!(silent_while(&[3, 2], Duration::from_secs(60)).await.is_none(), "it leads again");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_caller_that_leaves_is_appended_once() {
     let net = Net::gated(&[2], 2);
