@@ -5,7 +5,7 @@
 //! A1: nothing that would lose the last replica of a partition is ever allowed.
 
 use crate::meta::{MetaState, NodeEntry, NodeState, PartitionEntry};
-use crate::placement::{self, Candidate, Standing};
+use crate::placement::{self, Away, Candidate, Standing};
 use quorate_model::{NodeId, PartitionId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -50,10 +50,19 @@ pub fn candidates(state: &MetaState) -> Vec<Candidate> {
     there.map(|(node, entry)| Candidate { node: *node, zone: entry.zone.clone() }).collect()
 }
 
-/// The nodes that are dead and may come back.
-pub fn absent(state: &MetaState) -> BTreeSet<NodeId> {
-    let lost = state.nodes().iter().filter(|(_, entry)| entry.state == NodeState::Lost);
-    lost.map(|(node, _)| *node).collect()
+/// The nodes that are not there; of those that are drained the ones that `is_dead` says are.
+pub fn away(state: &MetaState, is_dead: impl Fn(NodeId) -> bool) -> Away {
+    let mut away = Away::default();
+    for (node, entry) in state.nodes() {
+        let kind = match entry.state {
+            NodeState::Lost => &mut away.lost,
+            NodeState::Gone => &mut away.gone,
+            NodeState::Draining if is_dead(*node) => &mut away.silent,
+            NodeState::Draining | NodeState::Member | NodeState::Expected => continue,
+        };
+        kind.insert(*node);
+    }
+    away
 }
 
 /// The placement as it is.
@@ -61,7 +70,7 @@ pub fn current(state: &MetaState) -> Vec<Vec<NodeId>> {
     state.partitions().iter().map(|partition| partition.replicas.clone()).collect()
 }
 
-/// The replicas of `partition` once that of `from` is on `to`.
+/// The replicas of `partition` once that of `from` is on `to`. Nodes that are drained are taken to live.
 ///
 /// # Errors
 /// [`Objection`], also when the placement rules would move a replica back at once.
@@ -88,9 +97,10 @@ pub fn plan_move(
     let mut after = current(state);
     after[partition.0 as usize][at] = to;
     let (there, replication) = (candidates(state), state.replication().into());
-    let rules = placement::place_around(&there, &absent(state), replication, &after, standings);
+    let away = away(state, |_| false);
+    let rules = placement::place_around(&there, &away, replication, &after, standings);
     let wanted = &after[partition.0 as usize];
-    let is_stuck = |group: &Standing, replicas| group.is_stuck(replicas, &rules.takers);
+    let is_stuck = |group: &Standing, replicas| group.is_stuck(replicas, &rules.able);
     let is_free = |group: &Standing| {
         group.is_settled(&entry.replicas) || is_stuck(group, &entry.replicas) && !is_stuck(group, wanted)
     };
@@ -108,29 +118,76 @@ pub fn plan_move(
     }
 }
 
-/// Whether a node may be drained; with `force` also if its replicas have nowhere to go.
+/// Whether a node may be drained, if the nodes of `heard` were heard lately; with `force` also if its replicas have nowhere to
+/// go, but never if those that are left could commit nothing. One that is drained already may.
 ///
 /// # Errors
 /// [`Objection`].
-pub fn check_drain(state: &MetaState, node: NodeId, force: bool) -> Result<(), Objection> {
+pub fn check_drain(
+    state: &MetaState,
+    standings: &Standings,
+    heard: &BTreeSet<NodeId>,
+    node: NodeId,
+    force: bool,
+) -> Result<(), Objection> {
     let node_name = name(state, node);
     match state.nodes().get(&node).map(|entry| entry.state) {
-        Some(NodeState::Member | NodeState::Draining) => {}
+        Some(NodeState::Member) => {}
+        Some(NodeState::Draining) => return Ok(()),
         Some(NodeState::Gone) => return refused(format!("{node_name} is gone")),
         Some(NodeState::Lost) => return refused(format!("{node_name} is lost: remove it instead")),
         Some(NodeState::Expected) => return refused(format!("{node_name} never came: remove it instead")),
         None => return Err(Objection::Unknown(format!("there is no node {node}"))),
     }
-    let left = candidates(state).iter().filter(|candidate| candidate.node != node).count();
-    let replication = usize::from(state.replication());
-    if left == 0 {
+    let mut left = candidates(state);
+    left.retain(|candidate| candidate.node != node);
+    if left.is_empty() {
         return refused(format!("{node_name} is the last node that can have replicas"));
     }
-    if left < replication && !force {
+    check_majorities(state, standings, heard, node, &left)?;
+    let live = left.iter().filter(|candidate| heard.contains(&candidate.node)).count();
+    let replication = usize::from(state.replication());
+    if live < replication && !force {
         return refused(format!(
-            "without {node_name} there are {left} nodes for {replication} replicas of each partition: add a node \
-             first, or force it and have fewer replicas"
+            "without {node_name} there are {live} nodes that answer for {replication} replicas of each partition: add a \
+             node first, or force it and have fewer replicas"
         ));
+    }
+    Ok(())
+}
+
+/// Whether the groups that would be changed by a drain of `node`, the metadata included, could commit anything with those
+/// that were heard lately. One that is dead and not yet lost would be counted on.
+fn check_majorities(
+    state: &MetaState,
+    standings: &Standings,
+    heard: &BTreeSet<NodeId>,
+    node: NodeId,
+    left: &[Candidate],
+) -> Result<(), Objection> {
+    let (current, replication) = (current(state), state.replication().into());
+    let away = away(state, |_| false);
+    let wanted = placement::place_around(left, &away, replication, &current, standings).replicas;
+    let is_other = |(id, replicas): &(PartitionId, Vec<NodeId>)| {
+        let now = current.get(id.0 as usize);
+        now.is_none_or(|now| now.len() != replicas.len() || replicas.iter().any(|node| !now.contains(node)))
+    };
+    let changed =
+        placement::moves(&current, wanted).into_iter().filter(is_other).map(|(_, replicas)| replicas);
+    let voters = state.meta_voters_without(Some(node)).into_iter().collect();
+    for group in changed.chain([voters]) {
+        let (live, silent): (Vec<NodeId>, Vec<NodeId>) = group.iter().partition(|node| heard.contains(node));
+        if live.len() <= silent.len() {
+            let silent: Vec<String> = silent.into_iter().map(|node| name(state, node)).collect();
+            return refused(format!(
+                "without {} only {} of {} nodes that would vote answer, not {}: this is never done, not by force either. \
+                 Start it, or remove it if it does not come back",
+                name(state, node),
+                live.len(),
+                group.len(),
+                silent.join(", ")
+            ));
+        }
     }
     Ok(())
 }

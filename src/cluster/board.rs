@@ -192,8 +192,7 @@ fn ms(duration: Duration) -> u64 {
 /// the higher committed position is believed: the other is a leader of before.
 pub fn standings(seen: &Seen) -> BTreeMap<PartitionId, Standing> {
     let mut found: BTreeMap<PartitionId, Standing> = BTreeMap::new();
-    let heard = seen.nodes.iter().filter(|node| u128::from(node.silent_ms) < SUSPECT_AFTER.as_millis());
-    for report in heard.filter_map(|node| node.report.as_ref()) {
+    for report in reports(seen) {
         for replica in &report.replicas {
             let Some(members) = &replica.members else { continue };
             let partition = PartitionId(replica.partition);
@@ -213,11 +212,21 @@ pub fn standings(seen: &Seen) -> BTreeMap<PartitionId, Standing> {
     found
 }
 
+/// What those last said that are not silent.
+fn reports(seen: &Seen) -> impl Iterator<Item = &Report> {
+    let heard = seen.nodes.iter().filter(|node| u128::from(node.silent_ms) < SUSPECT_AFTER.as_millis());
+    heard.filter_map(|node| node.report.as_ref())
+}
+
+/// The nodes that are not silent.
+pub fn heard(seen: &Seen) -> BTreeSet<NodeId> {
+    reports(seen).map(|report| NodeId(report.node)).collect()
+}
+
 /// The nodes that have a replica of each partition, as those say that are not silent.
 pub fn holders(seen: &Seen) -> BTreeMap<PartitionId, BTreeSet<NodeId>> {
     let mut found: BTreeMap<PartitionId, BTreeSet<NodeId>> = BTreeMap::new();
-    let heard = seen.nodes.iter().filter(|node| u128::from(node.silent_ms) < SUSPECT_AFTER.as_millis());
-    for report in heard.filter_map(|node| node.report.as_ref()) {
+    for report in reports(seen) {
         for replica in &report.replicas {
             found.entry(PartitionId(replica.partition)).or_default().insert(NodeId(report.node));
         }
@@ -302,6 +311,7 @@ mod tests {
         assert_eq!(standings[&PartitionId(4)].leader, NodeId(2));
         assert_eq!(standings[&PartitionId(4)].learners, BTreeSet::from([NodeId(3)]));
         assert_eq!(holders(&seen), BTreeMap::from([(PartitionId(4), BTreeSet::from([1, 2, 5].map(NodeId)))]));
+        assert_eq!(heard(&seen), BTreeSet::from([1, 2, 5].map(NodeId)));
     }
 
     #[test]

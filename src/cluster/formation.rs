@@ -52,6 +52,11 @@ pub struct Introduction {
 impl Introduction {
     /// What founders share that have the same list of peers and read the same version, in hex; `None` if it is no founder.
     pub fn forming(&self) -> Option<String> {
+        self.forming_reading(self.reads.version)
+    }
+
+    /// The same as one writes it that reads up to this version.
+    fn forming_reading(&self, version: MetaVersion) -> Option<String> {
         if self.peers.is_empty() || self.has_data {
             return None;
         }
@@ -62,10 +67,26 @@ impl Introduction {
             text.push('\n');
         }
         // Those before versions were told wrote no such line. No name has a blank in it.
-        if self.reads.version > MetaVersion::BASE {
-            text.push_str(&format!("metadata version {}\n", self.reads.version));
+        if version > MetaVersion::BASE {
+            text.push_str(&format!("metadata version {version}\n"));
         }
         Some(format!("{:032x}", xxh3_128(text.as_bytes())))
+    }
+
+    /// The id of the cluster that a node has found which was started with the same list of peers, whatever version each of
+    /// them reads: the version counts only while a cluster is founded. `None` if this node is no founder, or the other one
+    /// has another list or no cluster yet.
+    ///
+    /// # Errors
+    /// Why this node cannot be in that cluster.
+    pub fn cluster_of_fellow(&self, answer: &HelloAnswer) -> Result<Option<u128>, String> {
+        let forming = self.forming_reading(MetaVersion::told(answer.reads));
+        let id = u128::from_str_radix(&answer.cluster, 16).ok().filter(|id| *id != 0);
+        let Some(id) = id.filter(|_| forming.is_some_and(|forming| forming == answer.forming)) else {
+            return Ok(None);
+        };
+        self.reads.check(MetaVersion::told(answer.metadata_version))?;
+        Ok(Some(id))
     }
 
     /// The listed nodes with their numbers.
@@ -355,27 +376,33 @@ async fn take_in(meta: &MetaHandle, request: &JoinRequest) -> join_answer::Outco
     }
     let JoinRequest { name, address, zone, replace, reads, build } = request;
     let reads = Reads::told(*reads, build);
+    if let Err(error) = meta.fresh().await {
+        return join_answer::Outcome::NotNow(error.to_string());
+    }
     if let Err(reason) = meta.admits(&reads) {
         return join_answer::Outcome::Refused(reason);
     }
     match meta.add_node(name, address, zone, *replace).await {
         Ok(node) => {
-            // A version may have become active while this node did not know.
+            // A version may have become active meanwhile.
             if let Err(reason) = meta.admits(&reads) {
+                meta.take_back(node).await;
                 return join_answer::Outcome::Refused(reason);
             }
-            let peers = meta.read(|state| {
-                let there =
-                    state.nodes().iter().filter(|(id, entry)| **id != node && !entry.address.is_empty());
-                there.map(|(id, entry)| Peer { node: id.0, address: entry.address.clone() }).collect()
-            });
-            let cluster = format!("{:032x}", meta.cluster_id());
             tracing::info!(%node, name, address, "a node joins the cluster");
-            join_answer::Outcome::Joined(join_answer::Joined { node: node.0, cluster, peers })
+            join_answer::Outcome::Joined(joined(meta, node))
         }
         Err(MetaError::Refused(reason)) => join_answer::Outcome::Refused(reason),
         Err(error) => join_answer::Outcome::NotNow(error.to_string()),
     }
+}
+
+fn joined(meta: &MetaHandle, node: NodeId) -> join_answer::Joined {
+    let peers = meta.read(|state| {
+        let others = state.nodes().iter().filter(|(id, entry)| **id != node && !entry.address.is_empty());
+        others.map(|(id, entry)| Peer { node: id.0, address: entry.address.clone() }).collect()
+    });
+    join_answer::Joined { node: node.0, cluster: format!("{:032x}", meta.cluster_id()), peers }
 }
 
 /// Whether a text can be the name of a node: 1 to 64 letters, digits, `-`, `_` and `.`, as in host names.
@@ -446,6 +473,33 @@ mod tests {
         let (address, mut answer) = seen("b", &list, "");
         (answer.forming, answer.reads) = (newer.forming().unwrap(), 3);
         assert_eq!(founder(&newer, &[(address, answer)], 2), Ok(Some(NodeId(1))));
+    }
+
+    #[test]
+    fn a_founder_learns_the_cluster_from_fellows_of_any_version() {
+        let list = ["a", "b", "c"];
+        let reading = |name: &str, list: &[&str], version| {
+            let reads = Reads { version: MetaVersion(version), build: String::new() };
+            Introduction { reads, ..me(name, list) }
+        };
+        let ours = reading("a", &list, 3);
+        let tells = |version: u32, list: &[&str], cluster: &str, active: u32| {
+            let (_, mut answer) = seen("b", list, cluster);
+            answer.forming = reading("b", list, version).forming().unwrap_or_default();
+            // Those before versions were told tell none.
+            answer.reads = if version == 1 { 0 } else { version };
+            answer.metadata_version = active;
+            ours.cluster_of_fellow(&answer)
+        };
+        for version in 1..=4 {
+            assert_eq!(tells(version, &list, "7", 1), Ok(Some(7)), "it reads {version}");
+        }
+        assert_eq!(tells(1, &list, "", 1), Ok(None), "it has no cluster");
+        assert_eq!(tells(1, &["a", "b"], "7", 1), Ok(None), "another list");
+        assert_eq!(tells(1, &[], "7", 1), Ok(None), "it was to join");
+        assert!(tells(4, &list, "7", 4).unwrap_err().contains("version 4"));
+        let (_, answer) = seen("b", &[], "7");
+        assert_eq!(me("a", &[]).cluster_of_fellow(&answer), Ok(None), "who founds nothing learns nothing");
     }
 
     #[test]

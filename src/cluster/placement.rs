@@ -31,22 +31,57 @@ pub fn place(candidates: &[Candidate], replication: usize, current: &[Vec<NodeId
     plan.replicas
 }
 
+/// Nodes that are not there, for all that is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Away {
+    /// Dead, and keep what nobody else can take: they may come back.
+    pub lost: BTreeSet<NodeId>,
+    /// Silent for as long as those that are lost, and to have no replicas any more.
+    pub silent: BTreeSet<NodeId>,
+    /// Taken out for good. They may run and vote until their groups have let them go.
+    pub gone: BTreeSet<NodeId>,
+}
+
+impl Away {
+    fn is_dead(&self, node: &NodeId) -> bool {
+        self.lost.contains(node) || self.silent.contains(node)
+    }
+}
+
+/// What the nodes can be to a placement.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Able {
+    /// Those that can take replicas; no others will ever fill one.
+    pub takers: BTreeSet<NodeId>,
+    /// Those that nobody can count on.
+    pub away: Away,
+}
+
+impl Able {
+    /// Whether a group of these voters could commit anything.
+    fn has_majority(&self, voters: &[NodeId]) -> bool {
+        let Away { gone, .. } = &self.away;
+        let is_there = |node: &&NodeId| !self.away.is_dead(node) && !gone.contains(node);
+        2 * voters.iter().filter(is_there).count() > voters.len()
+    }
+}
+
 /// A placement to go to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     /// Replicas of each partition, the one that should lead first.
     pub replicas: Vec<Vec<NodeId>>,
-    /// The nodes that can take replicas; no others will ever fill one.
-    pub takers: BTreeSet<NodeId>,
+    /// What it was made for.
+    pub able: Able,
 }
 
-/// As [`place`] when the `absent` nodes are dead: others take their replicas, as far as there are others, and they keep
-/// those that nobody can take, unless those would be half of all: no majority could live. A partition without a majority of
-/// live voters stays as it is: its group could not change. Voters are those of its group in `standings`; of one that is not
-/// known, those that are placed.
+/// As [`place`] when nodes are `away`: others take the replicas of those that are dead, as far as there are others, and those
+/// that are lost keep what nobody can take, unless that would be half of all: no majority could live. A partition without a
+/// majority of live voters stays as it is: its group could not change. Voters are those of its group in `standings`; of one
+/// that is not known, those that are placed.
 pub fn place_around(
     candidates: &[Candidate],
-    absent: &BTreeSet<NodeId>,
+    away: &Away,
     replication: usize,
     current: &[Vec<NodeId>],
     standings: &BTreeMap<PartitionId, Standing>,
@@ -55,16 +90,17 @@ pub fn place_around(
     for ((id, wanted), current) in (0..).map(PartitionId).zip(&mut placed).zip(current) {
         let placed = || current.iter().copied().collect();
         let voters: BTreeSet<NodeId> = standings.get(&id).map_or_else(placed, |group| group.voters.clone());
-        let live = voters.difference(absent).count();
+        let live = voters.iter().filter(|node| !away.is_dead(node)).count();
         if 2 * live <= voters.len() && live < voters.len() {
             wanted.clone_from(current);
         } else {
             let room = replication.saturating_sub(wanted.len()).min(wanted.len().saturating_sub(1));
-            let dead = current.iter().copied().filter(|node| absent.contains(node));
-            wanted.extend(dead.take(room));
+            let lost = current.iter().copied().filter(|node| away.lost.contains(node));
+            wanted.extend(lost.take(room));
         }
     }
-    Wanted { replicas: placed, takers: candidates.iter().map(|candidate| candidate.node).collect() }
+    let takers = candidates.iter().map(|candidate| candidate.node).collect();
+    Wanted { replicas: placed, able: Able { takers, away: away.clone() } }
 }
 
 struct Plan<'a> {
@@ -239,24 +275,27 @@ impl Standing {
         self.voters.len() == replicas.len() && replicas.iter().all(|node| self.voters.contains(node))
     }
 
-    /// Whether the group can never follow the placement: it waits for one that is to vote and is none of the `takers`.
-    pub fn is_stuck(&self, replicas: &[NodeId], takers: &BTreeSet<NodeId>) -> bool {
-        replicas.iter().any(|node| !self.voters.contains(node) && !takers.contains(node))
+    /// Whether the group cannot follow the placement as things are: it waits for one that is to vote and takes no replicas,
+    /// or those that are to vote could commit nothing. A change to these that has begun ends once they are back, whatever
+    /// is placed meanwhile.
+    pub fn is_stuck(&self, replicas: &[NodeId], able: &Able) -> bool {
+        let never_votes = |node: &NodeId| !self.voters.contains(node) && !able.takers.contains(node);
+        replicas.iter().any(never_votes) || !(self.is_settled(replicas) || able.has_majority(replicas))
     }
 }
 
 /// What of the way to `wanted` can be done now: no node gives or takes more than `per_node` replicas at once, a
-/// partition moves again only when its group has followed the last move or never can, and who leads changes at once.
+/// partition moves again only when its group has followed the last move or cannot, and who leads changes at once.
 pub fn next_moves(
     current: &[Vec<NodeId>],
     wanted: Wanted,
     standings: &BTreeMap<PartitionId, Standing>,
     per_node: usize,
 ) -> Vec<(PartitionId, Vec<NodeId>)> {
-    let Wanted { replicas: wanted, takers } = wanted;
+    let Wanted { replicas: wanted, able } = wanted;
     let mut busy: BTreeMap<NodeId, usize> = BTreeMap::new();
     for (id, replicas) in (0..).map(PartitionId).zip(current) {
-        let taking = standings.get(&id).map(|group| taking(replicas, group, &takers)).unwrap_or_default();
+        let taking = standings.get(&id).map(|group| taking(replicas, group, &able)).unwrap_or_default();
         taking.into_iter().for_each(|node| *busy.entry(node).or_default() += 1);
     }
     let mut next = Vec::new();
@@ -267,7 +306,7 @@ pub fn next_moves(
             next.push((id, wanted));
             continue;
         }
-        let nodes = standings.get(&id).and_then(|group| joining(now, &wanted, group, &takers));
+        let nodes = standings.get(&id).and_then(|group| joining(now, &wanted, group, &able));
         let has_room = |node: &NodeId| busy.get(node).is_none_or(|moves| *moves < per_node);
         match nodes.filter(|nodes| nodes.iter().all(has_room)) {
             Some(nodes) => {
@@ -288,23 +327,18 @@ pub fn next_moves(
 }
 
 /// The nodes that get busier by a move from `now` to `wanted`; `None` if the group is not free to move.
-fn joining(
-    now: &[NodeId],
-    wanted: &[NodeId],
-    group: &Standing,
-    takers: &BTreeSet<NodeId>,
-) -> Option<Vec<NodeId>> {
+fn joining(now: &[NodeId], wanted: &[NodeId], group: &Standing, able: &Able) -> Option<Vec<NodeId>> {
     // Who has a part in a move that is given up is counted for it already.
-    let counted = taking(now, group, takers);
-    let is_free = group.is_settled(now) || group.is_stuck(now, takers);
+    let counted = taking(now, group, able);
+    let is_free = group.is_settled(now) || group.is_stuck(now, able);
     let joins = |node: &NodeId| !counted.contains(node);
-    is_free.then(|| taking(wanted, group, takers).into_iter().filter(joins).collect())
+    is_free.then(|| taking(wanted, group, able).into_iter().filter(joins).collect())
 }
 
 /// The nodes that are busy while a group takes in those of `replicas` that it lacks: these, and its leader, who gives.
-/// Nobody gives to a node that is none of the `takers`.
-fn taking(replicas: &[NodeId], group: &Standing, takers: &BTreeSet<NodeId>) -> Vec<NodeId> {
-    let is_new = |node: &NodeId| !group.voters.contains(node) && takers.contains(node);
+/// Nobody gives to a node that takes no replicas.
+fn taking(replicas: &[NodeId], group: &Standing, able: &Able) -> Vec<NodeId> {
+    let is_new = |node: &NodeId| !group.voters.contains(node) && able.takers.contains(node);
     let new: Vec<NodeId> = replicas.iter().copied().filter(is_new).collect();
     let giver = (!new.is_empty()).then_some(group.leader);
     new.into_iter().chain(giver).collect()
@@ -388,13 +422,17 @@ mod tests {
         list.iter().copied().map(NodeId).collect()
     }
 
+    fn lost(nodes: &[u64]) -> Away {
+        Away { lost: numbers(nodes).into_iter().collect(), ..Away::default() }
+    }
+
     #[track_caller]
     fn check_around(there: &[u64], absent: &[u64], current: &[u64], expected: &[u64]) {
         let candidates: Vec<Candidate> =
             there.iter().map(|node| Candidate { node: NodeId(*node), zone: String::new() }).collect();
-        let absent = absent.iter().copied().map(NodeId).collect();
+        let away = lost(absent);
         let around =
-            |current: &[Vec<NodeId>]| place_around(&candidates, &absent, 3, current, &settled(current));
+            |current: &[Vec<NodeId>]| place_around(&candidates, &away, 3, current, &settled(current));
         let placed = around(&[numbers(current)]);
         assert_eq!(placed.replicas, [numbers(expected)]);
         assert_eq!(around(&placed.replicas), placed, "it is at rest");
@@ -421,9 +459,8 @@ mod tests {
         let around = |absent: &[u64], voters: &[u64]| {
             let mut there = nodes(&[""; 6]);
             there.retain(|candidate| !absent.contains(&candidate.node.0));
-            let absent = numbers(absent).into_iter().collect();
             let standings = settled(&[numbers(voters)]);
-            place_around(&there, &absent, 3, &[numbers(&[1, 2, 4])], &standings).replicas.remove(0)
+            place_around(&there, &lost(absent), 3, &[numbers(&[1, 2, 4])], &standings).replicas.remove(0)
         };
         // Its replica moves from 3 to 4, which does not vote yet.
         let now = numbers(&[1, 2, 4]);
@@ -435,7 +472,7 @@ mod tests {
     #[test]
     fn a_node_that_comes_takes_two_replicas_at_a_time() {
         let three = place(&nodes(&[""; 3]), 3, &vec![Vec::new(); 32]);
-        let wanted = || place_around(&nodes(&[""; 4]), &BTreeSet::new(), 3, &three, &settled(&three));
+        let wanted = || place_around(&nodes(&[""; 4]), &Away::default(), 3, &three, &settled(&three));
         let mut standings = settled(&three);
         let set = |replicas: &[NodeId]| replicas.iter().copied().collect::<BTreeSet<_>>();
         let takes = |next: &[(PartitionId, Vec<NodeId>)], current: &[Vec<NodeId>]| {
@@ -459,8 +496,8 @@ mod tests {
     #[test]
     fn who_gives_a_partition_up_does_not_lead_it_while_it_waits() {
         let current = [numbers(&[1, 2, 3])];
-        let wanted =
-            || Wanted { replicas: vec![numbers(&[2, 3, 4])], takers: BTreeSet::from([2, 3, 4].map(NodeId)) };
+        let able = || Able { takers: BTreeSet::from([2, 3, 4].map(NodeId)), ..Able::default() };
+        let wanted = || Wanted { replicas: vec![numbers(&[2, 3, 4])], able: able() };
         let next = next_moves(&current, wanted(), &BTreeMap::new(), 2);
         assert_eq!(next, [(PartitionId(0), numbers(&[2, 1, 3]))]);
         let next = next_moves(&[numbers(&[2, 1, 3])], wanted(), &BTreeMap::new(), 2);
@@ -478,7 +515,8 @@ mod tests {
     ) {
         let lists = |lists: &[&[u64]]| lists.iter().map(|list| numbers(list)).collect::<Vec<_>>();
         let standings = settled(&lists(voters));
-        let wanted = Wanted { replicas: lists(wanted), takers: numbers(takers).into_iter().collect() };
+        let able = Able { takers: numbers(takers).into_iter().collect(), ..Able::default() };
+        let wanted = Wanted { replicas: lists(wanted), able };
         let next = next_moves(&lists(current), wanted, &standings, 1);
         let expected = expected.iter().map(|(id, replicas)| (PartitionId(*id), numbers(replicas)));
         assert_eq!(next, expected.collect::<Vec<_>>());
@@ -502,7 +540,82 @@ mod tests {
         check_steps(&[&[1, 5, 4]], &[&[1, 2, 3]], &[1, 5, 6], &[&[1, 5, 6]], &[(0, &[1, 5, 6])]);
     }
 
+    /// Where the partition goes that is placed on `now` and has the voters 1, 2 and 3.
+    #[track_caller]
+    fn check_deadlock(now: &[u64], there: &[u64], away: &Away, expected: &[u64]) {
+        let candidates: Vec<Candidate> =
+            there.iter().map(|node| Candidate { node: NodeId(*node), zone: String::new() }).collect();
+        let (mut current, standings) = (vec![numbers(now)], settled(&[numbers(&[1, 2, 3])]));
+        // Its group never follows.
+        for _ in 0..10 {
+            let wanted = place_around(&candidates, away, 3, &current, &standings);
+            for (id, replicas) in next_moves(&current, wanted, &standings, 2) {
+                current[id.0 as usize] = replicas;
+            }
+        }
+        let sorted: BTreeSet<NodeId> = current[0].iter().copied().collect();
+        assert_eq!(sorted, numbers(expected).into_iter().collect(), "{now:?} with {there:?} and {away:?}");
+    }
+
+    #[test]
+    fn a_move_to_those_that_could_commit_nothing_is_given_up() {
+        // 2 was drained, and 3 died before the group had let it go.
+        let [dead, gone] = [lost(&[3]), Away { gone: lost(&[3]).lost, ..Away::default() }];
+        for away in [&dead, &gone] {
+            check_deadlock(&[1, 3], &[1], away, &[1]);
+        }
+        check_deadlock(&[1, 3], &[1, 3], &Away::default(), &[1, 3]);
+        // It is no longer drained, or removed, or another one comes.
+        check_deadlock(&[1, 3], &[1, 2], &dead, &[1, 2, 3]);
+        check_deadlock(&[1, 3], &[1, 2], &gone, &[1, 2]);
+        check_deadlock(&[1, 3], &[1, 4], &dead, &[1, 3, 4]);
+        check_deadlock(&[1, 3], &[1, 4], &gone, &[1, 4]);
+        // Two are dead: nothing can change, whatever is placed.
+        check_deadlock(&[1, 3], &[1, 4], &lost(&[2, 3]), &[1, 3]);
+        // Those that are left could commit, so it is waited for.
+        check_deadlock(&[1, 3, 4], &[1, 2, 4], &dead, &[1, 3, 4]);
+    }
+
+    #[test]
+    fn one_that_is_drained_and_dead_votes_for_nothing_and_keeps_nothing() {
+        let silent = Away { silent: BTreeSet::from([NodeId(2)]), ..Away::default() };
+        check_deadlock(&[1, 2, 3], &[1, 3], &silent, &[1, 3]);
+        check_deadlock(&[1, 2, 3], &[1], &Away { lost: lost(&[3]).lost, ..silent }, &[1, 2, 3]);
+    }
+
     proptest! {
+        /// Whoever dies or is drained while groups follow or do not: no group is sent where it could commit nothing, and
+        /// each one that has a majority gets, once it follows again, where it is wanted.
+        #[test]
+        fn no_group_waits_for_the_dead_for_ever(
+            now in prop::collection::btree_set(1..6u64, 1..4), voters in prop::collection::btree_set(1..6u64, 1..4),
+            states in prop::collection::vec(0..5u8, 5),
+        ) {
+            let those = |of: u8| (1..).map(NodeId).zip(&states).filter(move |(_, state)| **state == of).map(|(node, _)| node);
+            let candidates: Vec<Candidate> =
+                those(0).map(|node| Candidate { node, zone: String::new() }).collect();
+            let away = Away { lost: those(1).collect(), silent: those(2).collect(), gone: those(3).collect() };
+            let live = voters.iter().filter(|node| !away.is_dead(&NodeId(**node))).count();
+            prop_assume!(!candidates.is_empty() && 2 * live > voters.len());
+            let mut current = vec![now.into_iter().map(NodeId).collect::<Vec<_>>()];
+            let mut standings = settled(&[voters.into_iter().map(NodeId).collect::<Vec<_>>()]);
+            for _ in 0..20 {
+                let wanted = place_around(&candidates, &away, 3, &current, &standings);
+                let able = wanted.able.clone();
+                for (id, replicas) in next_moves(&current, wanted, &standings, 1) {
+                    current[id.0 as usize] = replicas;
+                }
+                // The group follows if those that are to vote can.
+                let is_stuck = standings[&PartitionId(0)].is_stuck(&current[0], &able);
+                if !is_stuck {
+                    standings = settled(&current);
+                }
+            }
+            let wanted = place_around(&candidates, &away, 3, &current, &standings);
+            prop_assert!(wanted.able.has_majority(&wanted.replicas[0]), "{:?}", wanted);
+            prop_assert_eq!(&current, &wanted.replicas);
+        }
+
         /// Whatever comes and goes, the steps end at a placement at rest, and no step is more than nodes may do.
         #[test]
         fn steps_lead_to_rest(
@@ -513,12 +626,12 @@ mod tests {
             let all = nodes(&zones);
             let mut current = place(&all[..1], replication, &vec![Vec::new(); partitions]);
             let mut fewer = all.clone();
-            let absent = BTreeSet::from([fewer.remove(lost.index(all.len())).node]);
-            for (candidates, absent) in [(&all, BTreeSet::new()), (&fewer, absent)] {
+            let dead = Away { lost: BTreeSet::from([fewer.remove(lost.index(all.len())).node]), ..Away::default() };
+            for (candidates, away) in [(&all, Away::default()), (&fewer, dead)] {
                 let mut steps = 0;
                 loop {
                     let wanted =
-                        place_around(candidates, &absent, replication, &current, &settled(&current));
+                        place_around(candidates, &away, replication, &current, &settled(&current));
                     let next = next_moves(&current, wanted, &settled(&current), per_node);
                     if next.is_empty() {
                         break;
@@ -533,7 +646,7 @@ mod tests {
                     steps += 1;
                     prop_assert!(steps <= 10 * partitions * replication + 10, "it does not come to rest");
                 }
-                let wanted = place_around(candidates, &absent, replication, &current, &settled(&current));
+                let wanted = place_around(candidates, &away, replication, &current, &settled(&current));
                 prop_assert_eq!(wanted.replicas, current.clone());
             }
         }

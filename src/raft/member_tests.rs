@@ -231,12 +231,15 @@ async fn a_leader_knows_who_could_commit_and_changes_nothing_once_it_has_left() 
     let (group, id) = (&cluster.groups[leader], leader as u64 + 1);
     group.propose(payload(0)).await.unwrap();
     let others = ids((1..=3).filter(|node| *node != id));
-    while group.heirs() != others.iter().copied().collect::<Vec<_>>() {
+    while group.heirs().into_iter().collect::<BTreeSet<_>>() != others {
         tokio::task::yield_now().await;
     }
-    assert!(group.is_majority_ready(&others) && group.is_majority_ready(&ids([id])));
-    assert!(!group.is_majority_ready(&ids([id, 4])), "4 has nothing, and half is no majority");
-    assert!(!group.is_majority_ready(&ids([4])));
+    assert!(group.is_majority_ready(&others).await && group.is_majority_ready(&ids([id])).await);
+    assert!(!group.is_majority_ready(&ids([id, 4])).await, "4 has nothing, and half is no majority");
+    assert!(!group.is_majority_ready(&ids([4])).await);
+    group.add_learner(NodeId(4)).await.unwrap();
+    assert!(group.is_majority_ready(&ids([id, 4])).await, "those that do not vote yet are asked as well");
+    group.remove_learner(NodeId(4)).await.unwrap();
     group.change_voters(&others).await.unwrap();
     // It leads on for a moment.
     for refused in [group.add_learner(NodeId(4)).await, group.change_voters(&ids(1..=3)).await] {
@@ -244,6 +247,53 @@ async fn a_leader_knows_who_could_commit_and_changes_nothing_once_it_has_left() 
     }
     let new = cluster.leader(&others.iter().map(|node| node.0 as usize - 1).collect::<Vec<_>>()).await;
     cluster.groups[new].propose(payload(1)).await.unwrap();
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_died_a_moment_ago_is_not_counted_on_because_it_was_heard() {
+    let mut cluster = Cluster::start(3, 0).await;
+    let leader = cluster.leader(&[0, 1, 2]).await;
+    let (dead, alive) = ((leader + 1) % 3, (leader + 2) % 3);
+    let with = |at: usize| ids([leader as u64 + 1, at as u64 + 1]);
+    cluster.groups[leader].propose(payload(0)).await.unwrap();
+    assert!(cluster.groups[leader].is_majority_ready(&with(dead)).await);
+    cluster.stop(dead).await;
+    let group = &cluster.groups[leader];
+    assert!(!group.is_majority_ready(&with(dead)).await, "a group of the two could never commit");
+    assert!(group.is_majority_ready(&with(alive)).await && group.is_majority_ready(&ids(1..=3)).await);
+    let gone = async {
+        while group.heirs() != [NodeId(alive as u64 + 1)] {
+            tokio::task::yield_now().await;
+        }
+    };
+    // Long before it is written off for the log.
+    tokio::time::timeout(Duration::from_secs(5), gone).await.expect("it is no heir any more");
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_most_of_the_log_is_asked_first_to_take_over() {
+    let cluster = Cluster::start(3, 0).await;
+    let leader = cluster.leader(&[0, 1, 2]).await;
+    let group = &cluster.groups[leader];
+    for number in 0..3 {
+        group.propose(payload(number)).await.unwrap();
+    }
+    while group.heirs().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    let [behind, ahead] = group.heirs()[..] else { panic!("{:?}", group.heirs()) };
+    cluster.board.isolate(behind);
+    group.propose(payload(3)).await.unwrap();
+    let turned = async {
+        while group.heirs() == [behind, ahead] {
+            tokio::task::yield_now().await;
+        }
+        group.heirs()
+    };
+    let heirs = tokio::time::timeout(LONG, turned).await.expect("another order");
+    assert_eq!(heirs, [ahead, behind], "it was heard a moment ago, so it is still one");
     cluster.end().await;
 }
 

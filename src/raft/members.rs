@@ -8,7 +8,8 @@ use std::time::Duration;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, InitializeError, RaftError as OpenraftError};
 use openraft::impls::EmptyNode;
-use openraft::{ChangeMembers, Instant};
+use openraft::type_config::alias::InstantOf;
+use openraft::{ChangeMembers, Instant, RaftMetrics};
 use quorate_model::{NodeId, Position};
 
 use crate::quiet::Busy;
@@ -17,6 +18,9 @@ use crate::{Group, RaftError};
 
 /// A member that was not heard of for so long is not waited for.
 const SILENT: Duration = Duration::from_secs(10);
+/// A member that answered nothing that it was sent within this time, two election timeouts, takes over nothing, and is
+/// not counted on.
+const UNHEARD: Duration = Duration::from_secs(2);
 /// Entries that a member may lack and still take over at once.
 const NEARLY_ALL: u64 = 100;
 
@@ -127,26 +131,38 @@ impl Group {
 
     /// Whether another member has everything that this leader has, but for what was written a moment ago.
     pub fn has_all(&self, node: NodeId) -> bool {
-        let metrics = self.raft().metrics().borrow_watched().clone();
-        let matched =
-            metrics.replication.as_ref().and_then(|all| all.get(&node.0)?.as_ref().map(|id| id.index));
-        let last = metrics.last_log_index.unwrap_or(0);
-        matched.is_some_and(|matched| matched + NEARLY_ALL >= last)
+        has_all(&self.raft().metrics().borrow_watched().clone(), node)
     }
 
-    /// Whether a majority of `voters` would commit what this leader proposes: they have what it has and were heard of
-    /// lately.
-    pub fn is_majority_ready(&self, voters: &BTreeSet<NodeId>) -> bool {
-        let me = self.shared().node;
-        let ready = voters.iter().filter(|node| **node == me || self.is_ready(**node));
-        2 * ready.count() > voters.len()
+    /// Whether a majority of `voters` would commit what this leader proposes: they have what it has, and answer what it
+    /// sends them from now on. What they said before proves nothing: one that died a moment ago was heard a moment ago.
+    /// Takes 2 s if they do not answer.
+    pub async fn is_majority_ready(&self, voters: &BTreeSet<NodeId>) -> bool {
+        // Who sleeps is sent nothing.
+        let _busy = self.busy();
+        let (me, asked) = (self.shared().node, InstantOf::<TypeConfig>::now());
+        let is_ready = |metrics: &Metrics, node: NodeId| {
+            node == me || has_all(metrics, node) && last_sent(metrics, node).is_some_and(|sent| sent > asked)
+        };
+        let are_ready = |metrics: &Metrics| {
+            2 * voters.iter().filter(|node| is_ready(metrics, **node)).count() > voters.len()
+        };
+        self.raft().wait(Some(UNHEARD)).metrics(are_ready, "answers of a majority").await.is_ok()
     }
 
-    /// The other voters that could lead at once, for all that this leader knows.
+    /// The other voters that could lead at once, for all that this leader knows, those that have most of its log first:
+    /// of equals not the same one in all groups.
     pub fn heirs(&self) -> Vec<NodeId> {
-        let me = self.shared().node;
-        let others = self.members().voters.into_iter().filter(|node| *node != me);
-        others.filter(|node| self.is_ready(*node)).collect()
+        let metrics = self.raft().metrics().borrow_watched().clone();
+        let is_ready = |node: &NodeId| has_all(&metrics, *node) && self.was_heard(*node, UNHEARD);
+        let mut heirs = self.members().voters;
+        heirs.remove(&self.shared().node);
+        let mut heirs: Vec<NodeId> = heirs.into_iter().filter(is_ready).collect();
+        if let Some(first) = (self.id().0 as usize).checked_rem(heirs.len()) {
+            heirs.rotate_left(first);
+        }
+        heirs.sort_by_key(|node| std::cmp::Reverse(matched(&metrics, *node)));
+        heirs
     }
 
     /// The last position in the log of this node, of an entry of any kind, whether it is committed or not.
@@ -154,18 +170,13 @@ impl Group {
         Position(self.raft().metrics().borrow_watched().last_log_index.unwrap_or(0))
     }
 
-    fn is_ready(&self, node: NodeId) -> bool {
-        self.has_all(node) && self.was_heard(node)
-    }
-
-    /// Whether this leader has heard of another member lately.
-    fn was_heard(&self, node: NodeId) -> bool {
+    /// Whether another member has answered what this leader sent it within that time.
+    fn was_heard(&self, node: NodeId, within: Duration) -> bool {
         let metrics = self.raft().metrics().borrow_watched().clone();
-        let at = metrics.heartbeat.as_ref().and_then(|all| all.get(&node.0)?.as_ref().copied());
         // A leader of a group that sleeps says nothing to it, but its node does. While the group is awake that proves
         // nothing: a node may live and not run the group.
         let sleeps = !self.is_awake() && self.shared().quiet.is_alive(node);
-        sleeps || at.is_some_and(|at| at.elapsed() < SILENT)
+        sleeps || last_sent(&metrics, node).is_some_and(|sent| sent.elapsed() < within)
     }
 
     /// The position up to which every other member has the log, as far as this node knows: 0 if it does not lead.
@@ -175,15 +186,14 @@ impl Group {
 
     /// The same of the members that this leader has heard of lately.
     pub(crate) fn known_to_live(&self) -> u64 {
-        self.known_to(|id| self.was_heard(NodeId(id)))
+        self.known_to(|id| self.was_heard(NodeId(id), SILENT))
     }
 
     fn known_to(&self, counts: impl Fn(u64) -> bool) -> u64 {
         let metrics = self.raft().metrics().borrow_watched().clone();
         let members = metrics.membership_config.membership().nodes();
         let others = members.filter(|(id, _)| **id != metrics.id && counts(**id));
-        let matched = |id: &u64| metrics.replication.as_ref()?.get(id)?.as_ref().map(|log_id| log_id.index);
-        others.map(|(id, _)| matched(id).unwrap_or(0)).min().unwrap_or(u64::MAX)
+        others.map(|(id, _)| matched(&metrics, NodeId(*id)).unwrap_or(0)).min().unwrap_or(u64::MAX)
     }
 
     /// A leader takes no change unless it has heard of a majority lately, which that of a sleeping group has not, and
@@ -206,4 +216,21 @@ impl Group {
             error => RaftError::Unknown { group: self.id(), reason: error.to_string() },
         }
     }
+}
+
+type Metrics = RaftMetrics<TypeConfig>;
+
+/// Up to where a member is known to have the log of this leader.
+fn matched(metrics: &Metrics, node: NodeId) -> Option<u64> {
+    metrics.replication.as_ref()?.get(&node.0)?.as_ref().map(|log_id| log_id.index)
+}
+
+fn has_all(metrics: &Metrics, node: NodeId) -> bool {
+    let last = metrics.last_log_index.unwrap_or(0);
+    matched(metrics, node).is_some_and(|matched| matched + NEARLY_ALL >= last)
+}
+
+/// When the newest message was sent of those that a member has answered.
+fn last_sent(metrics: &Metrics, node: NodeId) -> Option<InstantOf<TypeConfig>> {
+    metrics.heartbeat.as_ref()?.get(&node.0)?.as_ref().map(|sent| **sent)
 }

@@ -70,19 +70,52 @@ fn a_replica_moves_where_the_rules_leave_it() {
     check_refused(plan_move(&state, &standings, PartitionId(0), NodeId(1), NodeId(4)), "takes no replicas");
 }
 
+/// What is said to a drain of `node` when only the `heard` answer.
+fn drain(
+    nodes: &[NodeState],
+    partitions: &[&[u64]],
+    heard: &[u64],
+    node: u64,
+    force: bool,
+) -> Result<(), Objection> {
+    let (state, standings) = cluster(nodes, partitions);
+    let heard = numbers(heard).into_iter().collect();
+    check_drain(&state, &standings, &heard, NodeId(node), force)
+}
+
 #[test]
 fn a_node_is_drained_only_if_its_replicas_can_go_somewhere() {
-    let (state, _) = cluster(&[MEMBER, MEMBER, MEMBER, LOST, EXPECTED, GONE], &[&[1, 2, 3]]);
-    assert_eq!(check_drain(&state, NodeId(1), false), Ok(()), "one that is expected counts");
+    let (nodes, partitions): (_, [&[u64]; 1]) =
+        ([MEMBER, MEMBER, MEMBER, LOST, EXPECTED, GONE], [&[1, 2, 3]]);
+    assert_eq!(drain(&nodes, &partitions, &[1, 2, 3, 5], 1, false), Ok(()), "one that is expected is there");
+    check_refused(drain(&nodes, &partitions, &[1, 2, 3], 1, false), "2 nodes that answer for 3 replicas");
     for (node, reason) in [(4, "is lost"), (5, "never came"), (6, "is gone")] {
-        check_refused(check_drain(&state, NodeId(node), true), reason);
+        check_refused(drain(&nodes, &partitions, &[1, 2, 3, 4, 5, 6], node, true), reason);
     }
-    let (state, _) = cluster(&[MEMBER, MEMBER, DRAINING, LOST], &[&[1, 2, 3]]);
-    check_refused(check_drain(&state, NodeId(1), false), "1 nodes for 3 replicas");
-    assert_eq!(check_drain(&state, NodeId(1), true), Ok(()));
-    assert_eq!(check_drain(&state, NodeId(3), true), Ok(()), "it is drained already");
-    let (state, _) = cluster(&[MEMBER], &[&[1]]);
-    check_refused(check_drain(&state, NodeId(1), true), "the last node");
+    let nodes = [MEMBER, MEMBER, DRAINING, LOST];
+    check_refused(drain(&nodes, &partitions, &[1, 2, 3], 1, false), "1 nodes that answer for 3 replicas");
+    assert_eq!(drain(&nodes, &partitions, &[1, 2, 3], 1, true), Ok(()));
+    assert_eq!(drain(&nodes, &partitions, &[1], 3, false), Ok(()), "it is drained already");
+    check_refused(drain(&[MEMBER], &[&[1]], &[1], 1, true), "the last node");
+}
+
+#[test]
+fn a_drain_counts_on_nobody_who_is_silent() {
+    let all: [&[u64]; 1] = [&[1, 2, 3]];
+    for force in [false, true] {
+        // 3 died a moment ago: a group of 1 and 3 could never commit.
+        check_refused(
+            drain(&[MEMBER; 3], &all, &[1, 2], 2, force),
+            "only 1 of 2 nodes that would vote answer, not n3",
+        );
+    }
+    assert_eq!(drain(&[MEMBER; 3], &all, &[1, 2], 3, true), Ok(()), "it is the one that is dead");
+    assert_eq!(drain(&[MEMBER, MEMBER, LOST], &all, &[1, 2], 2, true), Ok(()), "it is not counted on");
+    check_refused(drain(&[MEMBER; 4], &all, &[1, 2, 4], 2, false), "2 nodes that answer for 3");
+    assert_eq!(drain(&[MEMBER; 4], &all, &[1, 2, 4], 2, true), Ok(()));
+    check_refused(drain(&[MEMBER; 3], &[], &[1, 2], 2, true), "not n3");
+    // The partition has no majority, but nothing is changed in it, nor made worse.
+    assert_eq!(drain(&[MEMBER; 6], &[&[4, 5, 6]], &[1, 2, 3, 4], 1, false), Ok(()));
 }
 
 #[test]

@@ -3,8 +3,10 @@
 //! Knows metadata versions: which of them first reads a command, a state of a node, an image; what each node reads, and
 //! which version all may use. Does not know how nodes tell what they read: the leader hears it with their reports.
 //! G1: the active version never falls, and is a pure function of the log. G2: it rises only if every node that is neither
-//! gone nor lost reads the next one, as the log says at that point; who reads less is not taken in. G3: what is new is
-//! not proposed before, the commands of the gates included: until the first rise nodes are known by their reports alone.
+//! gone nor lost reads the next one, as the log says at that point; who reads less is not taken in. The first rise to the
+//! gates is not refused: the command itself proves that who applies it reads them, and rests on what the leader heard.
+//! G3: what is new is not proposed before, the commands of the gates included, and an old form not after; until the first
+//! rise nodes are known by their reports alone.
 //! Path: `propose`, `follow`, `image`; the keeper of the leader's node by [`MetaHandle::raise_version`].
 
 use super::bytes::{Reader, Writer};
@@ -154,6 +156,10 @@ impl MetaState {
         let needed = MetaVersion::of(command);
         match command {
             Command::ActivateVersion { .. } => Ok(()),
+            // The last word counts no more.
+            Command::SetNodeState { .. } if self.version >= MetaVersion::GATES => {
+                Err(MetaError::Outdated { active: self.version })
+            }
             _ if needed <= self.version => Ok(()),
             _ => Err(MetaError::Gated { needed, active: self.version }),
         }
@@ -360,12 +366,17 @@ mod tests {
     fn what_not_all_read_is_not_proposed() {
         let lost = Command::SetNodeState { node: NodeId(1), state: LOST };
         let change = Command::ChangeNodeState { node: NodeId(1), was: MEMBER, revision: 0, to: DRAINING };
-        for (active, lost_goes, change_goes) in [(1, false, false), (2, true, false), (3, true, true)] {
+        for (active, lost_goes, change_goes) in [(1, false, false), (2, true, false), (3, false, true)] {
             let state = cluster(active, &[(MEMBER, 0)]);
             assert_eq!(state.allows(&lost).is_ok(), lost_goes, "{active}");
             assert_eq!(state.allows(&change).is_ok(), change_goes, "{active}");
             assert!(state.allows(&Command::NameCluster { id: 1 }).is_ok());
         }
+        let outdated = cluster(3, &[(MEMBER, 0)]).allows(&lost).unwrap_err();
+        assert!(
+            matches!(outdated, MetaError::Outdated { active: MetaVersion(3) }),
+            "the new form goes: {outdated}"
+        );
     }
 
     #[test]

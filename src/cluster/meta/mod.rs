@@ -88,6 +88,12 @@ pub enum MetaError {
         /// The version of the cluster.
         active: MetaVersion,
     },
+    /// The cluster writes another form of this by now; nothing was changed.
+    #[error("the cluster is at metadata version {active} by now and writes this in another form")]
+    Outdated {
+        /// The version of the cluster.
+        active: MetaVersion,
+    },
     /// No leader answered in time.
     #[error("the metadata group does not answer: {reason}")]
     NoLeader {
@@ -108,7 +114,7 @@ impl MetaError {
         match self {
             Self::Raft(error) => error.code(),
             Self::Damaged { .. } => ErrorCode::Corrupt,
-            Self::TooManyTenants { .. } | Self::Refused(_) => ErrorCode::Refused,
+            Self::TooManyTenants { .. } | Self::Refused(_) | Self::Outdated { .. } => ErrorCode::Refused,
             Self::File { .. } | Self::Gated { .. } | Self::NoLeader { .. } | Self::Stopped { .. } => {
                 ErrorCode::Unavailable
             }
@@ -330,11 +336,28 @@ impl MetaHandle {
         state: NodeState,
     ) -> Result<(), MetaError> {
         let (was, revision) = (seen.state, seen.revision);
-        let command = match self.read(MetaState::active_version) >= MetaVersion::GATES {
-            true => Command::ChangeNodeState { node, was, revision, to: state },
-            false => Command::SetNodeState { node, state },
-        };
-        done(self.propose(command).await?)
+        if !self.has_gates() {
+            match self.propose(Command::SetNodeState { node, state }).await {
+                // They came meanwhile, and the old form counts no more.
+                Ok(Response::Refused(_)) | Err(MetaError::Outdated { .. }) if self.has_gates() => {}
+                response => return done(response?),
+            }
+        }
+        done(self.propose(Command::ChangeNodeState { node, was, revision, to: state }).await?)
+    }
+
+    fn has_gates(&self) -> bool {
+        self.read(MetaState::active_version) >= MetaVersion::GATES
+    }
+
+    /// Takes a number back that was just given to a node which gets no place after all; one that has begun, or that others
+    /// expect, keeps it.
+    pub(crate) async fn take_back(&self, node: NodeId) {
+        let is_new = |entry: &&NodeEntry| entry.state == NodeState::Member && entry.incarnation == 0;
+        let Some(seen) = self.read(|state| state.nodes().get(&node).filter(is_new).cloned()) else { return };
+        if let Err(error) = self.set_node_state(node, &seen, NodeState::Gone).await {
+            tracing::warn!(%node, %error, "the number of a node that was refused is not taken back");
+        }
     }
 
     /// The state as this node knows it.

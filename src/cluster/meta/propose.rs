@@ -114,7 +114,12 @@ impl MetaHandle {
         if !proposal.command.is_empty() {
             // A command that cannot be read would stop nodes.
             let command = Command::decode(&proposal.command)?;
-            self.read(|state| state.allows(&command)).map_err(|error| error.to_string())?;
+            match self.read(|state| state.allows(&command)) {
+                Ok(()) => {}
+                // For good: it is told like any other refusal, once who proposes it knows as much as this node.
+                Err(error @ MetaError::Outdated { .. }) => return Ok(self.refuse(&error)),
+                Err(error) => return Err(error.to_string()),
+            }
         }
         let outcome = match self.propose_here(proposal.command).await {
             Ok((position, response)) => {
@@ -133,6 +138,14 @@ impl MetaHandle {
             Err(error) => proposal_answer::Outcome::Failed(error.to_string()),
         };
         Ok(ProposalAnswer { outcome: Some(outcome) })
+    }
+
+    /// The answer to a command that is not proposed, as of what is applied here.
+    fn refuse(&self, error: &MetaError) -> ProposalAnswer {
+        let position = self.0.applied.borrow().0;
+        let response = Response::Refused(error.to_string()).encode().into();
+        let done = proposal_answer::Done { position, response };
+        ProposalAnswer { outcome: Some(proposal_answer::Outcome::Done(done)) }
     }
 
     async fn reached(&self, position: Position) -> Result<(), MetaError> {

@@ -6,7 +6,7 @@
 //! Path: `server::recover` -> **here** -> image, `quorate_raft::recover`.
 
 use super::command::{Command, NodeState};
-use super::{META_GROUP, MetaError, MetaState, PartitionEntry, image};
+use super::{META_GROUP, MetaError, MetaState, PartitionEntry, Reads, image};
 use quorate_model::{NodeId, Position};
 use quorate_raft::disk::RealDisk;
 use quorate_raft::recover::Survivor;
@@ -27,6 +27,8 @@ pub fn read_offline(dir: &Path, survivor: &Survivor) -> Result<(Position, MetaSt
         state.apply(Command::decode(&entry.payload).map_err(damaged)?);
         position = entry.position;
     }
+    let unread = |detail| MetaError::Damaged { place: dir.display().to_string(), detail };
+    Reads::of_this_build().check(state.active_version()).map_err(unread)?;
     Ok((position, state))
 }
 

@@ -166,6 +166,7 @@ impl MetaState {
             if entry.state == NodeState::Expected {
                 // It keeps its replicas while it gets ready to begin.
                 (entry.address, entry.zone) = (address, zone);
+                entry.revise(self.version);
                 return Response::Node(*node);
             }
             // One that is lost was silent for as long as anybody waits for its data.
@@ -296,8 +297,13 @@ impl MetaState {
 
     /// The nodes that should vote in the metadata group: up to five of those that are not gone, oldest first.
     pub fn meta_voters(&self) -> BTreeSet<NodeId> {
+        self.meta_voters_without(None)
+    }
+
+    /// The same if a node is drained.
+    pub fn meta_voters_without(&self, drained: Option<NodeId>) -> BTreeSet<NodeId> {
         let there = self.nodes.iter().filter(|(_, entry)| entry.can_serve()).map(|(node, _)| *node);
-        let all: Vec<NodeId> = there.take(MOST_VOTERS).collect();
+        let all: Vec<NodeId> = there.filter(|node| Some(*node) != drained).take(MOST_VOTERS).collect();
         // An even number of voters survives no more losses than one voter less.
         let count = if all.len() > 2 && all.len().is_multiple_of(2) { all.len() - 1 } else { all.len() };
         all.into_iter().take(count).collect()
@@ -443,6 +449,13 @@ mod tests {
             matches!(state.apply(verdict(1)), Response::Refused(reason) if reason.contains("n2 was lost"))
         );
         assert_eq!(state.apply(verdict(2)), Response::Done);
+        let expected = state.nodes()[&NodeId(1)].revision;
+        assert_eq!(
+            add(&mut state, "n1", false),
+            Response::Node(NodeId(1)),
+            "a listed node without data comes"
+        );
+        assert_eq!(state.nodes()[&NodeId(1)].revision, expected + 1);
         assert_eq!(add(&mut state, "n2", true), Response::Node(NodeId(3)));
         assert_eq!((revision(&state), state.nodes()[&NodeId(3)].revision), (4, 0));
     }

@@ -395,6 +395,18 @@ async fn what_is_new_is_written_once_every_node_reads_it() {
     trio.meta(0).set_node_state(NodeId(3), &seen(&trio), NodeState::Lost).await.unwrap();
     trio.meta(1).secret().await.unwrap();
 
+    // One that has not heard of it proposes the old form in vain.
+    let follower = (0..2).find(|at| trio.meta(*at).group().leader() != Some(NodeId(*at as u64 + 1))).unwrap();
+    let entry = seen(&trio);
+    trio.meta(follower).0.state.write().version = MetaVersion::SECRET;
+    let stale = trio.meta(follower).set_node_state(NodeId(3), &entry, NodeState::Draining).await.unwrap_err();
+    assert!(matches!(&stale, MetaError::Refused(reason) if reason.contains("another form")), "{stale}");
+    trio.meta(follower).0.state.write().version = MetaVersion::NEWEST;
+    let old = Command::SetNodeState { node: NodeId(3), state: NodeState::Draining };
+    assert!(matches!(trio.meta(follower).propose(old).await, Err(MetaError::Outdated { .. })));
+    trio.meta(0).fresh().await.unwrap();
+    assert_eq!(seen(&trio), entry);
+
     // One that reads less is told at the door, and stops before it misreads anything if it comes all the same.
     let refused = trio.meta(0).admits(&base()).unwrap_err();
     assert!(refused.contains("version 1") && refused.contains("version 3"), "{refused}");
@@ -425,6 +437,10 @@ async fn who_reads_too_little_gets_no_place() {
     assert!(matches!(refused, Some(Outcome::Refused(reason)) if reason.contains("version 1")));
     assert_eq!(meta.state().nodes().len(), 1, "it left nothing");
     let taken = door.join(ask(MetaVersion::NEWEST.0)).await.outcome;
-    assert!(matches!(taken, Some(Outcome::Joined(_))), "{taken:?}");
+    let Some(Outcome::Joined(joined)) = taken else { panic!("{taken:?}") };
+    meta.take_back(NodeId(joined.node)).await;
+    assert_eq!(meta.state().nodes()[&NodeId(joined.node)].state, NodeState::Gone, "as if it were refused");
+    meta.take_back(NodeId(1)).await;
+    assert_eq!(meta.state().nodes()[&NodeId(1)].state, NodeState::Member, "it has begun");
     node.shutdown().await;
 }

@@ -86,6 +86,8 @@ struct Known {
     state: MetaState,
     standings: Standings,
     holders: Holders,
+    /// The nodes that were heard lately.
+    heard: BTreeSet<NodeId>,
     meta_voters: BTreeSet<NodeId>,
 }
 
@@ -97,9 +99,10 @@ impl Known {
         services.meta.fresh().await?;
         let silent = "the leader of the metadata does not tell what it heard of the nodes; try again";
         let seen = services.life.seen().await.ok_or_else(|| ApiError::new(ErrorCode::Unavailable, silent))?;
-        let (standings, holders) = (board::standings(&seen), board::holders(&seen));
+        let (standings, holders, heard) =
+            (board::standings(&seen), board::holders(&seen), board::heard(&seen));
         let meta_voters = services.meta.group().members().voters;
-        Ok(Self { state: services.meta.state(), standings, holders, meta_voters })
+        Ok(Self { state: services.meta.state(), standings, holders, heard, meta_voters })
     }
 }
 
@@ -135,9 +138,9 @@ pub async fn move_replica(State(app): State<Arc<App>>, Form(params): Form) -> Re
 pub async fn drain(State(app): State<Arc<App>>, Form(params): Form) -> Result<Reply, NotDone> {
     let services = app.services()?;
     let force = is_forced(&params)?;
-    let Known { state, .. } = Known::of(services).await?;
+    let Known { state, standings, heard, .. } = Known::of(services).await?;
     let node = admin::find_node(&state, required(&params, "node")?)?;
-    admin::check_drain(&state, node, force)?;
+    admin::check_drain(&state, &standings, &heard, node, force)?;
     set_state(services, &state, node, NodeState::Draining, Vec::new()).await
 }
 
@@ -158,7 +161,7 @@ pub async fn undrain(State(app): State<Arc<App>>, Form(params): Form) -> Result<
 pub async fn remove(State(app): State<Arc<App>>, Form(params): Form) -> Result<Reply, NotDone> {
     let services = app.services()?;
     let force = is_forced(&params)?;
-    let Known { state, standings, holders, meta_voters } = Known::of(services).await?;
+    let Known { state, standings, holders, meta_voters, .. } = Known::of(services).await?;
     let node = admin::find_node(&state, required(&params, "node")?)?;
     let risks = admin::check_remove(&state, &standings, &holders, &meta_voters, node, force)?;
     set_state(services, &state, node, NodeState::Gone, risks).await

@@ -278,11 +278,13 @@ async fn ask_around(
             continue;
         }
         if answer.node != 0 {
-            peers.set_named(NodeId(answer.node), &answer.name, address);
+            peers.set_named(NodeId(answer.node), &answer.name, address.clone());
         }
-        let is_fellow = me.forming().is_some_and(|forming| forming == answer.forming);
-        if let Some(cluster) = cluster.filter(|_| is_fellow && id != 0) {
-            cluster.set_id(id);
+        let Some(cluster) = cluster else { continue };
+        match me.cluster_of_fellow(&answer) {
+            Ok(Some(id)) => cluster.set_id(id),
+            Ok(None) => {}
+            Err(reason) => tracing::warn!(address, reason, "this node cannot be in the cluster of its peers"),
         }
     }
 }

@@ -30,6 +30,8 @@ const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 const LEADER_INTERVAL: Duration = Duration::from_secs(2);
 /// Turns between two looks at who leads: a new leader stays for a while.
 const TURNS_PER_TRANSFER: u32 = 10;
+/// Turns between two lines of the log about what only an operator can end.
+const TURNS_PER_LINE: u32 = 60;
 
 /// What the keeper works on.
 pub struct Keeper {
@@ -107,18 +109,18 @@ impl Keeper {
             if group.leader() != Some(self.node) {
                 continue;
             }
-            self.judge_nodes().await;
+            self.judge_nodes(turn.is_multiple_of(TURNS_PER_LINE)).await;
             self.raise_version().await;
             let state = self.meta.state();
             let all = state.nodes().iter().filter(|(_, entry)| entry.state != NodeState::Gone);
             let learners = all.map(|(node, _)| *node).collect();
-            self.change_members(group, &state.meta_voters(), &learners, turn).await;
+            self.change_members(None, group, &state.meta_voters(), &learners, turn).await;
             self.place(&state).await;
         }
     }
 
-    /// Says in the metadata which nodes are lost, and which are back.
-    async fn judge_nodes(&self) {
+    /// Says in the metadata which nodes are lost, and which are back; to the log what it may not say, if it is `time_to_tell`.
+    async fn judge_nodes(&self, time_to_tell: bool) {
         let (board, now) = (self.life.board(), SystemClock.instant());
         for (node, entry) in self.meta.state().nodes() {
             board.notice(*node, entry.incarnation, now);
@@ -136,10 +138,13 @@ impl Keeper {
                     tracing::warn!(%node, name, "a node is silent: it is taken for lost, others take its replicas");
                 }
                 Ok(()) => tracing::info!(%node, name, "a node that was lost is back"),
-                // Each second, until all nodes are of one version.
-                Err(error @ MetaError::Gated { .. }) => {
-                    tracing::debug!(%node, name, %error, "it is not said what became of a node");
-                }
+                // Each second, until all nodes are of one version; and one that is dead never tells that it is.
+                Err(error @ MetaError::Gated { .. }) if time_to_tell => tracing::warn!(
+                    %node, name, %error,
+                    "a node is silent and cannot be taken for lost, so its replicas are not rebuilt and the version of \
+                     the metadata stays: start it with this version of Quorate, or remove it with --force"
+                ),
+                Err(MetaError::Gated { .. }) => {}
                 Err(error) => tracing::warn!(%node, name, %error, "it is not said what became of a node"),
             }
         }
@@ -162,9 +167,10 @@ impl Keeper {
         if candidates.is_empty() {
             return;
         }
-        let (absent, replication) = (admin::absent(state), state.replication().into());
-        let standings = self.life.board().standings(SystemClock.instant());
-        let wanted = placement::place_around(&candidates, &absent, replication, &current, &standings);
+        let (board, now) = (self.life.board(), SystemClock.instant());
+        let away = admin::away(state, |node| board.pulse(node, now, self.rules.lost_after) == Pulse::Dead);
+        let (standings, replication) = (board.standings(now), state.replication().into());
+        let wanted = placement::place_around(&candidates, &away, replication, &current, &standings);
         let moves = placement::next_moves(&current, wanted, &standings, self.rules.moves_per_node);
         if moves.is_empty() {
             return;
@@ -200,11 +206,11 @@ impl Keeper {
                 if let Some(to) = first.filter(|to| self.can_lead(&group, *to)) {
                     let stays = match heirs.get(&to) {
                         Some(stays) => *stays,
-                        None => self.life.stays(to, id).await,
+                        None => self.life.stays(to, Some(id)).await,
                     };
                     heirs.insert(to, stays);
                     if stays {
-                        self.hand_over(&group, Some(to)).await;
+                        self.hand_over(&group, to).await;
                     }
                 }
                 let wanted: BTreeSet<NodeId> = entry.replicas.iter().copied().collect();
@@ -213,7 +219,7 @@ impl Keeper {
                     busy.insert(id);
                     let keeper = self.clone();
                     changing.spawn(async move {
-                        keeper.change_members(&group, &wanted, &BTreeSet::new(), turn).await;
+                        keeper.change_members(Some(id), &group, &wanted, &BTreeSet::new(), turn).await;
                         id
                     });
                 }
@@ -293,8 +299,10 @@ impl Keeper {
     }
 
     /// Lets another node lead if it should and can.
-    async fn hand_over(&self, group: &Group, to: Option<NodeId>) {
-        let Some(to) = to.filter(|to| self.can_lead(group, *to)) else { return };
+    async fn hand_over(&self, group: &Group, to: NodeId) {
+        if !self.can_lead(group, to) {
+            return;
+        }
         if let Err(error) = group.transfer_leader(to).await {
             tracing::debug!(group = %group.id(), %to, %error, "the leader stays");
         }
@@ -321,21 +329,25 @@ fn reap(tasks: &mut JoinSet<PartitionId>, busy: &mut BTreeSet<PartitionId>) {
 }
 
 impl Keeper {
-    /// Brings the members of a group a step closer to `voters`, with `learners` beside them. If this node is to leave, it
-    /// lets another one lead first: every second time, lest one that cannot take over keeps it for ever.
+    /// Brings the members of a group, of a partition or the metadata, a step closer to `voters`, with `learners` beside them.
+    /// If this node is to leave, it lets another one lead first: every second time, lest one that cannot take over keeps it
+    /// for ever.
     async fn change_members(
         &self,
+        id: Option<PartitionId>,
         group: &Group,
         voters: &BTreeSet<NodeId>,
         learners: &BTreeSet<NodeId>,
         turn: u32,
     ) {
-        let members = group.members();
-        let heir = voters.iter().find(|node| members.voters.contains(node) && group.has_all(**node));
-        match heir.filter(|_| !voters.contains(&self.node) && turn.is_multiple_of(2)) {
-            Some(heir) => self.hand_over(group, Some(*heir)).await,
-            None => change_members(group, voters, learners).await,
+        if !voters.contains(&self.node) && turn.is_multiple_of(2) {
+            for heir in group.heirs().into_iter().filter(|node| voters.contains(node)) {
+                if self.life.stays(heir, id).await {
+                    return self.hand_over(group, heir).await;
+                }
+            }
         }
+        change_members(group, voters, learners).await;
     }
 }
 
@@ -359,8 +371,7 @@ async fn change_members(group: &Group, voters: &BTreeSet<NodeId>, learners: &BTr
         // A voter that lacks entries is one less that can commit, and so is one that is silent: with half of them the
         // change itself would never be committed.
         let has_all = voters.difference(&members.voters).all(|node| group.has_all(*node));
-        let is_ready = has_all && group.is_majority_ready(voters);
-        if members.voters != *voters && is_ready {
+        if members.voters != *voters && has_all && group.is_majority_ready(voters).await {
             return group.change_voters(voters).await;
         }
         Ok(())

@@ -31,6 +31,8 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 const MEASURE_INTERVAL: Duration = Duration::from_secs(15);
 /// Longest wait for an answer that somebody waits for.
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+/// The same for whether a node stays: one that takes longer is no good leader either.
+const STAY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// See the module header.
 pub struct Life {
@@ -192,10 +194,14 @@ impl Life {
         self.is_leaving.store(true, Ordering::Relaxed);
     }
 
-    /// Whether `node`, which may be asked to lead this partition, answers and is not about to stop.
-    pub async fn stays(&self, node: NodeId, id: PartitionId) -> bool {
-        let question = Question { question: Some(Asked::Membership(Membership { partition: id.0 })) };
-        self.ask(node, question, ASK_TIMEOUT).await.is_ok()
+    /// Whether `node`, which may be asked to lead this partition, or the metadata if none is named, answers and is not about
+    /// to stop.
+    pub async fn stays(&self, node: NodeId, id: Option<PartitionId>) -> bool {
+        let asked = match id {
+            Some(id) => Asked::Membership(Membership { partition: id.0 }),
+            None => Asked::Overview(Overview {}),
+        };
+        self.ask(node, Question { question: Some(asked) }, STAY_TIMEOUT).await.is_ok()
     }
 
     async fn ask(&self, node: NodeId, question: Question, timeout: Duration) -> Result<Told, String> {
@@ -228,7 +234,11 @@ impl Consultant for Life {
         let not_leading = |leader: Option<NodeId>| {
             Told::NotLeading(NotLeading { leader: leader.map_or(0, |leader| leader.0) })
         };
+        let is_leaving = self.is_leaving.load(Ordering::Relaxed);
         let answer = match question.question.ok_or("a question of a newer version")? {
+            // Who leads the metadata answers on as long as it does.
+            Asked::Overview(_) if is_leaving && leader != Some(self.node) => return Err(leaving()),
+            Asked::Membership(_) if is_leaving => return Err(leaving()),
             Asked::Report(_) | Asked::Overview(_) if leader != Some(self.node) => not_leading(leader),
             Asked::Report(mut report) => {
                 let node = NodeId(report.node);
@@ -246,9 +256,6 @@ impl Consultant for Life {
                 Told::Heard(self.board.totals(node, SystemClock.instant()))
             }
             Asked::Overview(_) => Told::Seen(self.board.seen(SystemClock.instant())),
-            Asked::Membership(_) if self.is_leaving.load(Ordering::Relaxed) => {
-                return Err("this node is about to stop".to_owned());
-            }
             Asked::Membership(Membership { partition }) => {
                 let here = self.replicas.get(PartitionId(partition)).map(|here| here.group().clone());
                 let group = here.ok_or("there is no replica here")?;
@@ -260,6 +267,10 @@ impl Consultant for Life {
         };
         Ok(Answer { answer: Some(answer) })
     }
+}
+
+fn leaving() -> String {
+    "this node is about to stop".to_owned()
 }
 
 fn told(members: Members, committed: u64) -> meta::Members {

@@ -1,5 +1,5 @@
-//! The life of a cluster: a node dies and its replicas are rebuilt, one is drained and removed under load, all are
-//! restarted one after the other. Nothing that was acknowledged is lost, and nothing stays where it should not be.
+//! The life of a cluster: a node dies and its replicas are rebuilt, one is drained and removed under load, one is drained
+//! just when another one dies, all are restarted one after the other. Nothing that was acknowledged is lost, and nothing stays where it should not be.
 
 use super::kills::report;
 use super::three_nodes::{setup, start_load};
@@ -82,6 +82,34 @@ fn a_node_is_drained_and_removed_under_load() {
     check_at(&cluster, &left, &ledgers, "without the removed node");
     let members = admin(&cluster, at, &["members"]);
     assert!(members.lines().any(|line| line.starts_with(&name) && line.contains("gone")), "{members}");
+}
+
+/// The two that are left to a group cannot be the dead one and the other: it could never commit, nor ever change again.
+#[test]
+fn a_drain_that_is_forced_beside_a_dying_node_stops_nothing() {
+    let mut cluster = Cluster::start(setup().args(&["--cluster.rebuild-after", REBUILD_AFTER]));
+    let all = cluster.all().map(|node| node as u64 + 1).collect();
+    wait_settled(&cluster, 0, &all);
+    let team = start_load(&cluster);
+    let at = cluster.metadata_leader();
+    let [leaving, dead] = cluster.others(at)[..] else { panic!("three nodes") };
+    let name = format!("n{}", leaving + 1);
+    cluster.kill9(dead);
+    // Nobody knows yet that it is dead.
+    let begun = admin(&cluster, at, &["drain", &name, "--force", "--no-wait"]);
+    assert!(begun.contains("is being drained"), "{begun}");
+    goes_on(&team);
+    let drained = admin(&cluster, at, &["drain", &name, "--force"]);
+    assert!(drained.contains("safe to remove"), "{drained}");
+    assert_eq!(state_of(&overview(&cluster, at), dead), "lost", "only then it can be done without it");
+    goes_on(&team);
+    let back = admin(&cluster, at, &["undrain", &name]);
+    assert!(back.contains("member"), "{back}");
+    cluster.restart(dead);
+    wait_settled(&cluster, at, &all);
+    goes_on(&team);
+    let ledgers = team.finish();
+    check_at(&cluster, &cluster.all().collect::<Vec<_>>(), &ledgers, "after a drain beside a dead node");
 }
 
 #[test]
