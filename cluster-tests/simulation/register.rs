@@ -121,6 +121,8 @@ impl Register {
                     reader = group.reader(Position(self.look(|state| state.position)));
                 }
                 Err(RaftError::Stopped { .. }) => return,
+                // A process that is over reads nothing any more, and that is no fault of its log.
+                Err(_) if self.world.disks[&self.me].has_ended_its_node() => return,
                 Err(error) => {
                     let me = self.me;
                     return self.world.violated(|| format!("node {me} cannot follow its log: {error}"));
