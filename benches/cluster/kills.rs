@@ -62,7 +62,12 @@ pub(crate) fn measure(sizes: &Sizes) -> Result<Vec<Figure>, String> {
 
 /// Kills a node and starts it again; seconds until a write of each sender that began after the kill was acknowledged.
 fn kill(cluster: &mut Cluster, team: &Team, victim: Victim) -> f64 {
-    cluster.leaders();
+    // A node that has just come back leads nothing yet: to kill it would cost nobody anything.
+    wait_for("a share of the leaders at every node", LIMIT, || {
+        let leaders = cluster.leaders();
+        let led_by = |node: usize| leaders.iter().filter(|leader| **leader == node).count();
+        cluster.all().all(|node| led_by(node) * 2 * cluster.all().len() >= leaders.len()).then_some(())
+    });
     let leads_metadata = cluster.metadata_leader();
     let node = match victim {
         Victim::OfPartitions => cluster.busiest(Some(leads_metadata)),
