@@ -12,7 +12,7 @@ use quorate_wire::raft::{Confirm, Led, answer, request};
 use quorate_wire::{Handler, Transport, TransportError};
 
 use crate::confirm::Question;
-use crate::member_tests::{Cluster, GROUP, LONG, ids, payload};
+use crate::member_tests::{Cluster, GROUP, LONG, ids, node, others, payload, wait_until};
 use crate::{Group, GroupId, QuietGroups, RaftConfig, RaftError};
 
 /// What one test does to messages.
@@ -79,23 +79,6 @@ async fn asked(group: &Group) -> Option<Position> {
 
 async fn is_confirmed(group: &Group) -> bool {
     asked(group).await.is_some()
-}
-
-async fn wait_until(what: &str, is_so: impl Fn() -> bool) {
-    let waiting = async {
-        while !is_so() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    assert!(tokio::time::timeout(LONG, waiting).await.is_ok(), "never {what}");
-}
-
-fn others(of: usize) -> [usize; 2] {
-    [(of + 1) % 3, (of + 2) % 3]
-}
-
-fn node(at: usize) -> NodeId {
-    NodeId(at as u64 + 1)
 }
 
 /// Has the first node lead `id`, and confirm it.

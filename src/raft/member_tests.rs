@@ -136,6 +136,26 @@ impl Cluster {
     }
 }
 
+/// Looks again and again until it is so.
+pub(crate) async fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let waiting = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert!(tokio::time::timeout(LONG, waiting).await.is_ok(), "never {what}");
+}
+
+/// The places of the other two of three members.
+pub(crate) fn others(of: usize) -> [usize; 2] {
+    [(of + 1) % 3, (of + 2) % 3]
+}
+
+/// The node at that place.
+pub(crate) fn node(at: usize) -> NodeId {
+    NodeId(at as u64 + 1)
+}
+
 pub(crate) fn payload(number: u64) -> Bytes {
     format!("entry {number}").into()
 }

@@ -11,7 +11,7 @@ use quorate_wire::raft::{answer, request};
 use quorate_wire::{Transport, TransportError};
 use tokio::time::Instant;
 
-use crate::member_tests::{Between, Cluster, LONG, ids, payload};
+use crate::member_tests::{Between, Cluster, ids, node, others, payload, wait_until};
 use crate::{Members, QuietGroups, RaftConfig, RaftError};
 
 /// A leader whose node is lost is replaced within this, asleep or not.
@@ -29,15 +29,6 @@ async fn start_over(voters: u64, others: u64, between: Between) -> Cluster {
     Cluster::start_with(voters, others, config(), between).await
 }
 
-async fn wait_until(what: &str, is_so: impl Fn() -> bool) {
-    let waiting = async {
-        while !is_so() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    assert!(tokio::time::timeout(LONG, waiting).await.is_ok(), "never {what}");
-}
-
 fn sleeps(cluster: &Cluster, at: usize) -> bool {
     cluster.nodes[at].quiet_groups() == QuietGroups { asleep: 1, awake: 0 }
 }
@@ -53,14 +44,6 @@ async fn asleep() -> (Cluster, usize) {
     cluster.groups[leader].propose(payload(0)).await.unwrap();
     all_sleep(&cluster, &[0, 1, 2]).await;
     (cluster, leader)
-}
-
-fn others(of: usize) -> [usize; 2] {
-    [(of + 1) % 3, (of + 2) % 3]
-}
-
-fn node(at: usize) -> NodeId {
-    NodeId(at as u64 + 1)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
