@@ -4,15 +4,17 @@ pub mod cluster;
 pub mod disk;
 pub mod http;
 pub mod net;
+pub mod ports;
 pub mod power;
 pub mod process;
 pub mod prometheus;
 pub mod server;
 pub mod switch;
 
+pub use ports::free_port;
+
 use quorate_model::{Clock, SystemClock};
 use std::io::Write;
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -40,15 +42,6 @@ pub fn pause(length: Duration) {
 /// Wall time, milliseconds since the Unix epoch.
 pub fn now_ms() -> i64 {
     SystemClock.now_ms()
-}
-
-/// A TCP port of the loopback interface that nobody listens on now.
-///
-/// # Panics
-/// When the machine has none left.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("the loopback interface has a free port");
-    listener.local_addr().expect("a bound socket has an address").port()
 }
 
 /// The path of an executable on the PATH, or `None`.
