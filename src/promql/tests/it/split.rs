@@ -97,9 +97,10 @@ fn answer(source: &dyn SeriesSource, query: &str, range: bool) -> Result<engine:
     found.map_err(|error| error.to_string())
 }
 
-/// Numbers within 1e-12 of each other, or both NaN.
+/// Numbers within 1e-12 of each other, of their own size or of 1, or both NaN. What is left when values cancel, as the
+/// deviation of values that differ in their last bits, is noise: these are up to 1000 / 7, and 3e-14 is one bit of that.
 fn close(a: f64, b: f64) -> bool {
-    a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= 1e-12 * a.abs().max(b.abs())
+    a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= 1e-12 * a.abs().max(b.abs()).max(1.0)
 }
 
 #[track_caller]

@@ -305,10 +305,11 @@ pub(crate) fn catalog() -> CatalogParams {
     }
 }
 
-/// Whether two values are the same, numbers within 1e-12 of each other.
+/// Whether two values are the same, numbers within 1e-12 of each other, of their own size or of 1: what is left when
+/// values cancel is noise.
 pub(crate) fn same_value(a: &Value, b: &Value) -> bool {
     let close = |a: f64, b: f64| {
-        a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= 1e-12 * a.abs().max(b.abs())
+        a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= 1e-12 * a.abs().max(b.abs()).max(1.0)
     };
     match (a, b) {
         (Value::Vector(a), Value::Vector(b)) => {
