@@ -216,7 +216,7 @@ async fn compact(me: NodeId, world: Arc<World>, live: Live) {
     }
 }
 
-/// Does what the operator orders.
+/// Does what the operator orders, and ends a change of voters that another leader began, as the keeper of a server does.
 async fn obey(me: NodeId, world: Arc<World>, live: Live) {
     loop {
         sleep(Duration::from_millis(20)).await;
@@ -224,6 +224,10 @@ async fn obey(me: NodeId, world: Arc<World>, live: Live) {
         // One that has left the voters leads until that is committed, and may change nothing any more.
         if live.group.leader() != Some(me) || !live.group.members().voters.contains(&me) {
             continue;
+        }
+        if let [_, next] = &live.group.seen().voters[..] {
+            let ended = timeout(PATIENCE, live.group.change_voters(next)).await;
+            world.note(me, "ends a change of voters", &[u64::from(ended.is_ok_and(|ended| ended.is_ok()))]);
         }
         match order {
             Some(Order::MoveLeader(to)) => {

@@ -6,6 +6,9 @@ use crate::node;
 use crate::world::{Fault, Live, Trace, World};
 use quorate_cluster::meta::META_GROUP;
 use quorate_model::NodeId;
+use quorate_raft::Group;
+use quorate_raft::segment_log::LogId;
+use quorate_raft::simulation::Seen;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -171,9 +174,14 @@ impl Running<'_> {
         if let Some(missing) = self.world.nodes.iter().find(|node| !live.contains_key(node)) {
             return Some(format!("node {missing} does not run"));
         }
-        let Some((leader, of_leader)) = newest_leader(&live) else { return Some("nobody leads".to_owned()) };
+        let Some((leader, of_leader)) = newest_leader(&live, |live| &live.group) else {
+            return Some("nobody leads".to_owned());
+        };
         let seen = of_leader.group.seen();
         let [voters] = &seen.voters[..] else { return Some(format!("the voters change: {:?}", seen.voters)) };
+        if let Some(open) = uncommitted(&seen) {
+            return Some(format!("leader {leader} has not committed {open:?}"));
+        }
         let state = of_leader.register.look(Clone::clone);
         if of_leader.group.known_index().0 > state.position {
             return Some(format!("leader {leader} has applied {} of {:?}", state.position, seen.last));
@@ -187,7 +195,15 @@ impl Running<'_> {
                 ));
             }
         }
-        let meta = of_leader.meta.state();
+        let Some((leader, of_meta)) = newest_leader(&live, |live| live.meta.group()) else {
+            return Some("nobody leads the metadata".to_owned());
+        };
+        let (seen, applied) = (of_meta.meta.group().seen(), *of_meta.meta.watch().borrow());
+        // Nodes that are equal may all lack what only their last leader knew to be committed.
+        if let Some(open) = uncommitted(&seen).or(seen.last.filter(|last| last.index > applied.0)) {
+            return Some(format!("leader {leader} of the metadata has not committed or applied {open:?}"));
+        }
+        let meta = of_meta.meta.state();
         let other = live.iter().find(|(_, live)| live.meta.state() != meta);
         other.map(|(node, _)| format!("nodes {node} and {leader} have other metadata in {META_GROUP}"))
     }
@@ -196,7 +212,7 @@ impl Running<'_> {
     fn check_end(&self) {
         let live = self.world.live.lock().clone();
         let checks = self.world.checks.lock();
-        let Some((_, of_leader)) = newest_leader(&live) else { return };
+        let Some((_, of_leader)) = newest_leader(&live, |live| &live.group) else { return };
         let voters: BTreeSet<NodeId> = of_leader.group.seen().voters.into_iter().flatten().collect();
         for node in &voters {
             live[node].register.look(|state| {
@@ -231,10 +247,15 @@ impl Running<'_> {
     }
 }
 
-/// Who leads the partition by the greatest vote.
-fn newest_leader(live: &BTreeMap<NodeId, Live>) -> Option<(NodeId, Live)> {
+/// The last entry of a leader's log if it is not committed: with its first one in office, all before it is.
+fn uncommitted(leader: &Seen) -> Option<LogId> {
+    leader.last.filter(|last| last.index > leader.committed)
+}
+
+/// Who leads a group by the greatest vote.
+fn newest_leader(live: &BTreeMap<NodeId, Live>, group: impl Fn(&Live) -> &Group) -> Option<(NodeId, Live)> {
     let leads = |(node, live): (&NodeId, &Live)| {
-        live.group.seen().leads.map(|vote| ((vote.term, vote.node), *node, live.clone()))
+        group(live).seen().leads.map(|vote| ((vote.term, vote.node), *node, live.clone()))
     };
     let newest = live.iter().filter_map(leads).max_by_key(|(vote, ..)| *vote);
     newest.map(|(_, node, live)| (node, live))
