@@ -198,10 +198,13 @@ impl Running<'_> {
         let Some((leader, of_meta)) = newest_leader(&live, |live| live.meta.group()) else {
             return Some("nobody leads the metadata".to_owned());
         };
-        let (seen, applied) = (of_meta.meta.group().seen(), *of_meta.meta.watch().borrow());
         // Nodes that are equal may all lack what only their last leader knew to be committed.
-        if let Some(open) = uncommitted(&seen).or(seen.last.filter(|last| last.index > applied.0)) {
-            return Some(format!("leader {leader} of the metadata has not committed or applied {open:?}"));
+        if let Some(open) = uncommitted(&of_meta.meta.group().seen()) {
+            return Some(format!("leader {leader} of the metadata has not committed {open:?}"));
+        }
+        let (known, applied) = (of_meta.meta.group().known_index(), *of_meta.meta.watch().borrow());
+        if known > applied {
+            return Some(format!("leader {leader} of the metadata has applied {applied} of {known}"));
         }
         let meta = of_meta.meta.state();
         let other = live.iter().find(|(_, live)| live.meta.state() != meta);
