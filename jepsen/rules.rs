@@ -6,7 +6,9 @@
 use crate::checkers::Judgement;
 use crate::history::{Op, Operation, Outcome};
 use crate::nemesis::Fault;
+use std::collections::BTreeSet;
 use std::fmt;
+use std::time::Duration;
 
 /// Operations that must be done in each second, from the first to the end of the last fault.
 const FLOOR_PER_S: f64 = 50.0;
@@ -18,6 +20,8 @@ const FLOORS_AFTER: Floors = Floors { writes_per_s: 3.0, reads_per_s: 1.0 };
 const FLOOR_BEFORE: f64 = 0.9;
 /// How often each fault must be set.
 pub const LEAST_FAULTS: usize = 3;
+/// Within this time after a fault is taken back every node must serve again.
+const RECOVERY: Duration = Duration::from_secs(10);
 
 /// Moments of a run, microseconds since its start.
 #[derive(Debug, Clone, Copy, Default)]
@@ -158,6 +162,29 @@ pub fn faults(declared: &[Fault], settings: &[Setting], history: &[Operation]) -
     unmet
 }
 
+/// The longest time from the end of a fault until each node had done an operation again that began after it. A node that
+/// the next fault came before says nothing.
+pub fn recovery(settings: &[Setting], history: &[Operation]) -> Duration {
+    let nodes: BTreeSet<usize> = history.iter().filter_map(|operation| operation.node).collect();
+    let again = |setting: &Setting, node: usize| {
+        let next = settings.iter().map(|other| other.set_us).filter(|set| *set > setting.back_us).min();
+        let after = history.iter().filter(|o| o.node == Some(node) && o.invoked_us >= setting.back_us);
+        let done = after.filter(|o| is_done(o)).map(|o| o.ended_us).min()?;
+        (next.is_none_or(|next| done < next)).then(|| Duration::from_micros(done - setting.back_us))
+    };
+    let times =
+        settings.iter().flat_map(|setting| nodes.iter().filter_map(move |node| again(setting, *node)));
+    times.max().unwrap_or_default()
+}
+
+/// The rule that a recovery broke.
+pub fn slow_recovery(recovery: Duration) -> Option<String> {
+    let text = || {
+        format!("a node served again {recovery:.1?} after a fault was taken back, {RECOVERY:?} are the bound")
+    };
+    (recovery > RECOVERY).then(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -258,6 +285,35 @@ mod tests {
         assert_eq!(check(IsolateLeader, &beside), 1, "before it was set");
         beside[620].outcome = Outcome::Unknown;
         assert_eq!(check(IsolateLeader, &beside), 0);
+    }
+
+    #[test]
+    fn the_slowest_node_after_the_slowest_fault_is_the_recovery() {
+        let done = |node, invoked_s: u64, ended_s: u64| Operation {
+            process: 0,
+            node: Some(node),
+            invoked_us: invoked_s * 1_000_000,
+            ended_us: ended_s * 1_000_000,
+            outcome: Outcome::Done,
+            op: Op::Add { key: 0, element: 1 },
+        };
+        let setting = |set_s: u64, back_s: u64| Setting {
+            fault: Fault::KillOne,
+            set_us: set_s * 1_000_000,
+            back_us: back_s * 1_000_000,
+        };
+        let two = [setting(10, 20), setting(40, 50)];
+        for (history, expected) in [
+            (vec![], 0),
+            // What began before the end of the fault says nothing, nor does what comes after the next one.
+            (vec![done(0, 19, 30), done(0, 20, 24), done(1, 25, 41)], 4),
+            (vec![done(0, 20, 21), done(1, 20, 22), done(0, 51, 57), done(1, 50, 53)], 7),
+            (vec![Operation { outcome: Outcome::Unknown, ..done(0, 20, 21) }, done(0, 22, 31)], 11),
+        ] {
+            assert_eq!(recovery(&two, &history), Duration::from_secs(expected), "{history:?}");
+        }
+        assert_eq!(slow_recovery(Duration::from_secs(10)), None);
+        assert!(slow_recovery(Duration::from_secs(11)).is_some_and(|text| text.contains("11.0s")));
     }
 
     #[test]

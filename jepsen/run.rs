@@ -155,6 +155,9 @@ fn judge(plan: &Plan, events: &[history::Event], mut done: Done, history: PathBu
         done.unmet.extend(rules::traffic(&operations, done.marks));
         done.unmet.extend(rules::faults(&plan.cell.faults, &done.installed, &operations));
     }
+    let recovery = rules::recovery(&done.installed, &operations);
+    done.unmet.extend(rules::slow_recovery(recovery));
+    judgement.notes.push(format!("every node served again {recovery:.1?} after a fault at most"));
     let verdict = rules::verdict(&judgement, &done.unmet);
     let count = |outcome| operations.iter().filter(|operation| operation.outcome == outcome).count();
     Report {
