@@ -99,6 +99,9 @@ fn act(arguments: &Arguments) -> io::Result<bool> {
         Action::Run { workload, faults, rounds, plant } => {
             let plant = plant.as_deref().map(named).transpose()?.map(|(_, name)| name);
             let cell = shaped(*workload, faults, plant);
+            if let Some(clash) = cell.clash() {
+                return Err(io::Error::other(clash));
+            }
             let report = one(arguments, plan(arguments, &cell, 0, *rounds, plant))?;
             Ok(report.verdict == Verdict::Pass)
         }

@@ -64,6 +64,15 @@ impl Cell {
         self.faults.iter().filter_map(|f| f.missing().map(|why| format!("{f}: {why}"))).collect()
     }
 
+    /// Why it would say nothing about its promise: a nemesis must not change what the history is about, for it is no
+    /// client, and what it does is no operation.
+    pub fn clash(&self) -> Option<&'static str> {
+        let both_drain = self.workload == Name::RegisterMeta && self.faults.contains(&Fault::DrainNode);
+        both_drain.then_some(
+            "the clients of register-meta drain nodes themselves, so drain-node is no fault for it",
+        )
+    }
+
     /// The faults by name, between commas.
     pub fn fault_names(&self) -> String {
         let names: Vec<String> = self.faults.iter().map(Fault::to_string).collect();
