@@ -51,7 +51,9 @@ impl Marks {
         self.old_bytes.store(self.old_bytes(&sizes), Ordering::Relaxed);
         let mut due = Vec::new();
         for (window_start_ms, state) in waiting {
-            let since = *seen.entry(window_start_ms).or_insert(now_ms);
+            // A clock that was set back begins anew: what it saw while it was ahead has not waited yet.
+            let since =
+                *seen.entry(window_start_ms).and_modify(|at| *at = (*at).min(now_ms)).or_insert(now_ms);
             let ended = now_ms.saturating_sub(window_start_ms.saturating_add(config.window_ms));
             let waited = now_ms.saturating_sub(since);
             let is_due = if self.is_late(window_start_ms, state) {
@@ -167,6 +169,18 @@ mod tests {
         fixture.check(&[(HOUR, 1)], true);
         fixture.apply(&mark(HOUR, 1));
         fixture.check(&[], false);
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_holds_no_late_samples_back() {
+        let mut fixture = Fixture::new(1 << 20);
+        fixture.apply(&floats(&[(0, HOUR, 1.0)]));
+        fixture.apply(&mark(HOUR, 0));
+        fixture.apply(&floats(&[(0, HOUR + 1, 1.0)]));
+        let Fixture { head, marks, config, .. } = &fixture;
+        let due = |now_ms: i64| marks.due(head, config, now_ms).len();
+        let waited = [365 * 24 * HOUR, 2 * HOUR, 2 * HOUR + config.late_delay_ms].map(due);
+        assert_eq!(waited, [0, 0, 1]);
     }
 
     #[test]
