@@ -1,7 +1,8 @@
 //! Time: ranges in milliseconds since the Unix epoch, and the only place that reads a clock.
 
+use rustix::time::{ClockId, clock_gettime};
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A time range in `i64` milliseconds since the Unix epoch; both ends are included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -51,6 +52,8 @@ pub trait Clock: Send + Sync {
     fn now_ms(&self) -> i64;
     /// A monotonic instant for deadlines and durations.
     fn instant(&self) -> Instant;
+    /// Time since the machine started, that in which it was suspended included. Monotonic instants leave that out.
+    fn since_boot(&self) -> Duration;
 }
 
 /// The machine's clocks.
@@ -70,9 +73,15 @@ impl Clock for SystemClock {
     fn instant(&self) -> Instant {
         Instant::now()
     }
+
+    fn since_boot(&self) -> Duration {
+        let time = clock_gettime(ClockId::Boottime);
+        let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+        Duration::new(seconds.unwrap_or(0), nanos.unwrap_or(0))
+    }
 }
 
-/// The fake: wall time is set by hand; the monotonic clock is the machine's.
+/// The fake: wall time is set by hand; the monotonic clocks are the machine's.
 #[derive(Debug, Default)]
 pub struct ManualClock(AtomicI64);
 
@@ -95,5 +104,9 @@ impl Clock for ManualClock {
 
     fn instant(&self) -> Instant {
         SystemClock.instant()
+    }
+
+    fn since_boot(&self) -> Duration {
+        SystemClock.since_boot()
     }
 }

@@ -180,7 +180,8 @@ impl Distributor {
     ) -> Self {
         let log_incarnations = partitions.iter().map(|p| p.appender.incarnation()).collect();
         let session = Session::new(session, log_incarnations, config.max_cached_series);
-        let partitions = partitions.into_iter().map(|input| PartitionQueue::start(input, &config)).collect();
+        let queue = |input| PartitionQueue::start(input, &config, Arc::clone(&clock));
+        let partitions = partitions.into_iter().map(queue).collect();
         let inner = Inner {
             hashing: Hashing::new(config.hash_seed),
             started: clock.instant(),

@@ -113,7 +113,7 @@ pub enum WriteError {
     /// The node is stopping or opening another session; nothing was written.
     #[error("the node takes no writes at the moment")]
     Draining,
-    /// The session has no more refs; nothing was written.
+    /// The session has no more refs, or was silent for so long that a log may have forgotten it. Nothing was written there.
     #[error("the gateway session is used up; another one must be opened")]
     SessionUsedUp,
     /// A partition's log did not take its part. Other partitions may have.

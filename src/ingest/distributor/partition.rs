@@ -11,7 +11,7 @@ use crate::series_cache::{DefinedSeries, SentMetadata, Session, TenantSeries};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_commitlog::record;
-use quorate_model::{ErrorCode, PartitionId, Position, RecordHeader};
+use quorate_model::{Clock, ErrorCode, PartitionId, Position, RecordHeader};
 use quorate_tsdb::SubBatchVerdict;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -86,6 +86,7 @@ pub(super) struct PartitionQueue {
     group_bytes: usize,
     group_wait: Duration,
     verdict_timeout: Duration,
+    clock: Arc<dyn Clock>,
 }
 
 #[derive(Default)]
@@ -95,7 +96,11 @@ struct Waiting {
 }
 
 impl PartitionQueue {
-    pub(super) fn start(input: PartitionInput, config: &DistributorConfig) -> Arc<Self> {
+    pub(super) fn start(
+        input: PartitionInput,
+        config: &DistributorConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Arc<Self> {
         let queue = Arc::new(Self {
             input,
             waiting: Mutex::default(),
@@ -110,6 +115,7 @@ impl PartitionQueue {
             group_bytes: config.group_bytes,
             group_wait: config.group_wait,
             verdict_timeout: config.verdict_timeout,
+            clock,
         });
         tokio::spawn(Arc::clone(&queue).run());
         queue
@@ -225,6 +231,10 @@ impl PartitionQueue {
             let error = WriteError::not_taken(self.id(), "its log began again, the session is over");
             return answer_all(group, &error);
         }
+        if session.was_silent(self.id(), self.clock.since_boot()) {
+            self.release(permit);
+            return answer_all(group, &WriteError::SessionUsedUp);
+        }
         let header = RecordHeader {
             log_incarnation,
             epoch: EPOCH,
@@ -238,7 +248,10 @@ impl PartitionQueue {
         let appended = self.input.appender.append(header.session, header.sequence, Bytes::from(bytes)).await;
         self.release(permit);
         match appended {
-            Ok(Appended { position, verdict }) => self.settle(group, position, verdict).await,
+            Ok(Appended { position, verdict }) => {
+                session.note_append(self.id(), self.clock.since_boot());
+                self.settle(group, position, verdict).await;
+            }
             Err(error) => {
                 let cause = error.to_string();
                 let error = match error.code() {

@@ -7,8 +7,12 @@ use quorate_cluster::limits::Limits;
 use quorate_model::{PartitionId, SessionId, TenantId};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
+/// A session that had nothing acknowledged by a log for so long is not gone on with: replicas forget one from which nothing
+/// came for twice as long, at least (C6).
+const LONGEST_SILENCE: Duration = Duration::from_secs(12 * 3_600);
 /// A session gives refs up to here; then the gateway needs another one.
 const MAX_REF: u32 = 1 << 31;
 /// A session that has given more refs than this, and this many times as many as it remembers series, is worn.
@@ -27,6 +31,10 @@ pub struct Session {
     log_incarnations: Box<[u32]>,
     sequence: AtomicU64,
     next_refs: Box<[AtomicU32]>,
+    /// When each partition's log acknowledged something last, milliseconds since the machine started; 0 is never.
+    acknowledged_ms: Box<[AtomicU64]>,
+    /// Whether it was silent for too long.
+    is_over: AtomicBool,
     tenants: RwLock<HashMap<TenantId, Arc<TenantSeries>>>,
     /// Byte forms over all tenants.
     forms: AtomicUsize,
@@ -82,6 +90,8 @@ impl Session {
         Self {
             id,
             next_refs: log_incarnations.iter().map(|_| AtomicU32::new(0)).collect(),
+            acknowledged_ms: log_incarnations.iter().map(|_| AtomicU64::new(0)).collect(),
+            is_over: AtomicBool::new(false),
             log_incarnations,
             sequence: AtomicU64::new(0),
             tenants: RwLock::default(),
@@ -103,6 +113,32 @@ impl Session {
     /// The number of the next record.
     pub(crate) fn next_sequence(&self) -> u64 {
         self.sequence.fetch_add(1, Relaxed) + 1
+    }
+
+    /// A partition's log has acknowledged a record of it. Time is that since the machine started: it goes on while the
+    /// machine is suspended.
+    pub(crate) fn note_append(&self, partition: PartitionId, since_boot: Duration) {
+        if let Some(last) = self.acknowledged_ms.get(partition.0 as usize) {
+            last.fetch_max(millis(since_boot).max(1), Relaxed);
+        }
+    }
+
+    /// Whether so much time has passed since a partition's log acknowledged something of it that it must not be gone on
+    /// with. It is over then, for all partitions.
+    pub(crate) fn was_silent(&self, partition: PartitionId, since_boot: Duration) -> bool {
+        let last = self.acknowledged_ms.get(partition.0 as usize).map_or(0, |last| last.load(Relaxed));
+        let is_over = last > 0 && millis(since_boot).saturating_sub(last) > millis(LONGEST_SILENCE);
+        if is_over {
+            self.is_over.store(true, Relaxed);
+        }
+        is_over
+    }
+
+    /// Whether nothing was acknowledged by any log for half of that time: nobody is held up if another one is opened now,
+    /// instead of when somebody writes again.
+    pub fn is_idle(&self, since_boot: Duration) -> bool {
+        let newest = self.acknowledged_ms.iter().map(|last| last.load(Relaxed)).max().unwrap_or(0);
+        newest > 0 && millis(since_boot).saturating_sub(newest) > millis(LONGEST_SILENCE / 2)
     }
 
     /// A ref that was never given before, or `None` if the session is used up.
@@ -135,9 +171,12 @@ impl Session {
         self.forms.load(Relaxed)
     }
 
-    /// Whether it has given many more refs than it has use for. Partitions keep each until the session ends, so
-    /// another one should be opened.
+    /// Whether another one should be opened: it was silent for too long, or it has given many more refs than it has use
+    /// for, each of which partitions keep until it ends.
     pub fn is_worn(&self) -> bool {
+        if self.is_over.load(Relaxed) {
+            return true;
+        }
         let given: u64 = self.next_refs.iter().map(|next| u64::from(next.load(Relaxed))).sum();
         given > WORN_REFS && given > WORN_FACTOR * self.forms() as u64
     }
@@ -190,6 +229,10 @@ impl Session {
             self.forget_all_of(tenant);
         }
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl TenantSeries {

@@ -325,10 +325,11 @@ fn maintenance(
         let name = meta.tenant_name(tenant).unwrap_or_default();
         limits.of(&name).retention_ms(node_retention)
     });
-    let (gateway, runtime) = (services.clone(), Handle::current());
+    let (gateway, runtime, time) = (services.clone(), Handle::current(), clock.clone());
     let forget_idle = Box::new(move || {
         gateway.distributor.forget_idle();
-        if gateway.distributor.session().is_worn() {
+        let session = gateway.distributor.session();
+        if session.is_worn() || session.is_idle(time.since_boot()) {
             let _runtime = runtime.enter();
             gateway.renew_session();
         }

@@ -28,6 +28,10 @@ impl Clock for HandClock {
     fn instant(&self) -> Instant {
         self.start + Duration::from_millis(self.elapsed_ms.load(Ordering::Relaxed))
     }
+
+    fn since_boot(&self) -> Duration {
+        SystemClock.since_boot()
+    }
 }
 
 #[tokio::test]

@@ -69,7 +69,7 @@ async fn a_late_verdict_of_a_leader_elsewhere_is_a_success_that_holds_nothing() 
         appender: Arc::new(net.routed(config)),
         holdings: Arc::new(HeldHere::new(net.here.clone(), PARTITION)),
     };
-    let queue = PartitionQueue::start(input, &DistributorConfig::default());
+    let queue = PartitionQueue::start(input, &DistributorConfig::default(), Arc::new(ManualClock::new(NOW)));
     let session = Arc::new(Session::new(SessionId { node: 1, incarnation: 1 }, Box::new([1]), 1));
     net.node(2).target.let_apply(false);
     let (answer, answered) = oneshot::channel();

@@ -106,6 +106,41 @@ impl Clock for WallClock {
         let passed = if self.is_suspended { 0 } else { self.wall.now_ms() - NOW };
         self.start + Duration::from_millis(passed as u64)
     }
+
+    fn since_boot(&self) -> Duration {
+        Duration::from_millis((self.wall.now_ms() - NOW) as u64)
+    }
+}
+
+/// A replica may have forgotten a session from which nothing came for a day, so a gateway that wakes after half of one
+/// does not go on with its own.
+#[tokio::test]
+async fn a_session_ends_when_its_gateway_was_silent_for_half_a_day() {
+    let hour_ms = 3_600_000;
+    for is_suspended in [true, false] {
+        let clock =
+            Arc::new(WallClock { wall: ManualClock::new(NOW), start: SystemClock.instant(), is_suspended });
+        let rig = Setup { clock: clock.clone(), ..Setup::default() }.start();
+        let at = |hours: i64, partition: &str| [up(&[("p", partition)], &[(NOW + hours * hour_ms, 1.0)])];
+        clock.wall.set(NOW + hour_ms);
+        rig.write_series(&at(0, "0")).await.unwrap();
+        clock.wall.set(NOW + 12 * hour_ms);
+        rig.write_series(&at(1, "0")).await.unwrap();
+        let session = rig.distributor.session();
+        assert!(!session.is_worn());
+        let idle_after = |hours: u64| session.is_idle(Duration::from_secs(hours * 3_600));
+        assert_eq!([17, 18, 19].map(idle_after), [false, false, true], "6 hours after the last write");
+        // Nothing of it ever came to the other partition, which knows nothing that it could forget.
+        clock.wall.set(NOW + 25 * hour_ms);
+        rig.write_series(&at(2, "1")).await.unwrap();
+        let refused = rig.write_series(&at(2, "0")).await.unwrap_err();
+        assert_eq!((&refused, refused.code()), (&WriteError::SessionUsedUp, ErrorCode::Unavailable));
+        assert!(rig.distributor.session().is_worn(), "another one is to be opened");
+        rig.distributor.renew(SessionId { node: 1, incarnation: 2 }).await;
+        rig.write_series(&at(2, "0")).await.unwrap();
+        assert_eq!(rig.stored().len(), 4);
+        rig.stop().await;
+    }
 }
 
 /// A gateway that wakes after eight hours, which is once around its cache's coarse clock, writes the series that it
