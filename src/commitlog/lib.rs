@@ -6,6 +6,7 @@
 
 pub mod conformance;
 mod error;
+pub mod kafka;
 pub mod mem_log;
 pub mod raft_log;
 pub mod record;
