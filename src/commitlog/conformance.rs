@@ -19,6 +19,11 @@ pub trait Place: Send {
     async fn open(&mut self) -> Arc<dyn PartitionLog>;
     /// Closes it in an orderly way.
     async fn close(&mut self);
+    /// Has the entries up to `up_to` forgotten. Whether that can be done here.
+    async fn trim(&mut self, log: &dyn PartitionLog, up_to: Position) -> bool {
+        log.trim(up_to).await.expect("a trim succeeds");
+        true
+    }
 }
 
 /// Runs the whole suite; `make` gives a new, empty place each time.
@@ -199,8 +204,10 @@ async fn trimmed_entries_are_gone_and_the_rest_stays(mut place: impl Place) {
     let log = place.open().await;
     let all = append(&*log, 0..30).await;
     let mut behind = log.read_from(all[3].position);
-    log.trim(all[9].position).await.expect("a trim succeeds");
-    log.trim(all[4].position).await.expect("a smaller trim succeeds");
+    if !place.trim(&*log, all[9].position).await {
+        return place.close().await;
+    }
+    place.trim(&*log, all[4].position).await;
     assert_eq!(read_all(&*log, all[9].position).await, all[10..]);
     let error = behind.next().await.expect_err("what was trimmed is not skipped silently");
     assert_eq!(error.code(), ErrorCode::Corrupt, "{error}");
@@ -210,7 +217,7 @@ async fn trimmed_entries_are_gone_and_the_rest_stays(mut place: impl Place) {
     assert_eq!(read_all(&*log, all[9].position).await, all[10..]);
     let error = log.read_from(Position(0)).next().await.expect_err("trimmed for good");
     assert_eq!(error.code(), ErrorCode::Corrupt, "{error}");
-    log.trim(all[29].position).await.expect("a trim of everything succeeds");
+    place.trim(&*log, all[29].position).await;
     assert_eq!(log.committed().await.expect("the committed position"), all[29].position);
     place.close().await;
 

@@ -2,7 +2,7 @@
 //!
 //! Knows positions, entries as bytes, and the record's form. Does not know series, heads or tenants.
 //! Path: `ingest::distributor` -> **here** -> `raft`; `raft` -> **here** -> `ingest::applier`.
-//! Drivers: [`raft_log`], and [`mem_log`] for tests; [`conformance`] runs on both.
+//! Drivers: [`raft_log`], [`kafka`], and [`mem_log`] for tests; [`conformance`] runs on all.
 
 pub mod conformance;
 mod error;

@@ -9,8 +9,15 @@
 pub mod client;
 mod describe;
 mod error;
+mod feed;
+mod log;
+mod producer;
+#[cfg(test)]
+mod tests;
 pub mod topic;
 
 pub use client::{ClientSettings, Sasl, TlsSettings};
 pub use error::KafkaError;
+pub use log::{Kafka, KafkaLog};
+pub use producer::ProduceSettings;
 pub use topic::{Topic, TopicSettings};

@@ -1,0 +1,188 @@
+//! The log of a partition in the topic.
+//!
+//! Knows how offsets are positions. Does not know consumers and producers from inside.
+//! Path: `ingest`, `server::node` -> **here** -> `producer`, `feed`.
+//! KL1: the newest committed position is asked of the brokers, never remembered. KL2: the topic keeps records by its own
+//! retention: a trim only tells how far this replica needs it no more.
+
+use super::KafkaError;
+use super::client::ClientSettings;
+use super::feed::{Feed, Subscription};
+use super::producer::{ProduceSettings, Producer};
+use super::topic::Topic;
+use crate::{LogError, LogReader, PartitionLog};
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use quorate_model::{Clock, PartitionId, Position, SystemClock};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long the brokers may take to tell the ends of partitions.
+const ENDS_TIMEOUT: Duration = Duration::from_secs(3);
+/// A log wants an image as soon as the last one is older than this part of the retention.
+const IMAGES_PER_RETENTION: u32 = 16;
+/// Longest wait for records that are under way when a node ends.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The connection of a node to the topic of the log. All its partitions share one producer and one consumer.
+pub struct Kafka {
+    settings: ClientSettings,
+    topic: Topic,
+    producer: Producer,
+    feed: Arc<Feed>,
+}
+
+impl std::fmt::Debug for Kafka {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kafka").field("topic", &self.topic).finish_non_exhaustive()
+    }
+}
+
+impl Kafka {
+    /// Makes the clients. They connect by themselves, and again whenever they have to.
+    ///
+    /// # Errors
+    /// [`KafkaError::Setting`].
+    pub fn connect(
+        settings: ClientSettings,
+        produce: ProduceSettings,
+        topic: Topic,
+    ) -> Result<Arc<Self>, KafkaError> {
+        let feed = Arc::new(Feed::start(&settings, &topic.name)?);
+        let producer = Producer::new(settings.clone(), produce, topic.clone())?;
+        Ok(Arc::new(Self { settings, topic, producer, feed }))
+    }
+
+    /// The topic.
+    pub fn topic(&self) -> &Topic {
+        &self.topic
+    }
+
+    /// Whether the brokers still have this topic, and not another one of its name.
+    ///
+    /// # Errors
+    /// As [`Topic::check_same`].
+    pub async fn check_topic(&self) -> Result<(), KafkaError> {
+        self.topic.check_same(&self.settings).await
+    }
+
+    /// The newest committed position of each of `partitions`, in their order, asked for after this was called. One question
+    /// to each broker.
+    ///
+    /// # Errors
+    /// For each partition [`LogError::Unavailable`].
+    pub async fn read_indexes(
+        self: &Arc<Self>,
+        partitions: &[PartitionId],
+        patience: Duration,
+    ) -> Vec<Result<Position, LogError>> {
+        let numbers: Vec<u32> = partitions.iter().map(|partition| partition.0).collect();
+        let (feed, count) = (self.feed.clone(), numbers.len());
+        let asking = tokio::task::spawn_blocking(move || feed.ends(&numbers, patience)).await;
+        let ends = asking.unwrap_or_else(|error| {
+            let internal = || Err(LogError::Internal { reason: error.to_string() });
+            std::iter::repeat_with(internal).take(count).collect()
+        });
+        ends.into_iter().map(|end| Ok(Position(u64::try_from(end?).unwrap_or(0)))).collect()
+    }
+
+    /// Waits for records that are under way. Blocks.
+    pub fn flush(&self) {
+        self.producer.flush(FLUSH_TIMEOUT);
+    }
+}
+
+/// The log of one partition. Clones share it.
+#[derive(Clone)]
+pub struct KafkaLog {
+    kafka: Arc<Kafka>,
+    partition: PartitionId,
+    trimmed: Arc<Mutex<Instant>>,
+}
+
+impl KafkaLog {
+    /// The log of `partition` in the topic of `kafka`.
+    pub fn new(kafka: Arc<Kafka>, partition: PartitionId) -> Self {
+        Self { kafka, partition, trimmed: Arc::new(Mutex::new(SystemClock.instant())) }
+    }
+
+    /// The connection that it shares.
+    pub fn kafka(&self) -> &Arc<Kafka> {
+        &self.kafka
+    }
+}
+
+#[async_trait]
+impl PartitionLog for KafkaLog {
+    async fn append(&self, entry: Bytes) -> Result<Position, LogError> {
+        let offset = self.kafka.producer.send(self.partition.0, &entry).await?;
+        match u64::try_from(offset) {
+            Ok(offset) => Ok(Position(offset + 1)),
+            // Another attempt had put it there: it stands before what is the end now.
+            Err(_) => self.committed().await.map_err(|error| LogError::Indeterminate {
+                reason: format!("the record is committed and its position is not known: {error}"),
+            }),
+        }
+    }
+
+    fn read_from(&self, after: Position) -> Box<dyn LogReader> {
+        if let Some(subscription) = self.kafka.feed.subscribe(self.partition.0, after) {
+            return Box::new(KafkaReader { subscription, _feed: self.kafka.feed.clone() });
+        }
+        // The node's consumer has one place in each partition: whoever else reads gets a consumer of its own.
+        let feed = Feed::start(&self.kafka.settings, &self.kafka.topic.name).map(Arc::new);
+        let own = feed.map_err(|error| error.to_string()).and_then(|feed| {
+            let subscription =
+                feed.subscribe(self.partition.0, after).ok_or("the partition is read twice")?;
+            Ok(KafkaReader { subscription, _feed: feed })
+        });
+        match own {
+            Ok(reader) => Box::new(reader),
+            Err(reason) => Box::new(NoReader(reason)),
+        }
+    }
+
+    async fn committed(&self) -> Result<Position, LogError> {
+        let mut told = self.kafka.read_indexes(&[self.partition], ENDS_TIMEOUT).await;
+        told.pop().unwrap_or_else(|| Err(LogError::Unavailable { reason: "no answer".to_owned() }))
+    }
+
+    async fn trim(&self, _up_to: Position) -> Result<(), LogError> {
+        *self.trimmed.lock() = SystemClock.instant();
+        Ok(())
+    }
+
+    fn wants_trim(&self) -> bool {
+        let Some(retention_ms) = self.kafka.topic.retention_ms else { return false };
+        let most = Duration::from_millis(retention_ms) / IMAGES_PER_RETENTION;
+        SystemClock.instant().saturating_duration_since(*self.trimmed.lock()) > most
+    }
+
+    fn incarnation(&self) -> u32 {
+        self.kafka.topic.incarnation()
+    }
+}
+
+struct KafkaReader {
+    subscription: Subscription,
+    /// Ends after the subscription.
+    _feed: Arc<Feed>,
+}
+
+#[async_trait]
+impl LogReader for KafkaReader {
+    async fn next(&mut self) -> Result<Vec<crate::LogEntry>, LogError> {
+        self.subscription.next().await
+    }
+}
+
+/// Tells why nothing can be read.
+struct NoReader(String);
+
+#[async_trait]
+impl LogReader for NoReader {
+    async fn next(&mut self) -> Result<Vec<crate::LogEntry>, LogError> {
+        Err(LogError::Internal { reason: self.0.clone() })
+    }
+}

@@ -1,0 +1,176 @@
+//! The log over librdkafka's own broker, which has no settings, no trims and no disk. The real one is asked in
+//! cluster-tests.
+
+use super::*;
+use crate::conformance::{Place, check_log};
+use crate::{LogError, PartitionLog};
+use async_trait::async_trait;
+use bytes::Bytes;
+use quorate_model::{ErrorCode, PartitionId, Position};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::RDKafkaRespErr;
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::Duration;
+
+struct Mock {
+    cluster: MockCluster<'static, DefaultProducerContext>,
+    topics: Cell<u128>,
+}
+
+impl Mock {
+    fn new(brokers: i32) -> Self {
+        Self { cluster: MockCluster::new(brokers).unwrap(), topics: Cell::new(0) }
+    }
+
+    /// A new topic with four partitions.
+    fn place(&self) -> Broker {
+        let id = self.topics.get() + 1;
+        self.topics.set(id);
+        let name = format!("log-{id}");
+        self.cluster.create_topic(&name, 4, 1).unwrap();
+        let topic = Topic {
+            name,
+            id,
+            partitions: 4,
+            retention_ms: None,
+            max_entry: 64 << 20,
+            unsafe_because: Vec::new(),
+        };
+        Broker { bootstrap: self.cluster.bootstrap_servers(), topic }
+    }
+}
+
+#[derive(Clone)]
+struct Broker {
+    bootstrap: String,
+    topic: Topic,
+}
+
+impl Broker {
+    fn connect(&self, timeout: Duration) -> Arc<Kafka> {
+        let brokers = vec![self.bootstrap.clone()];
+        let settings = ClientSettings { brokers, ..ClientSettings::default() };
+        let produce =
+            ProduceSettings { compression: "lz4".to_owned(), linger: Duration::from_millis(1), timeout };
+        Kafka::connect(settings, produce, self.topic.clone()).unwrap()
+    }
+}
+
+#[async_trait]
+impl Place for Broker {
+    async fn open(&mut self) -> Arc<dyn PartitionLog> {
+        Arc::new(KafkaLog::new(self.connect(Duration::from_secs(8)), PartitionId(3)))
+    }
+
+    async fn close(&mut self) {}
+
+    async fn trim(&mut self, _: &dyn PartitionLog, _: Position) -> bool {
+        false
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_keeps_the_contract() {
+    let mock = Mock::new(1);
+    check_log(|| mock.place()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_ends_of_all_partitions_are_asked_for_together() {
+    let mock = Mock::new(3);
+    let kafka = mock.place().connect(Duration::from_secs(8));
+    let ids: Vec<PartitionId> = (0..4).map(PartitionId).collect();
+    for (nth, id) in ids.iter().enumerate() {
+        let log = KafkaLog::new(kafka.clone(), *id);
+        for _ in 0..nth {
+            log.append(Bytes::from_static(b"x")).await.unwrap();
+        }
+    }
+    let ends = kafka.read_indexes(&ids, Duration::from_secs(3)).await;
+    let ends: Vec<u64> = ends.into_iter().map(|end| end.unwrap().0).collect();
+    assert_eq!(ends, [0, 1, 2, 3]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_reader_is_paused_and_gets_everything_and_holds_up_no_other() {
+    let mock = Mock::new(1);
+    let kafka = mock.place().connect(Duration::from_secs(20));
+    let [slow, fast] = [0, 1].map(|id| KafkaLog::new(kafka.clone(), PartitionId(id)));
+    let mut slow_reader = slow.read_from(Position(0));
+    let mut fast_reader = fast.read_from(Position(0));
+    let entry = |number: u32| Bytes::from([&number.to_be_bytes()[..], &[7; 1 << 20]].concat());
+    const COUNT: u32 = 40;
+    for number in 0..COUNT {
+        slow.append(entry(number)).await.unwrap();
+        fast.append(entry(number)).await.unwrap();
+    }
+    for reader in [&mut fast_reader, &mut slow_reader] {
+        let mut next = 0;
+        while next < COUNT {
+            for found in reader.next().await.unwrap() {
+                assert_eq!(found.position, Position(u64::from(next) + 1));
+                assert!(found.payload == entry(next), "entry {next} differs");
+                next += 1;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_brokers_an_append_ends_in_time_and_a_later_one_is_taken() {
+    let mock = Mock::new(1);
+    let kafka = mock.place().connect(Duration::from_millis(1_500));
+    let log = KafkaLog::new(kafka, PartitionId(0));
+    let first = log.append(Bytes::from_static(b"a")).await.unwrap();
+    mock.cluster.broker_down(1).unwrap();
+    let failed = tokio::time::timeout(Duration::from_secs(10), log.append(Bytes::from_static(b"b"))).await;
+    let code = failed.expect("it ends in time").unwrap_err().code();
+    assert!(matches!(code, ErrorCode::Unavailable | ErrorCode::Indeterminate), "{code:?}");
+    assert_eq!(log.committed().await.unwrap_err().code(), ErrorCode::Unavailable);
+    mock.cluster.broker_up(1).unwrap();
+    let later = loop {
+        match log.append(Bytes::from_static(b"c")).await {
+            Ok(position) => break position,
+            Err(error) => {
+                assert!(matches!(error.code(), ErrorCode::Unavailable | ErrorCode::Indeterminate), "{error}");
+            }
+        }
+    };
+    assert!(later > first);
+    assert_eq!(log.committed().await.unwrap(), later);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_brokers_refuse_for_its_size_is_too_large() {
+    let mock = Mock::new(1);
+    let mut place = mock.place();
+    place.topic.max_entry = 1_000;
+    let log = KafkaLog::new(place.connect(Duration::from_secs(8)), PartitionId(0));
+    assert!(matches!(log.append(Bytes::from(vec![0; 1_001])).await, Err(LogError::TooLarge { len: 1_001 })));
+    log.append(Bytes::from(vec![0; 1_000])).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn errors_of_brokers_that_pass_double_nothing() {
+    let mock = Mock::new(1);
+    let log = KafkaLog::new(mock.place().connect(Duration::from_secs(8)), PartitionId(0));
+    log.append(Bytes::from_static(b"0")).await.unwrap();
+    let errors = [
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR__TRANSPORT,
+    ];
+    mock.cluster.request_errors(rdkafka::types::RDKafkaApiKey::Produce, &errors);
+    for number in 1..20u8 {
+        log.append(Bytes::from(vec![number])).await.unwrap();
+    }
+    let mut reader = log.read_from(Position(1));
+    let mut found = Vec::new();
+    while found.len() < 19 {
+        found.extend(reader.next().await.unwrap().into_iter().map(|entry| entry.payload[0]));
+    }
+    assert_eq!(found, (1..20).collect::<Vec<u8>>());
+    assert_eq!(log.committed().await.unwrap(), Position(20));
+}
