@@ -3,6 +3,7 @@
 pub mod cluster;
 pub mod disk;
 pub mod http;
+pub mod kafka;
 pub mod net;
 pub mod ports;
 pub mod power;
