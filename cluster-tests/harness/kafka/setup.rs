@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 
 /// The user that PLAIN, SCRAM-SHA-256 and SCRAM-SHA-512 know.
 pub const USER: &str = "writer";
-/// The user's password.
-pub const PASSWORD: &str = "a pass=word, with signs";
+/// The user's password. Formatting a broker's folder takes none with a comma.
+pub const PASSWORD: &str = "a pass-word & more!";
 /// What the CLIENT listener takes with SASL, each mechanism by the same user.
 const MECHANISMS: &str = "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER";
 const LOGIN: &str = "org.apache.kafka.common.security";
@@ -111,7 +111,7 @@ impl Setup {
         let replicas = self.brokers.min(3).to_string();
         let in_sync = self.brokers.min(2).to_string();
         // A lone broker that was killed is let in again only when its session is over.
-        let session = if self.brokers == 1 { "1000" } else { "4000" };
+        let session = if self.brokers == 1 { "2000" } else { "4000" };
         let mut text = self.listeners(broker, ports);
         let data = files.data(broker).display().to_string();
         let common = [

@@ -1,3 +1,4 @@
+use super::super::net::{self, Middle, Network};
 use super::*;
 use quorate_model::{Clock, SystemClock};
 use rdkafka::ClientConfig;
@@ -186,4 +187,25 @@ fn mutual_tls_lets_in_who_has_a_certificate() {
     bare.remove("ssl.certificate.location");
     bare.remove("ssl.key.location");
     assert!(visit(&bare).is_err(), "without a certificate");
+}
+
+/// As beside nodes that have a network of their own.
+#[test]
+fn a_broker_can_be_a_member_of_a_network() {
+    let name = "a_broker_can_be_a_member_of_a_network";
+    if is_missing(name) {
+        return;
+    }
+    if let Err(reason) = net::available() {
+        return skip(name, &reason);
+    }
+    let network = Network::create(2, Middle::Bridge);
+    let _inside = network.enter();
+    let setup = Setup::new(1).hosts(&[network.address(1)]);
+    let mut kafka = Kafka::start_at(&setup, |_, command| network.at(1, command));
+    kafka.create_topic("t", 1, 1, &[]);
+    assert_eq!(kafka.produce("t", None, None, Some(b"v"), &[]), (0, 0));
+    kafka.kill(0);
+    kafka.start_broker(0);
+    assert_eq!(kafka.end_offsets("t"), [1]);
 }
