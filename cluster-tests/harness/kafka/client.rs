@@ -1,6 +1,7 @@
 //! What a test does with topics: makes and changes them, writes and reads records, asks where partitions are.
 //!
 //! Each call has a client of its own at the internal listeners, so none remembers a broker that was killed meanwhile.
+//! Only the producer stays, for its first record takes most of a second.
 
 use super::{ANSWER_LIMIT, Kafka, LIMIT};
 use crate::harness::{pause, wait_for};
@@ -12,9 +13,10 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Header, Headers, Message as _, OwnedHeaders};
 use rdkafka::metadata::Metadata;
-use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode;
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -31,6 +33,23 @@ pub struct Record<'a> {
     pub headers: &'a [(&'a str, &'a [u8])],
     /// Milliseconds since the Unix epoch; else now.
     pub timestamp_ms: Option<i64>,
+}
+
+impl<'a> Record<'a> {
+    fn to_send(self, topic: &'a str, delivered: Delivered) -> BaseRecord<'a, [u8], [u8], Delivered> {
+        let mut sent = BaseRecord::with_opaque_to(topic, delivered);
+        sent.partition = self.partition;
+        sent.key = self.key;
+        sent.payload = self.value;
+        sent.timestamp = self.timestamp_ms;
+        if !self.headers.is_empty() {
+            let add = |headers: OwnedHeaders, (key, value): &(&str, &[u8])| {
+                headers.insert(Header { key, value: Some(*value) })
+            };
+            sent.headers = Some(self.headers.iter().fold(OwnedHeaders::new(), add));
+        }
+        sent
+    }
 }
 
 /// A record as it was read.
@@ -189,13 +208,12 @@ impl Kafka {
     /// When one is not acknowledged in time.
     #[track_caller]
     pub fn produce_all(&self, topic: &str, records: &[Record<'_>]) -> Vec<(i32, i64)> {
-        let mut config = self.internal_config();
-        config.set("enable.idempotence", "true").set("linger.ms", "0");
-        config.set("message.timeout.ms", LIMIT.as_millis().to_string());
-        let producer: BaseProducer<Deliveries> =
-            config.create_with_context(Deliveries).expect("a producer can be made");
-        let delivered: Vec<Delivered> = records.iter().map(|record| send(&producer, topic, record)).collect();
-        producer.flush(LIMIT).unwrap_or_else(|e| panic!("records of {topic} stay behind: {e}"));
+        let producer = self.producer.get_or_init(|| Writer::new(self.internal_config()));
+        let delivered: Vec<Delivered> = records.iter().map(|record| producer.send(topic, record)).collect();
+        wait_for(&format!("the acknowledgements of {topic}"), LIMIT, || {
+            producer.0.poll(Duration::from_millis(5));
+            delivered.iter().all(|delivered| delivered.get().is_some()).then_some(())
+        });
         let placed = |delivered: &Delivered| match delivered.get() {
             Some(Ok(place)) => *place,
             Some(Err(error)) => panic!("a record of {topic} is refused: {error}"),
@@ -217,6 +235,8 @@ impl Kafka {
             let added = list.add_partition_offset(topic, *partition, Offset::Beginning);
             added.expect("the beginning is an offset");
         }
+        // Else it looks for the leaders half a second later.
+        retry("metadata", || consumer.fetch_metadata(Some(topic), ANSWER_LIMIT));
         consumer.assign(&list).expect("partitions can be assigned");
         let mut read = Vec::new();
         let what = format!("the ends of all partitions of {topic}");
@@ -241,6 +261,8 @@ impl Kafka {
         let mut config = self.internal_config();
         config.set("group.id", "harness").set("enable.auto.commit", "false");
         config.set("enable.partition.eof", "true").set("auto.offset.reset", "error");
+        // Else the end of a partition is told half a second late.
+        config.set("fetch.wait.max.ms", "10");
         config.create().expect("a consumer can be made")
     }
 
@@ -286,31 +308,37 @@ impl ProducerContext for Deliveries {
     }
 }
 
-#[track_caller]
-fn send(producer: &BaseProducer<Deliveries>, topic: &str, record: &Record<'_>) -> Delivered {
-    let delivered = Delivered::default();
-    let mut sent = BaseRecord::<[u8], [u8], Delivered>::with_opaque_to(topic, delivered.clone());
-    sent.partition = record.partition;
-    sent.key = record.key;
-    sent.payload = record.value;
-    sent.timestamp = record.timestamp_ms;
-    if !record.headers.is_empty() {
-        let add = |headers: OwnedHeaders, (key, value): &(&str, &[u8])| {
-            headers.insert(Header { key, value: Some(*value) })
-        };
-        sent.headers = Some(record.headers.iter().fold(OwnedHeaders::new(), add));
+/// Writes records in order and each once, whatever happens to the brokers meanwhile.
+pub(super) struct Writer(BaseProducer<Deliveries>);
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Writer")
     }
-    let mut next = Some(sent);
-    wait_for("room for a record", LIMIT, || {
-        match producer.send(next.take().expect("it comes back when there is no room")) {
-            Ok(()) => return Some(()),
-            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => next = Some(back),
-            Err((error, _)) => panic!("a record of {topic} is refused: {error}"),
-        }
-        producer.poll(Duration::from_millis(10));
-        None
-    });
-    delivered
+}
+
+impl Writer {
+    fn new(mut config: ClientConfig) -> Self {
+        config.set("enable.idempotence", "true").set("linger.ms", "0");
+        config.set("message.timeout.ms", LIMIT.as_millis().to_string());
+        Self(config.create_with_context(Deliveries).expect("a producer can be made"))
+    }
+
+    #[track_caller]
+    fn send(&self, topic: &str, record: &Record<'_>) -> Delivered {
+        let delivered = Delivered::default();
+        let mut next = Some(record.to_send(topic, delivered.clone()));
+        wait_for("room for a record", LIMIT, || {
+            match self.0.send(next.take().expect("it comes back when there is no room")) {
+                Ok(()) => return Some(()),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => next = Some(back),
+                Err((error, _)) => panic!("a record of {topic} is refused: {error}"),
+            }
+            self.0.poll(Duration::from_millis(10));
+            None
+        });
+        delivered
+    }
 }
 
 /// Whether reading goes on by itself after this error.

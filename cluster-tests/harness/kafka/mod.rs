@@ -25,6 +25,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::OnceLock;
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -73,6 +74,7 @@ pub struct Kafka {
     security: Security,
     files: Files,
     cluster_id: String,
+    producer: OnceLock<client::Writer>,
     _scratch: TempDir,
 }
 
@@ -126,7 +128,8 @@ impl Kafka {
         };
         let brokers = (0..setup.brokers).map(broker).collect();
         format(setup, scratch.path(), &cluster_id);
-        let mut kafka = Self { brokers, security: setup.security, files, cluster_id, _scratch: scratch };
+        let (security, producer) = (setup.security, OnceLock::new());
+        let mut kafka = Self { brokers, security, files, cluster_id, producer, _scratch: scratch };
         (0..setup.brokers).for_each(|at| kafka.launch(at));
         kafka.wait_ready();
         kafka
