@@ -321,6 +321,8 @@ impl Writer {
     fn new(mut config: ClientConfig) -> Self {
         config.set("enable.idempotence", "true").set("linger.ms", "0");
         config.set("message.timeout.ms", LIMIT.as_millis().to_string());
+        // A paused leader is given up soon, not after a minute.
+        config.set("socket.timeout.ms", "5000").set("request.timeout.ms", "5000");
         Self(config.create_with_context(Deliveries).expect("a producer can be made"))
     }
 
