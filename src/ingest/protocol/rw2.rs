@@ -90,7 +90,7 @@ impl Series {
                 }
                 (4, LEN) => {
                     let range = cursor.range()?;
-                    exemplar(&cursor, range, out)?;
+                    exemplar(body, range, out)?;
                 }
                 (5, LEN) => self.metadata = Some(cursor.range()?),
                 (6, VARINT) => self.created_ms = cursor.varint()? as i64,
@@ -271,13 +271,14 @@ fn gather(
     Ok((start, out.gathered.len()))
 }
 
-fn exemplar(cursor: &Cursor<'_>, range: (usize, usize), out: &mut ParsedRequest) -> Result<(), BodyError> {
-    let mut inner = cursor.within(range);
+/// Reads one exemplar of the whole `body`: its symbols may stand behind it.
+fn exemplar(body: &Cursor<'_>, range: (usize, usize), out: &mut ParsedRequest) -> Result<(), BodyError> {
+    let mut inner = body.within(range);
     let mut chars = 0;
     let mut count = |reference: u64, out: &ParsedRequest| {
         let place = usize::try_from(reference).ok().and_then(|at| out.symbols.get(at));
         let (start, end) = place.ok_or(malformed("an exemplar points behind the symbol table"))?;
-        chars += rw1::count_chars(&cursor.bytes[*start as usize..*end as usize], chars);
+        chars += rw1::count_chars(&body.bytes[*start as usize..*end as usize], chars);
         Ok(())
     };
     while !inner.is_at_end() {

@@ -316,6 +316,15 @@ fn a_symbol_named_again_and_again_is_not_copied() {
 }
 
 #[test]
+fn symbols_of_an_exemplar_may_stand_behind_its_series() {
+    let exemplar = Message::default().packed(1, [1, 1]);
+    let one = Message::default().varint(1, 0).varint(1, 0).bytes(4, &exemplar.0);
+    let body = Message::default().bytes(5, &one.0).bytes(4, b"").bytes(4, &[b'v'; 65]);
+    let request = read(RW2, &body.0).unwrap();
+    assert_eq!((request.exemplars, request.long_exemplars.as_slice()), (1, &[0][..]));
+}
+
+#[test]
 fn a_long_symbol_is_not_counted_for_every_exemplar() {
     let mut body = Message::default().bytes(4, b"").bytes(4, &vec![b'v'; 1 << 20]);
     let exemplar = Message::default().packed(1, [1; 100]);
