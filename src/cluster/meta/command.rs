@@ -2,6 +2,7 @@
 
 use super::bytes::{Reader, Writer};
 use super::gates::{MetaVersion, Reads};
+use super::log::LogKind;
 use super::secret::Secret;
 use quorate_model::{NodeId, PartitionId, TenantId};
 
@@ -34,6 +35,8 @@ pub(super) enum Command {
     ActivateVersion { version: MetaVersion, announced: Vec<(NodeId, Reads)> },
     /// Says what becomes of a node, unless something else was said since.
     ChangeNodeState { node: NodeId, was: NodeState, revision: u32, to: NodeState },
+    /// Says what the log of the partitions is, once.
+    SetLog { log: LogKind },
 }
 
 /// One of the nodes that a cluster is founded by.
@@ -132,6 +135,7 @@ impl Command {
             Self::Announce { .. } => 9,
             Self::ActivateVersion { .. } => 10,
             Self::ChangeNodeState { .. } => 11,
+            Self::SetLog { .. } => 12,
         }
     }
 
@@ -193,6 +197,7 @@ impl Command {
                 out.u32(*revision);
                 out.u8(to.number());
             }
+            Self::SetLog { log } => log.put(out),
         }
     }
 
@@ -260,6 +265,7 @@ impl Command {
                 revision: reader.u32()?,
                 to: NodeState::from_number(reader.u8()?)?,
             },
+            12 => Self::SetLog { log: LogKind::read(reader)? },
             other => {
                 return Err(format!(
                     "unknown command kind {other}: this build reads metadata up to version {}, start a newer one",
@@ -378,12 +384,17 @@ mod tests {
             Command::ChangeNodeState { node: NodeId(2), was, revision: 7, to },
             b"\x01\x0b\x02\0\0\0\0\0\0\0\x01\x07\0\0\0\x04",
         );
+        check_golden(Command::SetLog { log: LogKind::Embedded }, b"\x01\x0c\x01");
+        check_golden(
+            Command::SetLog { log: LogKind::Kafka { topic: "t".to_owned(), topic_id: 3, partitions: 4 } },
+            b"\x01\x0c\x02\x01\0\0\0t\x03\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x04\0\0\0",
+        );
     }
 
     #[test]
     fn what_is_not_understood_is_an_error() {
         let many = b"\x01\x06\x03\0\0\0\xff\xff\xff\xff\x07\0\0\0";
-        for bytes in [&b""[..], b"\x01", b"\x02\x01n", b"\x01\x0cn", b"\x01\x00short", b"\x01\x01\xff", many]
+        for bytes in [&b""[..], b"\x01", b"\x02\x01n", b"\x01\x0dn", b"\x01\x00short", b"\x01\x01\xff", many]
         {
             assert!(Command::decode(bytes).is_err(), "{bytes:?}");
         }

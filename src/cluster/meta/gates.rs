@@ -21,11 +21,11 @@ use std::fmt;
 pub struct MetaVersion(pub u32);
 
 /// The version that first reads each kind of command, by its number.
-const COMMANDS: [u32; 12] = [1, 1, 1, 1, 1, 1, 1, 1, 2, 3, 3, 3];
+const COMMANDS: [u32; 13] = [1, 1, 1, 1, 1, 1, 1, 1, 2, 3, 3, 3, 4];
 /// The version that first reads each state of a node, by its number.
 const STATES: [u32; 5] = [1, 1, 1, 1, 2];
 /// Versions of images that are written, with the version of the metadata that first reads them; the newest last.
-const IMAGES: [(u32, u32); 3] = [(2, 1), (3, 2), (4, 3)];
+const IMAGES: [(u32, u32); 4] = [(2, 1), (3, 2), (4, 3), (5, 4)];
 
 impl MetaVersion {
     /// What is read by a node that does not tell.
@@ -35,7 +35,7 @@ impl MetaVersion {
     /// The version whose log says what each node reads.
     pub(super) const GATES: Self = Self(3);
     /// The newest one that this build reads and writes.
-    pub const NEWEST: Self = Self(3);
+    pub const NEWEST: Self = Self(4);
 
     /// The version in a message of another node; one that does not tell sends 0.
     pub fn told(number: u32) -> Self {
@@ -385,7 +385,7 @@ mod tests {
         assert_eq!(newest(&COMMANDS), Some(MetaVersion::NEWEST.0));
         assert_eq!(STATES.len(), NodeState::ALL.len());
         let images = [1, 2, 3, 9].map(|version| MetaVersion(version).image());
-        assert_eq!(images, [2, 3, 4, 4]);
+        assert_eq!(images, [2, 3, 4, 5]);
         for kind in 0..COMMANDS.len() as u8 {
             let unknown = format!("unknown command kind {kind}");
             assert!(!Command::decode(&[1, kind]).is_err_and(|error| error.starts_with(&unknown)), "{kind}");

@@ -7,6 +7,7 @@
 use super::bytes::{Reader, Writer};
 use super::command::{NodeState, put_nodes, read_nodes};
 use super::gates::{MetaVersion, Reads};
+use super::log::{put_log, read_log};
 use super::state::{NodeEntry, PartitionEntry};
 use super::{MetaError, MetaState};
 use quorate_model::{NodeId, Position};
@@ -17,7 +18,7 @@ use std::sync::Arc;
 
 const MAGIC: &[u8; 8] = b"QRT-META";
 /// The newest version; those that are written stand in the table of `gates`.
-const NEWEST: u32 = 4;
+const NEWEST: u32 = 5;
 const HEADER: usize = 8 + 4 + 8 + 4;
 
 /// Magic, version u32, position u64, CRC-32C u32 of position and body, body.
@@ -48,6 +49,9 @@ pub(super) fn encode(position: Position, state: &MetaState) -> Vec<u8> {
     }
     if version > 3 {
         put_gates(&mut body, state);
+    }
+    if version > 4 {
+        put_log(&mut body, state.log.as_ref());
     }
     let body = body.0;
     let mut out = Vec::with_capacity(HEADER + body.len());
@@ -113,6 +117,9 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(Position, MetaState), String> {
     }
     if version > 3 {
         read_gates(&mut reader, &mut state)?;
+    }
+    if version > 4 {
+        state.log = read_log(&mut reader)?;
     }
     reader.end()?;
     Ok((Position(position), state))

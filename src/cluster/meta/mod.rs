@@ -12,6 +12,7 @@ mod command;
 mod follow;
 mod gates;
 mod image;
+mod log;
 mod propose;
 mod recover;
 mod secret;
@@ -19,6 +20,7 @@ mod state;
 
 pub use command::NodeState;
 pub use gates::{MetaVersion, Reads};
+pub use log::LogKind;
 pub use recover::{read_offline, recover_offline};
 pub use secret::{SECRET_BYTES, Secret};
 pub use state::{MetaState, NodeEntry, PartitionEntry};

@@ -2,6 +2,7 @@
 
 use super::command::{Command, FirstNode, NodeState, Response};
 use super::gates::{MetaVersion, Reads};
+use super::log::LogKind;
 use super::secret::Secret;
 use quorate_model::{NodeId, PartitionId, TenantId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,8 @@ pub struct MetaState {
     /// Counts the changes of placement.
     pub(super) epoch: u32,
     pub(super) partitions: Vec<PartitionEntry>,
+    /// What the log of the partitions is, once that was said.
+    pub(super) log: Option<LogKind>,
     /// Tenants by number; the first has number 1.
     pub(super) tenants: Vec<Arc<str>>,
     pub(super) by_name: BTreeMap<Arc<str>, TenantId>,
@@ -116,6 +119,7 @@ impl MetaState {
             Command::ChangeNodeState { node, was, revision, to } => {
                 self.change_node_state(node, was, revision, to)
             }
+            Command::SetLog { log } => self.set_log(log),
         }
     }
 

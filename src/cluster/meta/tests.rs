@@ -409,13 +409,13 @@ async fn what_is_new_is_written_once_every_node_reads_it() {
 
     // One that reads less is told at the door, and stops before it misreads anything if it comes all the same.
     let refused = trio.meta(0).admits(&base()).unwrap_err();
-    assert!(refused.contains("version 1") && refused.contains("version 3"), "{refused}");
+    assert!(refused.contains("version 1") && refused.contains("version 4"), "{refused}");
     trio.reads[2] = base();
     trio.board.disconnect(NodeId(3));
     trio.nodes[2].0.shutdown().await;
     trio.nodes[2] = trio.open(2).await;
     let reason = trio.meta(2).failed().await;
-    assert!(reason.contains("version 3") && reason.contains("newer version of Quorate"), "{reason}");
+    assert!(reason.contains("version 4") && reason.contains("newer version of Quorate"), "{reason}");
     for (raft, _) in &trio.nodes {
         raft.shutdown().await;
     }

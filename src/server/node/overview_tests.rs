@@ -2,6 +2,7 @@
 
 use super::*;
 use quorate_cluster::MetaHandle;
+use quorate_cluster::meta::MetaVersion;
 use quorate_raft::{RaftConfig, RaftNode};
 use quorate_wire::meta::Report;
 use quorate_wire::meta::report::Replica;
@@ -71,7 +72,7 @@ async fn reports_and_metadata_make_one_picture() {
     let [first, _, third, fourth] = &picture.nodes[..] else { panic!("{:?}", picture.nodes) };
     assert_eq!((first.leads, first.voter, first.series, first.lag), (2, true, Some(10), Some(0)));
     assert_eq!((third.replicas, third.lag), (2, Some(40)));
-    assert_eq!((picture.metadata_version, third.reads_metadata), (3, 3));
+    assert_eq!((picture.metadata_version, third.reads_metadata), (MetaVersion::NEWEST.0, 3));
     assert_eq!(third.build.as_deref(), Some("0.1.0"));
     let drain = fourth.drain.clone().unwrap();
     assert_eq!((drain.replicas, drain.leads, drain.safe_to_remove), (1, 0, false));
