@@ -28,16 +28,16 @@ mod telemetry;
 pub(crate) mod testing;
 
 pub use appender::{
-    Appended, Appender, HeldHere, LocalAppender, LocalReplica, LocalReplicas, RouteConfig, RoutedAppender,
-    WriteService,
+    Appended, Appender, DirectAppender, HeldHere, LocalAppender, LocalReplica, LocalReplicas, RouteConfig,
+    RoutedAppender, WriteService,
 };
-pub use applier::{Applier, ApplyState, ApplyTarget};
+pub use applier::{Applier, ApplyState, ApplyTarget, Strangers};
 pub use distributor::{
     ClusterTotals, Distributor, DistributorConfig, PartitionInput, Placement, WriteError, WriteOutcome,
     WriteRequest, Written, placement,
 };
 pub use holdings::Holdings;
 pub use in_flight::{Held, InFlight, NoRoom};
-pub use maintenance::{MaintainedPartition, Maintenance, MaintenanceConfig};
+pub use maintenance::{Builder, MaintainedPartition, Maintenance, MaintenanceConfig};
 pub use protocol::Protocol;
 pub use refusal::Refusal;

@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-/// Epoch of the builder in control records: one voter builds, so there is one.
-const BUILDER_EPOCH: u32 = 1;
+/// The epoch of the builder in the control records that this node proposes now (C2); `None` while another node builds.
+pub type Builder = Arc<dyn Fn() -> Option<u32> + Send + Sync>;
 
 /// How often each kind of work is looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,6 +87,8 @@ pub struct MaintainedPartition {
     pub store: Arc<dyn Maintained>,
     /// Its log.
     pub log: Arc<dyn PartitionLog>,
+    /// Whether this node proposes marks for it.
+    pub builder: Builder,
     /// How far apply has come.
     pub state: watch::Receiver<ApplyState>,
 }
@@ -371,6 +373,7 @@ impl Run {
     }
 
     fn propose(&mut self, index: usize, partition: &MaintainedPartition, now_ms: i64, retain: bool) {
+        let Some(epoch) = (partition.builder)() else { return };
         let marks = partition.store.marks_due(now_ms);
         let mut bodies = Vec::new();
         if !marks.is_empty() {
@@ -383,7 +386,7 @@ impl Run {
             );
         }
         for body in bodies {
-            match self.append(partition, body) {
+            match self.append(partition, epoch, body) {
                 Ok(position) => self.partitions[index].1.proposed = position,
                 // Whoever leads proposes the same.
                 Err(LogError::NotLeader { .. }) => {}
@@ -392,11 +395,16 @@ impl Run {
         }
     }
 
-    fn append(&mut self, partition: &MaintainedPartition, body: RecordBody) -> Result<Position, LogError> {
+    fn append(
+        &mut self,
+        partition: &MaintainedPartition,
+        epoch: u32,
+        body: RecordBody,
+    ) -> Result<Position, LogError> {
         self.sequence += 1;
         let header = RecordHeader {
             log_incarnation: partition.log.incarnation(),
-            epoch: BUILDER_EPOCH,
+            epoch,
             session: self.session,
             sequence: self.sequence,
         };
@@ -538,6 +546,7 @@ mod tests {
             id: PartitionId(0),
             store: Arc::clone(store) as Arc<dyn Maintained>,
             log: Arc::new(log.clone()),
+            builder: Arc::new(|| Some(1)),
             state: watch::channel(state.clone()).1,
         };
         let config = MaintenanceConfig {
@@ -565,9 +574,9 @@ mod tests {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let (store, log) = (Arc::new(Fake::default()), MemLog::default());
         *store.owes.lock() = true;
-        let ready = ApplyState { is_ready: true, applied: Position(100), stopped: None };
+        let ready = ApplyState { is_ready: true, applied: Position(100), ..ApplyState::default() };
         let mut run = run(&store, &log, &ready, Duration::ZERO, runtime.handle());
-        run.append(&run.partitions[0].0.clone(), RecordBody::SessionForget(SessionId::default())).unwrap();
+        run.append(&run.partitions[0].0.clone(), 1, RecordBody::SessionForget(SessionId::default())).unwrap();
         run.turn(0);
         assert_eq!(*store.asked.lock(), ["retention_due", "flush", "retain", "image"]);
         assert_eq!(
@@ -598,7 +607,8 @@ mod tests {
     fn a_log_that_wants_a_trim_gets_one_image_before_its_turn() {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let (store, log) = (Arc::new(Fake::default()), MemLog::default());
-        let applied = |applied| ApplyState { is_ready: true, applied: Position(applied), stopped: None };
+        let applied =
+            |applied| ApplyState { is_ready: true, applied: Position(applied), ..ApplyState::default() };
         let mut run = run(&store, &log, &applied(1), Duration::from_secs(3_600), runtime.handle());
         log.want_trim();
         run.turn(0);
@@ -635,6 +645,7 @@ mod tests {
             id: PartitionId(0),
             store: store.clone(),
             log: Arc::new(log.clone()),
+            builder: Arc::new(|| Some(1)),
             state,
         };
         let config = MaintenanceConfig { tick: Duration::from_millis(1), ..MaintenanceConfig::default() };
@@ -682,7 +693,7 @@ mod tests {
     fn an_image_that_failed_is_not_tried_again_at_every_turn() {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let (store, log) = (Arc::new(Fake::default()), MemLog::default());
-        let ready = ApplyState { is_ready: true, applied: Position(1), stopped: None };
+        let ready = ApplyState { is_ready: true, applied: Position(1), ..ApplyState::default() };
         let mut run = run(&store, &log, &ready, Duration::from_secs(3_600), runtime.handle());
         run.partitions[0].1.flush.at = run.clock.instant() + Duration::from_secs(3_600);
         *store.fails.lock() = true;

@@ -13,6 +13,10 @@ impl ApplyTarget for PartitionStore {
     fn apply(&self, position: Position, record: &LogRecord) -> Result<ApplyOutcome, String> {
         Self::apply(self, position, record).map_err(|error| error.to_string())
     }
+
+    fn pass(&self, position: Position) -> Result<(), String> {
+        Self::pass(self, position).map_err(|error| error.to_string())
+    }
 }
 
 impl Maintained for PartitionStore {

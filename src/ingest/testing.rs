@@ -45,7 +45,7 @@ pub(crate) fn next_session() -> Vec<u8> {
     encode_with(RecordHeader { session, ..header(1) }, RecordBody::Data(Vec::new()))
 }
 
-fn encode_with(header: RecordHeader, body: RecordBody) -> Vec<u8> {
+pub(crate) fn encode_with(header: RecordHeader, body: RecordBody) -> Vec<u8> {
     let mut bytes = Vec::new();
     record::encode(&LogRecord { header, body }, &mut bytes);
     bytes
@@ -216,6 +216,11 @@ impl ApplyTarget for MapTarget {
         }
         state.applied = position;
         Ok(ApplyOutcome { sub_batches, is_void })
+    }
+
+    fn pass(&self, position: Position) -> Result<(), String> {
+        self.state.lock().applied = position;
+        Ok(())
     }
 }
 

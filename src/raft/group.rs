@@ -178,6 +178,11 @@ impl Group {
         self.inner.id
     }
 
+    /// The term of the newest vote here: it only grows, and no two nodes lead in the same.
+    pub fn term(&self) -> u64 {
+        self.inner.log.vote().map_or(0, |vote| vote.term)
+    }
+
     /// Differs whenever the group's log was lost and begun again.
     pub fn incarnation(&self) -> u32 {
         self.inner.log.state().incarnation
@@ -343,7 +348,8 @@ impl Group {
         &self.inner.snapshots
     }
 
-    pub(crate) fn giver(&self, node: NodeId) -> Giver {
+    /// The way to what the owner of the group on `node` gives.
+    pub fn giver(&self, node: NodeId) -> Giver {
         Giver { node, group: self.inner.id, transport: Arc::clone(&self.inner.shared.transport) }
     }
 

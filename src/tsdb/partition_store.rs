@@ -112,6 +112,14 @@ impl PartitionStore {
         })
     }
 
+    /// Goes on behind `position` without applying anything: what stands there is no record, which every replica finds.
+    ///
+    /// # Errors
+    /// [`ApplyError`] if apply has stopped.
+    pub fn pass(&self, position: Position) -> Result<(), ApplyError> {
+        self.head.pass(position)
+    }
+
     /// The marks that a leader should propose at cluster time `now_ms`: for windows that ended a while ago, for
     /// late samples that are many or have waited long, and for the window with most samples out of order if those
     /// are over the late budget. Proposing more or fewer changes cost only.

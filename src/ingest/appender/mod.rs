@@ -2,10 +2,11 @@
 //!
 //! Knows records as bytes, leaders and verdicts. Does not know what a record holds, nor who may write.
 //! Path: `distributor` -> **here** -> `PartitionLog` of this node, or [`WriteService`] of the leader's -> `PartitionLog`.
-//! Drivers: [`LocalAppender`] for a partition that this node leads alone, [`RoutedAppender`] for a cluster; one
-//! suite runs on both.
+//! Drivers: [`LocalAppender`] for a partition that this node leads alone, [`RoutedAppender`] for a cluster, and
+//! [`DirectAppender`] for a log that any node can append to; one suite runs on all, but for what is said of verdicts.
 
 mod convert;
+mod direct;
 mod local;
 mod replicas;
 mod routed;
@@ -13,6 +14,7 @@ mod service;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use direct::DirectAppender;
 pub use local::LocalAppender;
 pub use replicas::{HeldHere, LocalReplica, LocalReplicas};
 pub use routed::{RouteConfig, RoutedAppender};

@@ -4,7 +4,8 @@
 //! Path: `PartitionLog` -> **here** -> `tsdb::PartitionStore`; verdicts go to [`crate::appender`].
 //!
 //! - AP1: records are applied in log order, each once; nothing is skipped. A record that cannot be read or
-//!   applied stops the partition: its writes are refused and it never becomes ready again in this process.
+//!   applied stops the partition: its writes are refused and it never becomes ready again in this process. Where others
+//!   can write into the log too, what was never a record of this cluster is passed and told instead.
 //! - AP2: the partition is ready once it has applied what was committed when it started.
 
 #[cfg(test)]
@@ -13,7 +14,7 @@ mod verdicts;
 
 pub use verdicts::{NoVerdict, RecordVerdict, Verdicts};
 
-use quorate_commitlog::record::{RecordDecoder, empty_record};
+use quorate_commitlog::record::{self, RecordDecoder, empty_record};
 use quorate_commitlog::{LogEntry, LogError, LogReader, PartitionLog};
 use quorate_model::planted::{Bug, is_planted};
 use quorate_model::{ErrorCode, LogRecord, PartitionId, Position, RecordBody, SessionId, failpoint};
@@ -40,7 +41,16 @@ pub trait ApplyTarget: Send + Sync {
     /// # Errors
     /// Why the record can never be applied; the partition stops.
     fn apply(&self, position: Position, record: &LogRecord) -> Result<ApplyOutcome, String>;
+
+    /// Goes on behind a position at which no record stands.
+    ///
+    /// # Errors
+    /// Why the partition has stopped.
+    fn pass(&self, position: Position) -> Result<(), String>;
 }
+
+/// What is told of an entry that is no record of this cluster: the entry, and why.
+pub type Strangers = Arc<dyn Fn(&LogEntry, &str) + Send + Sync>;
 
 /// How far a partition has come.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -51,6 +61,8 @@ pub struct ApplyState {
     pub is_ready: bool,
     /// Why the partition has stopped, if it has.
     pub stopped: Option<Arc<str>>,
+    /// Whether it stopped because the log no longer holds what comes next: another replica's state would help.
+    pub lacks_entries: bool,
 }
 
 /// The apply thread of one partition. Dropping it stops the thread without waiting.
@@ -69,7 +81,7 @@ impl std::fmt::Debug for Applier {
 }
 
 impl Applier {
-    /// Starts the thread; reading waits on `runtime`.
+    /// Starts the thread; reading waits on `runtime`. Without `strangers` nobody but this cluster writes into the log.
     ///
     /// # Errors
     /// If the operating system gives no thread.
@@ -77,6 +89,7 @@ impl Applier {
         partition: PartitionId,
         target: Arc<dyn ApplyTarget>,
         log: Arc<dyn PartitionLog>,
+        strangers: Option<Strangers>,
         runtime: Handle,
     ) -> std::io::Result<Self> {
         let (sender, state) =
@@ -90,6 +103,8 @@ impl Applier {
             state: sender,
             verdicts: Arc::clone(&verdicts),
             stop: Arc::clone(&stop),
+            strangers,
+            lacks_entries: false,
             decoder: RecordDecoder::default(),
             record: empty_record(),
             ready_at: Position(u64::MAX),
@@ -169,6 +184,8 @@ struct Run {
     state: watch::Sender<ApplyState>,
     verdicts: Arc<Verdicts>,
     stop: Arc<Notify>,
+    strangers: Option<Strangers>,
+    lacks_entries: bool,
     decoder: RecordDecoder,
     record: LogRecord,
     ready_at: Position,
@@ -186,8 +203,10 @@ impl Run {
             }
         };
         self.verdicts.close(&why);
+        let lacks_entries = self.lacks_entries;
         self.state.send_modify(|state| {
             state.is_ready = false;
+            state.lacks_entries = lacks_entries;
             state.stopped = Some(why.into());
         });
     }
@@ -199,7 +218,11 @@ impl Run {
         let mut reader = self.log.read_from(self.target.applied());
         loop {
             let Some(entries) = self.wait(runtime, next(reader.as_mut())) else { return Ok(()) };
-            for entry in entries.map_err(|e| format!("the log cannot be read: {e}"))? {
+            let entries = entries.map_err(|error| {
+                self.lacks_entries = matches!(error, LogError::Trimmed { .. });
+                format!("the log cannot be read: {error}")
+            })?;
+            for entry in entries {
                 self.apply(&entry)?;
             }
         }
@@ -224,10 +247,25 @@ impl Run {
             failpoint::hit("replay.before_record");
         }
         let Self { decoder, record, target, .. } = self;
+        let is_decoded = match &self.strangers {
+            None => false,
+            Some(strangers) => match read_stranger(decoder, &entry.payload, record, self.log.incarnation()) {
+                Read::Record => true,
+                Read::Newer => false,
+                Read::Stranger(why) => {
+                    strangers(entry, &why);
+                    target.pass(position)?;
+                    self.note(position);
+                    return Ok(());
+                }
+            },
+        };
         let applied = catch_unwind(AssertUnwindSafe(|| {
-            decoder
-                .decode(&entry.payload, record)
-                .map_err(|e| format!("the record at position {position} cannot be read: {e}"))?;
+            if !is_decoded {
+                decoder
+                    .decode(&entry.payload, record)
+                    .map_err(|e| format!("the record at position {position} cannot be read: {e}"))?;
+            }
             if is_newest && is_planted(Bug::OffsetBeforeData) && defines_nothing(record) {
                 return Ok(ApplyOutcome::default());
             }
@@ -256,6 +294,33 @@ impl Run {
             state.applied = applied;
             state.is_ready = is_ready;
         });
+    }
+}
+
+/// What an entry is in a log that others can write into.
+enum Read {
+    /// A record of this cluster, now decoded.
+    Record,
+    /// One that only a newer build reads.
+    Newer,
+    /// None of this cluster, and why.
+    Stranger(String),
+}
+
+fn read_stranger(
+    decoder: &mut RecordDecoder,
+    payload: &[u8],
+    record: &mut LogRecord,
+    log_incarnation: u32,
+) -> Read {
+    match decoder.decode(payload, record) {
+        Ok(()) if record.header.log_incarnation == log_incarnation => Read::Record,
+        Ok(()) => Read::Stranger(format!(
+            "it is a record of another log, of incarnation {} and not {log_incarnation}",
+            record.header.log_incarnation
+        )),
+        Err(_) if record::is_newer(payload) => Read::Newer,
+        Err(error) => Read::Stranger(error.to_string()),
     }
 }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::testing::{MapTarget, encode, header, sample};
+use crate::testing::{MapTarget, encode, encode_with, header, sample};
 use quorate_commitlog::mem_log::MemLog;
 use quorate_model::{RecordBody, SeriesRef, SessionId, SubBatch, TenantId};
 
@@ -15,7 +15,7 @@ impl Rig {
 
     fn start(&self) -> Applier {
         let log = Arc::new(self.log.clone());
-        Applier::start(PartitionId(0), self.target.clone(), log, Handle::current()).unwrap()
+        Applier::start(PartitionId(0), self.target.clone(), log, None, Handle::current()).unwrap()
     }
 
     async fn append(&self, bytes: Vec<u8>) -> Position {
@@ -125,4 +125,49 @@ async fn a_record_that_cannot_be_applied_stops_the_partition() {
     };
     check_stops(encode(2, RecordBody::Data(vec![undefined])), "ref 7").await;
     check_stops(encode(2, RecordBody::SessionForget(SessionId::default())), "panic").await;
+}
+
+#[tokio::test]
+async fn what_is_no_record_of_this_cluster_is_passed_and_told_where_others_may_write() {
+    let rig = Rig::new();
+    let mut other_log = header(7);
+    other_log.log_incarnation = 2;
+    let mut newer = sample(2, 2, 1.0);
+    newer[0] = u8::MAX;
+    let garbage = [&b""[..], b"x", b"{\"json\": 1}", &[0; 30], &newer];
+    for bytes in garbage {
+        rig.append(bytes.to_vec()).await;
+    }
+    rig.append(encode_with(other_log, RecordBody::Data(Vec::new()))).await;
+    let last = rig.append(sample(1, 1, 1.0)).await;
+    let told = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let strangers: Strangers = {
+        let told = told.clone();
+        Arc::new(move |entry: &LogEntry, why: &str| told.lock().push((entry.position, why.to_owned())))
+    };
+    let log = Arc::new(rig.log.clone());
+    let applier =
+        Applier::start(PartitionId(0), rig.target.clone(), log, Some(strangers), Handle::current()).unwrap();
+    applier.reached(last).await.unwrap();
+    assert_eq!(rig.target.state().floats.len(), 1);
+    let told = told.lock().clone();
+    assert_eq!(told.len(), garbage.len() + 1, "{told:?}");
+    assert!(told.last().is_some_and(|(_, why)| why.contains("incarnation 2 and not 1")), "{told:?}");
+    applier.stop();
+}
+
+#[tokio::test]
+async fn a_record_of_a_newer_build_stops_also_where_others_may_write() {
+    let rig = Rig::new();
+    let mut newer = sample(1, 1, 1.0);
+    newer[0] = 9;
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&newer[..26]), &newer[30..]);
+    newer[26..30].copy_from_slice(&crc.to_le_bytes());
+    rig.append(newer).await;
+    let log = Arc::new(rig.log.clone());
+    let strangers: Strangers = Arc::new(|_: &LogEntry, _: &str| ());
+    let applier =
+        Applier::start(PartitionId(0), rig.target.clone(), log, Some(strangers), Handle::current()).unwrap();
+    let why = applier.ready().await.unwrap_err();
+    assert!(why.contains("record version 9 is newer"), "{why}");
 }

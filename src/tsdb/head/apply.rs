@@ -101,6 +101,21 @@ impl Head {
         outcome
     }
 
+    /// Goes on behind `position` without applying anything: what stands there is no record. A position that was applied
+    /// before changes nothing.
+    pub(crate) fn pass(&self, position: Position) -> Result<(), ApplyError> {
+        let writer = &mut *self.writer.lock();
+        if position <= writer.position {
+            return Ok(());
+        }
+        if let Some(error) = &writer.stopped {
+            return Err(error.clone());
+        }
+        writer.position = position;
+        self.set_applied(position);
+        Ok(())
+    }
+
     fn apply_new(
         &self,
         writer: &mut Writer,

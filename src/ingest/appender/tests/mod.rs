@@ -151,6 +151,25 @@ async fn a_local_appender_keeps_the_contract() {
     .await;
 }
 
+/// Whoever appends so is told nothing of verdicts, and stops for no replica.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_direct_appender_keeps_the_contract_but_for_verdicts() {
+    let make = || {
+        let net = Net::start(&[1], Some(1));
+        let appender = Arc::new(DirectAppender::new(Arc::new(net.log.clone())));
+        Case { net, at: 1, appender }
+    };
+    let case = make();
+    assert_eq!(case.appender.incarnation(), 1);
+    let first = case.append(1, 1, 1.0).await.unwrap();
+    assert_eq!(Some(first.position), case.net.log.entries().last().map(|entry| entry.position));
+    assert_eq!(first.verdict.wait().await.unwrap(), None);
+    a_refused_record_has_no_effect(make()).await;
+    an_unknown_outcome_is_told_and_not_tried_again(make()).await;
+    a_record_is_committed_before_it_is_applied(make()).await;
+    a_dropped_call_appears_at_most_once(make()).await;
+}
+
 /// A gateway on node 1 with a replica on `at`, which leads.
 fn routed(at: u64, verdict_wait: Duration) -> Case {
     let net = Net::start(&[at], Some(at));

@@ -95,7 +95,8 @@ impl Net {
             if is_gated { self.gate.clone() } else { Arc::new(self.log.clone()) };
         let log = Arc::new(LedLog { node: NodeId(id), leader: self.leader.clone(), log: inner });
         let target = Arc::new(MapTarget::new());
-        let applier = Applier::start(PARTITION, target.clone(), log.clone(), Handle::current()).unwrap();
+        let applier =
+            Applier::start(PARTITION, target.clone(), log.clone(), None, Handle::current()).unwrap();
         let verdicts = applier.verdicts();
         let appender = Arc::new(LocalAppender::new(log, verdicts.clone()));
         let replicas = if id == 1 { self.here.clone() } else { Arc::default() };

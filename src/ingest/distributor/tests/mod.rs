@@ -62,7 +62,8 @@ impl Setup {
             let id = PartitionId(at as u32);
             let log: Arc<dyn PartitionLog> =
                 if self.is_gated { gates[at].clone() } else { Arc::new(log.clone()) };
-            let applier = Applier::start(id, targets[at].clone(), log.clone(), Handle::current()).unwrap();
+            let applier =
+                Applier::start(id, targets[at].clone(), log.clone(), None, Handle::current()).unwrap();
             inputs.push(PartitionInput {
                 id,
                 appender: Arc::new(LocalAppender::new(log, applier.verdicts())),
