@@ -30,9 +30,10 @@ pub struct Key {
 }
 
 impl Key {
-    /// The flag: `--query.max-samples`.
+    /// The flag: `--query.max-samples`, and `--kafka-topic`.
     pub fn flag(&self) -> String {
-        self.path.replace('_', "-")
+        let flag = self.path.replace('_', "-");
+        flag.strip_prefix("kafka.").map(|name| format!("kafka-{name}")).unwrap_or(flag)
     }
 
     /// The variable: `QUORATE_QUERY_MAX_SAMPLES`.
@@ -99,9 +100,14 @@ pub const KEYS: &[Key] = &[
     ),
     plain("replication_factor", "Replicas of each partition of a new cluster."),
     text(
+        "log",
+        "What the log of the partitions is: embedded, Quorate's own; kafka, a Kafka topic. A data dir and a cluster keep \
+         theirs.",
+    ),
+    text(
         "default_read_consistency",
         "What a read sees without the header X-Read-Consistency: strong, all that was acknowledged before it; eventual, \
-         what a replica has.",
+         what a replica has; auto, the first with the embedded log and the second with Kafka.",
     ),
     text("retention", "How long samples are kept; 0 keeps them for ever."),
     text(
@@ -167,6 +173,44 @@ pub const KEYS: &[Key] = &[
     ),
     text("storage.close_delay", "How long after its end a window is closed and written out."),
     text("storage.late_delay", "How long samples for a window that is written out wait for more of them."),
+    Key {
+        path: "kafka.brokers",
+        kind: Kind::List,
+        help: "Brokers to begin with where log is kafka, each as HOST:PORT.",
+    },
+    text("kafka.topic", "The topic that holds the log, with as many partitions as this cluster."),
+    plain("kafka.replication_factor", "Replicas of the topic's partitions, if it has to be made."),
+    text("kafka.topic_retention", "How long the topic keeps records, if it has to be made."),
+    plain("kafka.create_topic", "Whether the topic is made when it is missing."),
+    plain(
+        "kafka.allow_unsafe_topic",
+        "Whether a topic is used that may lose what was acknowledged, as with fewer than 3 replicas.",
+    ),
+    text("kafka.compression", "How records are compressed: none, gzip, snappy, lz4 or zstd."),
+    text("kafka.linger", "How long a record waits for others of its partition."),
+    text(
+        "kafka.write_timeout",
+        "How long the brokers may take to acknowledge a record; then the write gets an error.",
+    ),
+    plain("kafka.tls", "Whether connections to the brokers have TLS."),
+    text("kafka.tls_ca_file", "CA of the brokers, PEM; empty is those of the system."),
+    text("kafka.tls_cert_file", "Certificate of this node for the brokers, PEM; empty is none."),
+    text("kafka.tls_key_file", "Private key of kafka.tls_cert_file, PEM."),
+    text(
+        "kafka.sasl_mechanism",
+        "How this node shows the brokers who it is: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER; empty is not.",
+    ),
+    text("kafka.sasl_username", "The name of this node for the brokers."),
+    text("kafka.sasl_password_file", "File with the password of kafka.sasl_username."),
+    text(
+        "kafka.sasl_token_file",
+        "File with the token for OAUTHBEARER; it is read again before the token expires.",
+    ),
+    Key {
+        path: "kafka.options",
+        kind: Kind::List,
+        help: "Options of librdkafka, each as NAME=VALUE; not those that decide about what is promised.",
+    },
     text(
         "cluster.rebuild_after",
         "How long a node may be silent before others take its replicas; 0 waits for ever. That of the node that leads the \

@@ -4,11 +4,13 @@
 //! `load` reads it, `keys` documents it, `reload` replaces the part that may change while running.
 //! No setting is read from anywhere else.
 
+pub mod kafka;
 pub mod keys;
 pub mod load;
 pub mod reload;
 pub mod sections;
 
+pub use kafka::{KafkaConfig, LogKind};
 pub use quorate_cluster::human::{HumanDuration, HumanSize};
 pub use sections::{ClusterConfig, HttpConfig, QueryConfig, StorageConfig};
 
@@ -58,7 +60,9 @@ pub struct Config {
     pub partitions: u32,
     /// Replicas of each partition of a new cluster.
     pub replication_factor: u8,
-    /// What a read sees whose request does not say: `strong` or `eventual`.
+    /// What the log of the partitions is; a data dir and a cluster keep theirs.
+    pub log: LogKind,
+    /// What a read sees whose request does not say: `strong`, `eventual`, or `auto`, which is the second with Kafka.
     pub default_read_consistency: Consistency,
     /// How long samples are kept; 0 keeps them for ever.
     pub retention: HumanDuration,
@@ -86,6 +90,8 @@ pub struct Config {
     pub query: QueryConfig,
     /// Heads, blocks and logs.
     pub storage: StorageConfig,
+    /// Kafka, where it is the log.
+    pub kafka: KafkaConfig,
     /// Nodes that are lost, and replicas that move.
     pub cluster: ClusterConfig,
     /// Limits of every tenant that `overrides` does not name.
@@ -112,7 +118,8 @@ impl Default for Config {
             replace: false,
             partitions: 0,
             replication_factor: 3,
-            default_read_consistency: Consistency::Strong,
+            log: LogKind::Embedded,
+            default_read_consistency: Consistency::Auto,
             retention: HumanDuration::from_secs(15 * 86_400),
             multitenancy: Multitenancy::Optional,
             max_tenants: 100_000,
@@ -126,6 +133,7 @@ impl Default for Config {
             http: HttpConfig::default(),
             query: QueryConfig::default(),
             storage: StorageConfig::default(),
+            kafka: KafkaConfig::default(),
             cluster: ClusterConfig::default(),
             limits: Limits::default(),
             overrides: BTreeMap::new(),
@@ -147,6 +155,8 @@ pub enum Consistency {
     Strong,
     /// It sees what a replica has.
     Eventual,
+    /// Strong with the embedded log, where that costs little; eventual with Kafka.
+    Auto,
 }
 
 /// What happens between a node with TLS and one without.
@@ -278,9 +288,24 @@ impl Config {
         self.http.check(&mut problems);
         self.query.check(&mut problems);
         self.storage.check(&mut problems);
+        self.kafka.check(&mut problems);
+        if self.log == LogKind::Kafka && self.kafka.brokers.is_empty() {
+            problems.push(
+                "kafka.brokers must name at least one broker as host:port where log is kafka".to_owned(),
+            );
+        }
         self.cluster.check(&mut problems);
         reload::check_limits(self, &mut problems);
         problems
+    }
+
+    /// What a read sees whose request does not say: never [`Consistency::Auto`].
+    pub fn read_consistency(&self) -> Consistency {
+        match (self.default_read_consistency, self.log) {
+            (Consistency::Auto, LogKind::Embedded) => Consistency::Strong,
+            (Consistency::Auto, LogKind::Kafka) => Consistency::Eventual,
+            (said, _) => said,
+        }
     }
 
     /// The PromQL features that are switched on.
@@ -338,6 +363,7 @@ mod tests {
             "grpc_tls_ca_file",
         );
         check_problem(|c| c.replication_factor = 0, "replication_factor");
+        check_problem(|c| c.log = LogKind::Kafka, "kafka.brokers");
         check_problem(|c| c.max_tenants = 0, "max_tenants");
         check_problem(
             |c| c.http.max_write_body = HumanSize::from_mib(65),

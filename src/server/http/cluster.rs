@@ -47,7 +47,21 @@ fn describe(services: &Services) -> Value {
         "placementEpoch": state.epoch(),
         "metadataVersion": state.active_version().0,
         "nodes": nodes,
+        "log": log(services),
         "partitions": partitions(services, &state),
+    })
+}
+
+/// What the log of the partitions is; of a topic also why it may lose what was acknowledged.
+fn log(services: &Services) -> Value {
+    let Some(kafka) = &services.kafka else { return json!({ "kind": "embedded" }) };
+    let topic = kafka.topic();
+    json!({
+        "kind": "kafka",
+        "topic": topic.name,
+        "topicId": format!("{:032x}", topic.id),
+        "retentionMs": topic.retention_ms,
+        "unsafe": topic.unsafe_because,
     })
 }
 
@@ -84,6 +98,10 @@ fn partition(services: &Services, id: PartitionId, entry: &PartitionEntry) -> Va
         described["membersChange"] = json!(here.group().members_change());
         described["leader"] = json!(here.group().leader().map(|leader| leader.0));
         described["applied"] = json!(applied.0);
+        if let Some(lag) = here.lag() {
+            described["lagRecords"] = json!(lag.records);
+            described["lagSeconds"] = json!(lag.age.as_secs_f64());
+        }
         described["stateHash"] = json!(format!("{hash:016x}"));
     }
     described

@@ -45,7 +45,7 @@ pub fn asked(
 ) -> Result<ReadConsistency, ApiError> {
     let max_delay = max_delay(headers)?;
     let level = match (headers.get(CONSISTENCY).map(HeaderValue::to_str), default) {
-        (Some(Ok("strong")), _) | (None, Consistency::Strong) => Level::Strong,
+        (Some(Ok("strong")), _) | (None, Consistency::Strong | Consistency::Auto) => Level::Strong,
         (Some(Ok("session")), _) => Level::Session,
         (None, Consistency::Eventual) if headers.contains_key(OFFSETS) => Level::Session,
         (Some(Ok("eventual")), _) | (None, Consistency::Eventual) => Level::Eventual,

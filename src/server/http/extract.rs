@@ -49,7 +49,7 @@ impl FromRequestParts<Arc<App>> for Reader {
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
         let Tenant(tenant) = Tenant::from_request_parts(parts, app).await?;
-        let default = app.config().default_read_consistency;
+        let default = app.config().read_consistency();
         let key = || Ok(app.services()?.token_key.clone());
         let consistency = consistency::asked(&parts.headers, default, key)?;
         Ok(Self { tenant, consistency })

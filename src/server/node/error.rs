@@ -4,6 +4,7 @@ use crate::datadir::DataDirError;
 use quorate_cluster::MetaError;
 use quorate_cluster::formation::NoPlace;
 use quorate_commitlog::LogError;
+use quorate_commitlog::kafka::KafkaError;
 use quorate_kv::KvError;
 use quorate_model::PartitionId;
 use quorate_raft::RaftError;
@@ -25,6 +26,23 @@ pub enum StartError {
     /// The metadata group does not run.
     #[error(transparent)]
     Meta(#[from] MetaError),
+    /// The cluster has another log.
+    #[error(
+        "the log of this cluster is {cluster}, and log is embedded: start the node with that of the cluster"
+    )]
+    OtherLog {
+        /// What the cluster has.
+        cluster: String,
+    },
+    /// The data dir was used with the embedded log.
+    #[error(
+        "the data dir was used with the embedded log, which a Kafka topic cannot continue: start with log embedded, or \
+         with a new data dir"
+    )]
+    EmbeddedData,
+    /// Kafka cannot be the log.
+    #[error(transparent)]
+    Kafka(#[from] KafkaError),
     /// The data dir does not belong to this node, or cannot be written.
     #[error(transparent)]
     DataDir(#[from] DataDirError),

@@ -30,6 +30,9 @@ pub fn write(services: &Services, now: Instant, page: &mut Exposition) {
     write_tenants(services, &partitions, &stats, page);
     write_queries(services, now, page);
     write_log(services, page);
+    if services.kafka.is_some() {
+        write_kafka(&partitions, page);
+    }
     if services.is_shared {
         write_nodes(services, page);
         write_groups(services, &partitions, page);
@@ -76,7 +79,7 @@ fn write_groups(services: &Services, partitions: &[Partition], page: &mut Exposi
     let name = "quorate_partition_lag";
     page.family(name, "gauge", "Positions that are committed, as the replica here knows, and not applied.");
     for partition in partitions {
-        let lag = partition.group().known_index().0.saturating_sub(partition.store.applied().0);
+        let lag = partition.known_index().0.saturating_sub(partition.store.applied().0);
         page.sample(name, &[("partition", &partition.id.to_string())], lag as f64);
     }
     let state = services.meta.state();
@@ -93,6 +96,20 @@ fn write_groups(services: &Services, partitions: &[Partition], page: &mut Exposi
         "Partitions led here whose members are not those of the placement yet.",
         partitions.iter().filter(is_moving).count() as f64,
     );
+}
+
+fn write_kafka(partitions: &[Partition], page: &mut Exposition) {
+    let lags: Vec<_> = partitions.iter().filter_map(|p| Some((p.id.to_string(), p.lag()?))).collect();
+    let name = "quorate_kafka_lag_records";
+    page.family(name, "gauge", "Offsets of the partition that the replica here has not applied.");
+    for (partition, lag) in &lags {
+        page.sample(name, &[("partition", partition)], lag.records as f64);
+    }
+    let name = "quorate_kafka_lag_seconds";
+    page.family(name, "gauge", "How long the replica here has lacked the oldest of them.");
+    for (partition, lag) in &lags {
+        page.sample(name, &[("partition", partition)], lag.age.as_secs_f64());
+    }
 }
 
 fn write_traffic(services: &Services, page: &mut Exposition) {

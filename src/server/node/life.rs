@@ -147,7 +147,7 @@ impl Life {
             let (applied, hash) = partition.store.fingerprint();
             let group = partition.group();
             let members =
-                (group.leader() == Some(self.node)).then(|| told(group.members(), group.known_index().0));
+                (group.leader() == Some(self.node)).then(|| told(group.members(), partition.known_index().0));
             Replica { partition: partition.id.0, applied: applied.0, hash, members }
         };
         Report {
@@ -257,10 +257,11 @@ impl Consultant for Life {
             }
             Asked::Overview(_) => Told::Seen(self.board.seen(SystemClock.instant())),
             Asked::Membership(Membership { partition }) => {
-                let here = self.replicas.get(PartitionId(partition)).map(|here| here.group().clone());
-                let group = here.ok_or("there is no replica here")?;
+                let here = self.replicas.get(PartitionId(partition));
+                let here = here.map(|here| (here.group().clone(), here.known_index()));
+                let (group, committed) = here.ok_or("there is no replica here")?;
                 match group.confirmed_members().await {
-                    Ok(members) => Told::Members(told(members, group.known_index().0)),
+                    Ok(members) => Told::Members(told(members, committed.0)),
                     Err(_) => not_leading(group.leader().filter(|leader| *leader != self.node)),
                 }
             }

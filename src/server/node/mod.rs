@@ -8,11 +8,13 @@ pub mod company;
 mod error;
 mod farewell;
 pub mod figures;
+pub mod kafka;
 pub mod keeper;
 pub mod leaders;
 pub mod life;
 pub mod overview;
 pub mod partition;
+mod rebuild;
 pub mod replicas;
 pub mod services;
 pub mod snapshots;
@@ -21,21 +23,22 @@ pub mod traffic;
 
 pub use error::StartError;
 
-use crate::config::Config;
+use self::kafka::KafkaHere;
+use crate::config::{Config, LogKind};
 use crate::datadir::DataDir;
 use company::Company;
 use futures::future::try_join_all;
 use keeper::{Keeper, Rules};
 use life::Life;
-use partition::{Index, Origin, Partition};
+use partition::{Index, Origin, PARTITIONS, Partition};
 use quorate_cluster::formation::Consultant;
 use quorate_cluster::limits::LimitsProvider;
-use quorate_cluster::meta::SECRET_BYTES;
+use quorate_cluster::meta::{LogKind as ClusterLog, SECRET_BYTES};
 use quorate_cluster::{MetaError, MetaHandle, SlotTable, TargetLabels};
 use quorate_ingest::appender::PEER_BYTES;
 use quorate_ingest::{
-    Distributor, DistributorConfig, HeldHere, Maintenance, MaintenanceConfig, PartitionInput, RouteConfig,
-    RoutedAppender, WriteService, placement,
+    DirectAppender, Distributor, DistributorConfig, HeldHere, Maintenance, MaintenanceConfig, PartitionInput,
+    RouteConfig, RoutedAppender, WriteService, placement,
 };
 use quorate_kv::{KvOptions, RocksKv};
 use quorate_model::{Clock, NodeId, PartitionId, SessionId, TenantId};
@@ -98,6 +101,17 @@ impl Node {
             None => alone(config, &mut dir).await?,
         };
         let node = NodeId(session.node.into());
+        let kafka = match config.log {
+            LogKind::Embedded => None,
+            LogKind::Kafka => Some(KafkaHere::open(config, partitions).await?),
+        };
+        match &kafka {
+            None => {
+                embedded_may_run(&meta)?;
+                loops.push(tokio::spawn(say_embedded(meta.clone())));
+            }
+            Some(kafka) => kafka.claim(&meta, dir.path().join(PARTITIONS).exists()).await?,
+        }
         let (kv, disk) = open_disk(config, session.node as u16, dir.path()).await?;
         let ground = Ground {
             raft: raft.clone(),
@@ -106,6 +120,7 @@ impl Node {
             storage: config.storage.clone(),
             origin: origin.clone(),
             traffic: Arc::new(Traffic::new(config.cluster.move_rate_limit.bytes())),
+            kafka: kafka.clone(),
         };
         let replicas = Replicas::new(ground, partitions);
         // Before anything is loaded, which may take long: a node that starts is not silent.
@@ -140,8 +155,11 @@ impl Node {
             reason = replicas.failed() => return Err(StartError::Stopped(reason)),
             reason = meta.failed() => return Err(StartError::Stopped(reason)),
         }
-        let inputs = (0..partitions).map(|id| input(PartitionId(id), node, &origin, &replicas)).collect();
-        let distributor = Arc::new(distributor(config, inputs, session, &meta, &limits, &clock));
+        let inputs = (0..partitions).map(PartitionId);
+        let inputs = inputs.map(|id| input(id, node, &origin, kafka.as_deref(), &replicas)).collect();
+        let max_record_bytes = kafka.as_ref().map(|kafka| kafka.topic().max_entry);
+        let distributor =
+            Arc::new(distributor(config, inputs, max_record_bytes, session, &meta, &limits, &clock));
         if company.is_some() {
             life.set_tenants(Tenants::new(node, &distributor, &limits, &meta, &replicas));
         }
@@ -153,12 +171,16 @@ impl Node {
             replicas: replicas.clone(),
             raft,
             kv,
+            kafka: kafka.clone(),
             life,
             node: session.node,
             is_shared: company.is_some(),
             renewing: AtomicBool::new(false),
         });
         let maintenance = maintenance(config, &services, session, limits, clock)?;
+        if let Some(kafka) = &kafka {
+            loops.extend(kafka.start(&services.replicas));
+        }
         loops.push(tokio::spawn(compact_meta(meta.clone())));
         loops.push(tokio::spawn(charge_heads(Arc::downgrade(&services))));
         Ok(Self { services, maintenance, loops, dir })
@@ -196,8 +218,30 @@ impl Node {
             tracing::error!("stopping the background work panicked");
         }
         services.raft.shutdown().await;
+        if let Some(kafka) = services.kafka.clone()
+            && tokio::task::spawn_blocking(move || kafka.kafka().flush()).await.is_err()
+        {
+            tracing::error!("ending the Kafka producer panicked");
+        }
         drop(services);
         drop(dir);
+    }
+}
+
+/// Says in the metadata that the log is the embedded one, as soon as that can be said. A cluster with another one ends the
+/// node before: see [`embedded_may_run`].
+async fn say_embedded(meta: MetaHandle) {
+    while let Err(error) = meta.set_log(ClusterLog::Embedded).await {
+        tracing::debug!(%error, "it is not said yet what the log of the cluster is");
+        tokio::time::sleep(META_COMPACT_INTERVAL).await;
+    }
+}
+
+/// Holds a node with the embedded log to that of its cluster.
+fn embedded_may_run(meta: &MetaHandle) -> Result<(), StartError> {
+    match meta.read(|state| state.log().cloned()) {
+        None | Some(ClusterLog::Embedded) => Ok(()),
+        Some(other) => Err(StartError::OtherLog { cluster: other.to_string() }),
     }
 }
 
@@ -258,8 +302,18 @@ fn view(node: NodeId, origin: &Origin, meta: &MetaHandle, replicas: &Arc<Replica
 }
 
 /// What the distributor needs of a partition, wherever its replicas are.
-fn input(id: PartitionId, node: NodeId, origin: &Origin, replicas: &Arc<Replicas>) -> PartitionInput {
+fn input(
+    id: PartitionId,
+    node: NodeId,
+    origin: &Origin,
+    kafka: Option<&KafkaHere>,
+    replicas: &Arc<Replicas>,
+) -> PartitionInput {
     let appenders = replicas.appenders().clone();
+    if let Some(kafka) = kafka {
+        let appender = Arc::new(DirectAppender::new(Arc::new(kafka.log(id))));
+        return PartitionInput { id, appender, holdings: Arc::new(HeldHere::new(appenders, id)) };
+    }
     match (origin, appenders.get(id)) {
         (Origin::Alone, Some(local)) => {
             PartitionInput { id, appender: local.appender, holdings: local.holdings }
@@ -291,16 +345,20 @@ async fn open_disk(config: &Config, node: u16, dir: &Path) -> Result<(Arc<RocksK
 fn distributor(
     config: &Config,
     inputs: Vec<PartitionInput>,
+    max_record_bytes: Option<usize>,
     session: SessionId,
     meta: &MetaHandle,
     limits: &Arc<LimitsProvider>,
     clock: &Arc<dyn Clock>,
 ) -> Distributor {
+    let usual = DistributorConfig::default();
     let settings = DistributorConfig {
+        max_record_bytes: max_record_bytes
+            .map_or(usual.max_record_bytes, |most| most.min(usual.max_record_bytes)),
         max_decoded_bytes: config.http.max_write_body.as_usize(),
         retention: config.retention,
         hash_seed: meta.cluster_id() as u64,
-        ..DistributorConfig::default()
+        ..usual
     };
     let table = Arc::new(SlotTable::build(inputs.len() as u32));
     let place = placement(table, Arc::new(TargetLabels::default()));

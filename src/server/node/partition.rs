@@ -1,15 +1,17 @@
 //! One partition of this node: its log, its store, and what applies the one to the other.
 
 use super::StartError;
-use crate::config::StorageConfig;
+use super::kafka::{KafkaHere, Lag};
+use super::replicas::Ground;
 use async_trait::async_trait;
-use quorate_commitlog::LogError;
-use quorate_commitlog::raft_log::{RaftLog, read_indexes};
-use quorate_ingest::{Applier, ApplyState, LocalAppender, MaintainedPartition};
+use quorate_commitlog::kafka::{Kafka, KafkaLog};
+use quorate_commitlog::raft_log::{RaftLog, group_of, read_indexes};
+use quorate_commitlog::{LogEntry, LogError, PartitionLog};
+use quorate_ingest::{Applier, ApplyState, Builder, LocalAppender, MaintainedPartition, Strangers};
 use quorate_model::{NodeId, PartitionId, Position};
 use quorate_query::{IndexError, LocalReplica, PartitionIndex, ReplicaState};
 use quorate_raft::{Group, RaftNode};
-use quorate_tsdb::{Disk, PartitionStore, StoreConfig};
+use quorate_tsdb::{PartitionStore, StoreConfig};
 use quorate_wire::Calls;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -43,8 +45,28 @@ pub struct Partition {
     pub store: Arc<PartitionStore>,
     /// How far apply has come.
     pub state: watch::Receiver<ApplyState>,
-    log: RaftLog,
+    log: Log,
+    group: Group,
+    me: NodeId,
     index: Arc<dyn PartitionIndex>,
+}
+
+/// Where the records of a partition are.
+#[derive(Clone)]
+enum Log {
+    /// In its group.
+    Raft(RaftLog),
+    /// In Kafka; the group then only says who has a replica, and who of them proposes marks.
+    Kafka(Arc<KafkaHere>, KafkaLog),
+}
+
+impl Log {
+    fn shared(&self) -> Arc<dyn PartitionLog> {
+        match self {
+            Self::Raft(log) => Arc::new(log.clone()),
+            Self::Kafka(_, log) => Arc::new(log.clone()),
+        }
+    }
 }
 
 impl Partition {
@@ -55,13 +77,10 @@ impl Partition {
     /// [`StartError`] if the store or the log cannot be read.
     pub async fn start(
         id: PartitionId,
-        raft: &RaftNode,
-        disk: &Arc<Disk>,
-        data_dir: &Path,
-        storage: &StorageConfig,
-        origin: &Origin,
+        ground: &Ground,
         first: Option<&BTreeSet<NodeId>>,
     ) -> Result<(Self, Applier), StartError> {
+        let Ground { raft, disk, data_dir, storage, origin, kafka, .. } = ground;
         let config = StoreConfig {
             close_delay_ms: storage.close_delay.as_ms(),
             late_delay_ms: storage.late_delay.as_ms(),
@@ -72,28 +91,36 @@ impl Partition {
         let store = opening.await.map_err(|_| StartError::Panicked)?;
         let store = Arc::new(store.map_err(|cause| StartError::Store { partition: id, cause })?);
         let failed = |cause| StartError::Log { partition: id, cause };
-        let log = match origin {
-            Origin::Alone => RaftLog::start(raft, id).await,
-            Origin::Shared { calls, incarnation, .. } => {
-                RaftLog::join(raft, id, calls.clone(), *incarnation).await
+        let (log, group) = match (kafka, origin) {
+            (Some(kafka), Origin::Alone) => {
+                (Log::Kafka(kafka.clone(), kafka.log(id)), raft.group(group_of(id)).await?)
             }
-        }
-        .map_err(failed)?;
-        if let Some(first) = first {
-            log.group().begin(first).await?;
-        }
-        let index = match origin {
-            Origin::Alone => Arc::new(OnlyMember(log.group().clone())),
-            Origin::Shared { index, .. } => index.clone(),
+            (Some(kafka), Origin::Shared { .. }) => {
+                (Log::Kafka(kafka.clone(), kafka.log(id)), raft.member(group_of(id)).await?)
+            }
+            (None, Origin::Alone) => in_group(RaftLog::start(raft, id).await.map_err(failed)?),
+            (None, Origin::Shared { calls, incarnation, .. }) => {
+                in_group(RaftLog::join(raft, id, calls.clone(), *incarnation).await.map_err(failed)?)
+            }
         };
-        let applier = Applier::start(id, store.clone(), Arc::new(log.clone()), Handle::current())
+        if let Some(first) = first {
+            group.begin(first).await?;
+        }
+        let index: Arc<dyn PartitionIndex> = match (&log, origin) {
+            (Log::Kafka(kafka, _), _) => Arc::new(KafkaIndex(kafka.kafka().clone())),
+            (Log::Raft(_), Origin::Alone) => Arc::new(OnlyMember(group.clone())),
+            (Log::Raft(_), Origin::Shared { index, .. }) => index.clone(),
+        };
+        let strangers = kafka.as_ref().map(|_| told_strangers(id));
+        let applier = Applier::start(id, store.clone(), log.shared(), strangers, Handle::current())
             .map_err(StartError::Thread)?;
-        Ok((Self { id, store, state: applier.state(), log, index }, applier))
+        let me = raft.id();
+        Ok((Self { id, store, state: applier.state(), log, group, me, index }, applier))
     }
 
     /// The way into its log.
     pub fn appender(&self, applier: &Applier) -> LocalAppender {
-        LocalAppender::new(Arc::new(self.log.clone()), applier.verdicts())
+        LocalAppender::new(self.log.shared(), applier.verdicts())
     }
 
     /// What maintenance needs of it.
@@ -101,7 +128,8 @@ impl Partition {
         MaintainedPartition {
             id: self.id,
             store: self.store.clone(),
-            log: Arc::new(self.log.clone()),
+            log: self.log.shared(),
+            builder: self.builder(),
             state: self.state.clone(),
         }
     }
@@ -115,9 +143,44 @@ impl Partition {
         }
     }
 
-    /// The group of its log.
+    /// The group of its members; the log of its records, too, unless that is Kafka.
     pub fn group(&self) -> &Group {
-        self.log.group()
+        &self.group
+    }
+
+    /// Under which epoch this node proposes marks. Of a log that any node can append to, who leads the group does, and its
+    /// term is the epoch: one that was deposed and does not know it yet has a lower one than its heir.
+    fn builder(&self) -> Builder {
+        match &self.log {
+            Log::Raft(_) => Arc::new(|| Some(ONLY_EPOCH)),
+            Log::Kafka(..) => {
+                let (group, me) = (self.group.clone(), self.me);
+                Arc::new(move || {
+                    (group.leader() == Some(me)).then(|| u32::try_from(group.term()).ok()).flatten()
+                })
+            }
+        }
+    }
+
+    /// The newest position that is known to be committed.
+    pub fn known_index(&self) -> Position {
+        match &self.log {
+            Log::Raft(_) => self.group.known_index(),
+            Log::Kafka(kafka, _) => kafka.known_end(self.id),
+        }
+    }
+
+    /// How far the replica is behind Kafka; `None` with the embedded log.
+    pub fn lag(&self) -> Option<Lag> {
+        match &self.log {
+            Log::Raft(_) => None,
+            Log::Kafka(kafka, _) => Some(kafka.lag(self.id, self.store.applied())),
+        }
+    }
+
+    /// Whether the replica has caught up with the log: readers of the log find nothing more than it has.
+    pub fn has_caught_up(&self) -> bool {
+        self.state.borrow().is_ready
     }
 
     /// Waits until everything that was committed when it started is applied.
@@ -166,6 +229,40 @@ impl ReplicaState for Applied {
     }
 }
 
+/// Epoch of the builder of a log that only its leader appends to.
+const ONLY_EPOCH: u32 = 1;
+
+fn in_group(log: RaftLog) -> (Log, Group) {
+    let group = log.group().clone();
+    (Log::Raft(log), group)
+}
+
+/// Tells of entries in the topic that no node of this cluster wrote.
+fn told_strangers(id: PartitionId) -> Strangers {
+    Arc::new(move |entry: &LogEntry, why: &str| {
+        metrics::counter!("quorate_kafka_strange_records_total", "partition" => id.to_string()).increment(1);
+        let (offset, bytes) = (entry.position.0.saturating_sub(1), entry.payload.len());
+        tracing::warn!(partition = %id, offset, bytes, why, "a record of the topic is none of this cluster; it is passed");
+    })
+}
+
+/// The ends of the partitions of the topic, as queries ask.
+struct KafkaIndex(Arc<Kafka>);
+
+#[async_trait]
+impl PartitionIndex for KafkaIndex {
+    async fn read_indexes(
+        &self,
+        partitions: &[PartitionId],
+        patience: Duration,
+    ) -> Vec<Result<Position, IndexError>> {
+        let told = |found: Result<Position, LogError>| {
+            found.map_err(|error| IndexError::Unavailable { reason: error.to_string() })
+        };
+        self.0.read_indexes(partitions, patience).await.into_iter().map(told).collect()
+    }
+}
+
 /// The committed positions of the groups of a node, as queries ask. All its replicas share one.
 pub struct Index(RaftNode);
 
@@ -208,7 +305,10 @@ impl PartitionIndex for OnlyMember {
     }
 }
 
+/// The folder of all partitions.
+pub const PARTITIONS: &str = "partitions";
+
 /// Where a partition keeps its images and its series log.
 pub fn folder(data_dir: &Path, id: PartitionId) -> PathBuf {
-    data_dir.join("partitions").join(id.to_string())
+    data_dir.join(PARTITIONS).join(id.to_string())
 }

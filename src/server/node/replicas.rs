@@ -4,15 +4,17 @@
 //! **here** -> [`super::partition`]; [`super::snapshots`] closes one and opens it again over another state.
 
 use super::StartError;
+use super::kafka::KafkaHere;
 use super::leaders::Leaders;
 use super::partition::{Origin, Partition, folder};
+use super::rebuild::rebuild;
 use super::snapshots::Snapshots;
 use super::traffic::Traffic;
 use crate::config::StorageConfig;
 use futures::{StreamExt, TryStreamExt, stream};
 use parking_lot::{Mutex, RwLock};
 use quorate_ingest::{Applier, ApplyState, LocalReplica, LocalReplicas, MaintainedPartition, Maintenance};
-use quorate_model::{Clock, NodeId, PartitionId, SystemClock};
+use quorate_model::{Clock, NodeId, PartitionId, Position, SystemClock};
 use quorate_raft::{Group, RaftNode};
 use quorate_tsdb::{Disk, StoreError};
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,6 +48,8 @@ pub struct Ground {
     pub origin: Origin,
     /// Snapshots on their way.
     pub traffic: Arc<Traffic>,
+    /// Kafka, if it is the log.
+    pub kafka: Option<Arc<KafkaHere>>,
 }
 
 /// The replicas that run here.
@@ -71,6 +75,7 @@ pub struct Replicas {
 struct Running {
     partition: Partition,
     applier: Applier,
+    snapshots: Option<Arc<Snapshots>>,
 }
 
 impl Replicas {
@@ -147,18 +152,20 @@ impl Replicas {
         if self.is_stopped.load(Ordering::SeqCst) {
             return Err(StartError::Replay { partition: id, reason: Arc::from("the node is stopping") });
         }
-        let Ground { raft, disk, data_dir, storage, origin, .. } = &self.ground;
-        let started = Partition::start(id, raft, disk, data_dir, storage, origin, first.as_ref());
-        let (partition, applier) = started.await?;
-        if matches!(origin, Origin::Shared { .. }) {
+        let Ground { disk, data_dir, origin, kafka, .. } = &self.ground;
+        let (partition, applier) = Partition::start(id, &self.ground, first.as_ref()).await?;
+        let snapshots = matches!(origin, Origin::Shared { .. }).then(|| {
             // The first owner stays: it finds the replica of the moment by its number.
             let owner = Snapshots::new(id, self.me.clone(), disk.clone(), folder(data_dir, id));
-            partition.group().set_owner(Arc::new(owner));
-        }
+            let owner = Arc::new(owner);
+            partition.group().set_owner(owner.clone());
+            owner
+        });
+        let may_rebuild = kafka.is_some() && snapshots.is_some();
         let appender = Arc::new(partition.appender(&applier));
         self.appenders.insert(id, LocalReplica { appender, holdings: partition.store.clone() });
-        self.enter(id, Running { partition: partition.clone(), applier });
-        tokio::spawn(watch_over(self.me.clone(), id, partition.state.clone()));
+        self.enter(id, Running { partition: partition.clone(), applier, snapshots });
+        tokio::spawn(watch_over(self.me.clone(), id, partition.state.clone(), may_rebuild));
         tokio::spawn(follow_leader(
             self.leaders.clone(),
             id,
@@ -178,7 +185,7 @@ impl Replicas {
         let running = self.take_out(id);
         self.appenders.remove(id);
         self.changes.send_modify(|changes| *changes += 1);
-        let Some(Running { partition, applier }) = running else { return Ok(()) };
+        let Some(Running { partition, applier, .. }) = running else { return Ok(()) };
         drop(partition);
         tokio::task::spawn_blocking(move || applier.stop()).await.map_err(|error| error.to_string())
     }
@@ -221,17 +228,34 @@ impl Replicas {
         loop {
             changes.borrow_and_update();
             if let Some(partition) = self.get(id) {
+                let state = partition.state.clone();
                 let ready = partition.ready().await;
-                let is_replaced = !self.is_running(id, &partition.state);
-                if ready.is_ok() || !is_replaced {
+                drop(partition);
+                let is_replaced = !self.is_running(id, &state);
+                if ready.is_ok() || !(is_replaced || self.will_rebuild(&state)) {
                     return ready;
                 }
-                continue;
+                if is_replaced {
+                    continue;
+                }
             }
             if changes.changed().await.is_err() {
                 return Err(StartError::Replay { partition: id, reason: Arc::from("the node is stopping") });
             }
         }
+    }
+
+    /// Whether a replica that has stopped is going to take the state of another one.
+    fn will_rebuild(&self, state: &watch::Receiver<ApplyState>) -> bool {
+        let is_shared = matches!(self.ground.origin, Origin::Shared { .. });
+        is_shared && self.ground.kafka.is_some() && state.borrow().lacks_entries
+    }
+
+    /// What a replica that runs here needs to take the state of another one: its group, its position, its snapshots.
+    pub fn to_rebuild(&self, id: PartitionId) -> Option<(Group, Position, Arc<Snapshots>)> {
+        let running = self.running.read();
+        let Running { partition, snapshots, .. } = running.get(&id)?;
+        Some((partition.group().clone(), partition.store.applied(), snapshots.clone()?))
     }
 
     fn is_running(&self, id: PartitionId, state: &watch::Receiver<ApplyState>) -> bool {
@@ -351,13 +375,35 @@ impl Replicas {
 }
 
 /// Ends the node when a replica stops that was not taken out of service.
-async fn watch_over(replicas: Weak<Replicas>, id: PartitionId, mut state: watch::Receiver<ApplyState>) {
+async fn watch_over(
+    replicas: Weak<Replicas>,
+    id: PartitionId,
+    mut state: watch::Receiver<ApplyState>,
+    may_rebuild: bool,
+) {
     let stopped = state.wait_for(|state| state.stopped.is_some()).await;
-    let reason = stopped.ok().and_then(|state| state.stopped.clone());
-    let Some(replicas) = replicas.upgrade() else { return };
-    if replicas.is_running(id, &state) {
+    let (reason, lacks_entries) =
+        stopped.map_or((None, false), |state| (state.stopped.clone(), state.lacks_entries));
+    let Some(strong) = replicas.upgrade() else { return };
+    if strong.is_running(id, &state) {
         let reason = reason.unwrap_or_else(|| Arc::from("its apply thread ended"));
-        replicas.fail(format!("partition {id} stopped: {reason}"));
+        if lacks_entries && may_rebuild {
+            drop(strong);
+            tracing::warn!(partition = %id, %reason, "the replica takes the state of another one");
+            return rebuild(replicas, id).await;
+        }
+        strong.fail(format!("partition {id} stopped: {reason}{}", advice(lacks_entries)));
+    }
+}
+
+/// What an operator can do about a replica that the log cannot continue, where no other replica helps.
+fn advice(lacks_entries: bool) -> &'static str {
+    match lacks_entries {
+        true => {
+            ". They were deleted before this replica had them, and there is no other replica: what was written meanwhile is \
+             lost. To go on without it start with a new data dir and a new topic"
+        }
+        false => "",
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a running node offers to its listeners.
 
+use super::kafka::KafkaHere;
 use super::life::Life;
 use super::replicas::Replicas;
 use quorate_cluster::MetaHandle;
@@ -25,6 +26,8 @@ pub struct Services {
     pub raft: RaftNode,
     /// The store of blocks.
     pub kv: Arc<RocksKv>,
+    /// Kafka, if it is the log.
+    pub kafka: Option<Arc<KafkaHere>>,
     /// What nodes tell each other.
     pub life: Arc<Life>,
     /// Signs position tokens.

@@ -144,7 +144,11 @@ impl SnapshotOwner for Snapshots {
     }
 
     /// A piece of an offer.
+    /// To one without a question, an offer: so a replica asks that needs the state of another one for a reason of its own.
     async fn tell(&self, question: Bytes) -> Result<Bytes, String> {
+        if question.is_empty() {
+            return self.give().await.map(|(_, offer)| offer);
+        }
         let Question { offer, part, at } = Question::decode(&question)?;
         let offer = self.offers.lock().get(offer).ok_or("that offer has ended")?;
         let reading = tokio::task::spawn_blocking(move || offer.read(part as usize, at, PIECE as usize));
