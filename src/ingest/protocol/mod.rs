@@ -6,6 +6,7 @@
 //! A body is read in full before anything is made of it, so a malformed one has no effect. What is wrong with
 //! one series only is kept beside it as a [`Fault`], and the rest of the request is stored.
 
+mod body;
 #[cfg(test)]
 pub(crate) mod encoder;
 mod histogram;
@@ -20,6 +21,7 @@ mod snappy;
 mod tests;
 mod wire;
 
+pub use body::{DenseBuckets, HistogramParts, Rw2Body, SeriesWriter, TooLarge};
 pub use histogram::HistogramFault;
 pub use labels::{LabelBounds, LabelFault, LabelPairs};
 pub(crate) use memory::Memory;
