@@ -10,7 +10,10 @@ mod body;
 #[cfg(test)]
 pub(crate) mod encoder;
 mod histogram;
+mod influx;
+mod label_list;
 mod labels;
+mod lines;
 mod memory;
 mod request;
 mod rw1;
@@ -19,11 +22,15 @@ mod sample;
 mod snappy;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod told;
 mod wire;
 
 pub use body::{DenseBuckets, HistogramParts, Rw2Body, SeriesWriter, TooLarge};
 pub use histogram::HistogramFault;
+pub use influx::{InfluxError, InfluxRead, InfluxSettings, Precision, translate_influx};
 pub use labels::{LabelBounds, LabelFault, LabelPairs};
+pub use lines::{Note, Noted};
 pub(crate) use memory::Memory;
 pub(crate) use request::RawHash;
 pub use request::{Fault, Hashing, ParsedHistogram, ParsedMetadata, ParsedRequest, ParsedSeries};
