@@ -22,6 +22,7 @@ mod sample;
 mod snappy;
 #[cfg(test)]
 mod tests;
+mod text;
 #[cfg(test)]
 mod told;
 mod wire;
@@ -35,6 +36,7 @@ pub(crate) use memory::Memory;
 pub(crate) use request::RawHash;
 pub use request::{Fault, Hashing, ParsedHistogram, ParsedMetadata, ParsedRequest, ParsedSeries};
 pub use snappy::BodyBuffer;
+pub use text::{Created, TextError, TextFormat, TextRead, TextSettings, translate_text};
 
 use crate::in_flight::{Held, NoRoom};
 use quorate_model::ErrorCode;
