@@ -2,6 +2,7 @@ use super::super::Note;
 use super::super::told::{self, ToldSample};
 use super::*;
 use proptest::prelude::*;
+use serde::de::value::MapDeserializer;
 
 const NOW_MS: i64 = 1_700_000_000_123;
 
@@ -317,6 +318,21 @@ fn a_body_that_is_full_refuses_the_text() {
     assert_eq!(error, InfluxError::BodyTooLarge(TooLarge { limit: 1_000 }));
     assert_eq!(error.code(), ErrorCode::TooLarge);
     assert!(body.is_empty());
+}
+
+#[test]
+fn settings_are_closed_and_have_defaults() {
+    let read = |key: &'static str, value: &'static str| {
+        let pairs = std::iter::once((key, value));
+        InfluxSettings::deserialize(MapDeserializer::<_, serde::de::value::Error>::new(pairs))
+    };
+    for (text, precision) in
+        [("us", Precision::Microseconds), ("u", Precision::Microseconds), ("s", Precision::Seconds)]
+    {
+        assert_eq!(read("precision", text), Ok(InfluxSettings { precision, ..InfluxSettings::default() }));
+    }
+    assert!(read("precision", "d").is_err());
+    assert!(read("precisions", "ns").is_err());
 }
 
 #[test]

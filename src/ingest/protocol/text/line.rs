@@ -152,7 +152,9 @@ impl<'l> Cursor<'l> {
         let mut sample = Sample { metric, value, value_text, ts_ms: None, exemplar: None };
         if self.is_next_part()? && self.peek() != Some(b'#') {
             sample.ts_ms = Some(self.time()?);
-            self.is_next_part()?;
+            if self.is_next_part()? && self.peek() != Some(b'#') {
+                return Err(LineFault::At("something follows the sample", self.rest()));
+            }
         }
         if self.is_open_metrics && self.peek() == Some(b'#') {
             self.at += 1;

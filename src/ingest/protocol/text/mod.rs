@@ -285,10 +285,10 @@ impl Translation<'_> {
             }
             let mut cursor = Cursor::new(line, self.format, self.settings.max_labels);
             let Ok(sample) = cursor.sample(&mut self.list, &mut self.exemplar) else { continue };
-            if self.family.part(&self.list.text[sample.metric.clone()]) == Some(Part::Created) {
-                if let Some(start_ms) = line::seconds_to_ms(sample.value_text) {
-                    self.family.add_start(&self.list, sample.ts_ms, start_ms, number, limit)?;
-                }
+            if self.family.part(&self.list.text[sample.metric.clone()]) == Some(Part::Created)
+                && let Some(start_ms) = line::seconds_to_ms(sample.value_text)
+            {
+                self.family.add_start(&self.list, sample.ts_ms, start_ms, number, limit)?;
             }
         }
         Ok(())

@@ -2,6 +2,7 @@ use super::super::told::{self, ToldSample};
 use super::*;
 use proptest::prelude::*;
 use quorate_model::MetricType;
+use serde::de::value::MapDeserializer;
 
 const NOW_MS: i64 = 1_700_000_000_123;
 const PROMETHEUS: TextFormat = TextFormat::Prometheus;
@@ -314,6 +315,9 @@ fn openmetrics_is_strict_about_blanks_and_comments() {
         ("a\t1", "a space is missing: \"\\t1\""),
         (" a 1", "a metric name is missing: \" a 1\""),
         ("a 1 ", "the time is no number of seconds"),
+        ("a 1 2 ", "something follows the sample"),
+        ("a 1 2 3", "something follows the sample: \"3\""),
+        ("a 1 #", "the line ends early"),
         ("a{b=\"c\"}1", "a space is missing: \"1\""),
         ("a {b=\"c\"} 1", "the value is no number: \"{b=\\\"c\\\"}\""),
         ("a{b=\"c\", d=\"e\"} 1", "a label name is missing: \" d=\\\"e\\\"} 1\""),
@@ -413,6 +417,19 @@ fn what_is_kept_of_created_lines_is_bounded() {
     let bounds = TextSettings { max_size: HumanSize::from_bytes(limit as u64), ..TextSettings::default() };
     let (read, _) = translate(OPEN_METRICS, text.as_bytes(), &bounds);
     assert_eq!(read, Err(TextError::BodyTooLarge(TooLarge { limit })));
+}
+
+#[test]
+fn settings_are_closed_and_have_defaults() {
+    let read = |key: &'static str, value: &'static str| {
+        let pairs = std::iter::once((key, value));
+        TextSettings::deserialize(MapDeserializer::<_, serde::de::value::Error>::new(pairs))
+    };
+    let series = TextSettings { created: Created::Series, ..TextSettings::default() };
+    assert_eq!(read("created", "series"), Ok(series));
+    let small = TextSettings { max_size: HumanSize::from_mib(1), ..TextSettings::default() };
+    assert_eq!(read("max_size", "1MiB"), Ok(small));
+    assert!(read("max_sizes", "1MiB").is_err());
 }
 
 #[test]
