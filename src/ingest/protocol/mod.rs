@@ -15,6 +15,7 @@ mod label_list;
 mod labels;
 mod lines;
 mod memory;
+pub mod otlp;
 mod request;
 mod rw1;
 mod rw2;
