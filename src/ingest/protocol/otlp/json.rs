@@ -1,165 +1,17 @@
 //! OTLP's JSON, rewritten as the protobuf of the same message.
 //!
-//! Knows the names and types of the fields. Does not know what they mean.
+//! Knows how JSON stands for each type of a field. Does not know what fields there are.
 //! Path: `otlp::translate` -> **here** -> `otlp::walk`.
-//! Field names are lowerCamelCase, others are ignored; 64-bit integers are numbers or texts, enums numbers or names, ids
+//! Fields that are not known are ignored; 64-bit integers are numbers or texts, enums numbers or names, ids
 //! hexadecimal, bytes base64.
 //! Cost: one pass, no tree; the output is bounded.
 //! Source: OTLP specification, "JSON Protobuf Encoding"; protobuf.dev, "ProtoJSON Format".
 
 use super::OtlpError;
+use super::json_fields::{Field, Message, REQUEST, Type};
 use serde::Deserializer;
 use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::fmt;
-
-/// The type of a field.
-#[derive(Debug, Clone, Copy)]
-enum Type {
-    Message(&'static Message),
-    Text,
-    Base64,
-    Hex,
-    Double,
-    Fixed64,
-    Sfixed64,
-    /// `int64`, `uint64` or `uint32`.
-    Varint,
-    /// `sint32`.
-    Zigzag,
-    Bool,
-    Enum(&'static [&'static str]),
-}
-
-#[derive(Debug)]
-struct Field {
-    name: &'static str,
-    number: u32,
-    field_type: Type,
-    is_repeated: bool,
-}
-
-#[derive(Debug)]
-struct Message(&'static [Field]);
-
-const fn one(name: &'static str, number: u32, field_type: Type) -> Field {
-    Field { name, number, field_type, is_repeated: false }
-}
-
-const fn many(name: &'static str, number: u32, field_type: Type) -> Field {
-    Field { name, number, field_type, is_repeated: true }
-}
-
-static REQUEST: Message = Message(&[many("resourceMetrics", 1, Type::Message(&RESOURCE_METRICS))]);
-static RESOURCE_METRICS: Message = Message(&[
-    one("resource", 1, Type::Message(&RESOURCE)),
-    many("scopeMetrics", 2, Type::Message(&SCOPE_METRICS)),
-]);
-static RESOURCE: Message = Message(&[many("attributes", 1, Type::Message(&KEY_VALUE))]);
-static SCOPE_METRICS: Message = Message(&[
-    one("scope", 1, Type::Message(&SCOPE)),
-    many("metrics", 2, Type::Message(&METRIC)),
-    one("schemaUrl", 3, Type::Text),
-]);
-static SCOPE: Message = Message(&[
-    one("name", 1, Type::Text),
-    one("version", 2, Type::Text),
-    many("attributes", 3, Type::Message(&KEY_VALUE)),
-]);
-static METRIC: Message = Message(&[
-    one("name", 1, Type::Text),
-    one("description", 2, Type::Text),
-    one("unit", 3, Type::Text),
-    one("gauge", 5, Type::Message(&GAUGE)),
-    one("sum", 7, Type::Message(&SUM)),
-    one("histogram", 9, Type::Message(&HISTOGRAM)),
-    one("exponentialHistogram", 10, Type::Message(&EXPONENTIAL_HISTOGRAM)),
-    one("summary", 11, Type::Message(&SUMMARY)),
-]);
-const TEMPORALITY: Type = Type::Enum(&[
-    "AGGREGATION_TEMPORALITY_UNSPECIFIED",
-    "AGGREGATION_TEMPORALITY_DELTA",
-    "AGGREGATION_TEMPORALITY_CUMULATIVE",
-]);
-static GAUGE: Message = Message(&[many("dataPoints", 1, Type::Message(&NUMBER_POINT))]);
-static SUM: Message = Message(&[
-    many("dataPoints", 1, Type::Message(&NUMBER_POINT)),
-    one("aggregationTemporality", 2, TEMPORALITY),
-    one("isMonotonic", 3, Type::Bool),
-]);
-static HISTOGRAM: Message = Message(&[
-    many("dataPoints", 1, Type::Message(&HISTOGRAM_POINT)),
-    one("aggregationTemporality", 2, TEMPORALITY),
-]);
-static EXPONENTIAL_HISTOGRAM: Message = Message(&[
-    many("dataPoints", 1, Type::Message(&EXPONENTIAL_POINT)),
-    one("aggregationTemporality", 2, TEMPORALITY),
-]);
-static SUMMARY: Message = Message(&[many("dataPoints", 1, Type::Message(&SUMMARY_POINT))]);
-static NUMBER_POINT: Message = Message(&[
-    one("startTimeUnixNano", 2, Type::Fixed64),
-    one("timeUnixNano", 3, Type::Fixed64),
-    one("asDouble", 4, Type::Double),
-    many("exemplars", 5, Type::Message(&EXEMPLAR)),
-    one("asInt", 6, Type::Sfixed64),
-    many("attributes", 7, Type::Message(&KEY_VALUE)),
-    one("flags", 8, Type::Varint),
-]);
-static HISTOGRAM_POINT: Message = Message(&[
-    one("startTimeUnixNano", 2, Type::Fixed64),
-    one("timeUnixNano", 3, Type::Fixed64),
-    one("count", 4, Type::Fixed64),
-    one("sum", 5, Type::Double),
-    many("bucketCounts", 6, Type::Fixed64),
-    many("explicitBounds", 7, Type::Double),
-    many("exemplars", 8, Type::Message(&EXEMPLAR)),
-    many("attributes", 9, Type::Message(&KEY_VALUE)),
-    one("flags", 10, Type::Varint),
-]);
-static EXPONENTIAL_POINT: Message = Message(&[
-    many("attributes", 1, Type::Message(&KEY_VALUE)),
-    one("startTimeUnixNano", 2, Type::Fixed64),
-    one("timeUnixNano", 3, Type::Fixed64),
-    one("count", 4, Type::Fixed64),
-    one("sum", 5, Type::Double),
-    one("scale", 6, Type::Zigzag),
-    one("zeroCount", 7, Type::Fixed64),
-    one("positive", 8, Type::Message(&BUCKETS)),
-    one("negative", 9, Type::Message(&BUCKETS)),
-    one("flags", 10, Type::Varint),
-    many("exemplars", 11, Type::Message(&EXEMPLAR)),
-    one("zeroThreshold", 14, Type::Double),
-]);
-static BUCKETS: Message = Message(&[one("offset", 1, Type::Zigzag), many("bucketCounts", 2, Type::Varint)]);
-static SUMMARY_POINT: Message = Message(&[
-    one("startTimeUnixNano", 2, Type::Fixed64),
-    one("timeUnixNano", 3, Type::Fixed64),
-    one("count", 4, Type::Fixed64),
-    one("sum", 5, Type::Double),
-    many("quantileValues", 6, Type::Message(&QUANTILE)),
-    many("attributes", 7, Type::Message(&KEY_VALUE)),
-    one("flags", 8, Type::Varint),
-]);
-static QUANTILE: Message = Message(&[one("quantile", 1, Type::Double), one("value", 2, Type::Double)]);
-static EXEMPLAR: Message = Message(&[
-    one("timeUnixNano", 2, Type::Fixed64),
-    one("asDouble", 3, Type::Double),
-    one("spanId", 4, Type::Hex),
-    one("traceId", 5, Type::Hex),
-    one("asInt", 6, Type::Sfixed64),
-    many("filteredAttributes", 7, Type::Message(&KEY_VALUE)),
-]);
-static KEY_VALUE: Message = Message(&[one("key", 1, Type::Text), one("value", 2, Type::Message(&ANY_VALUE))]);
-static ANY_VALUE: Message = Message(&[
-    one("stringValue", 1, Type::Text),
-    one("boolValue", 2, Type::Bool),
-    one("intValue", 3, Type::Varint),
-    one("doubleValue", 4, Type::Double),
-    one("arrayValue", 5, Type::Message(&ARRAY)),
-    one("kvlistValue", 6, Type::Message(&KEY_VALUE_LIST)),
-    one("bytesValue", 7, Type::Base64),
-]);
-static ARRAY: Message = Message(&[many("values", 1, Type::Message(&ANY_VALUE))]);
-static KEY_VALUE_LIST: Message = Message(&[many("values", 1, Type::Message(&KEY_VALUE))]);
 
 /// Rewrites a message; the result has at most `max_bytes`.
 pub(super) fn to_protobuf(body: &[u8], max_bytes: usize) -> Result<Vec<u8>, OtlpError> {

@@ -29,9 +29,17 @@ pub(super) struct Family<'a> {
 }
 
 impl<'a> Family<'a> {
+    /// A family whose series all have its name, until [`Family::with_parts`].
     pub(super) fn new(name: String, metric_type: MetricType) -> Self {
-        let [sum, count, bucket] = ["_sum", "_count", "_bucket"].map(|suffix| format!("{name}{suffix}"));
-        Self { name, sum, count, bucket, metric_type, help: "", unit: String::new(), is_delta: false }
+        let [sum, count, bucket, unit] = [const { String::new() }; 4];
+        Self { name, sum, count, bucket, metric_type, help: "", unit, is_delta: false }
+    }
+
+    /// Names the series of sums, counts and buckets.
+    pub(super) fn with_parts(self) -> Self {
+        let [sum, count, bucket] =
+            ["_sum", "_count", "_bucket"].map(|suffix| format!("{}{suffix}", self.name));
+        Self { sum, count, bucket, ..self }
     }
 }
 
@@ -103,4 +111,15 @@ fn attribute_texts<'a>(exemplar: &Exemplar<'a>) -> Result<Vec<(Attribute<'a>, St
         attribute.put(&mut value).map(|()| (attribute, value))
     };
     attributes.into_iter().map(text).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_memory_of_a_list_is_used_again() {
+        let mut pairs = Vec::with_capacity(64);
+        pairs.push(("a", "b"));
+        let again = super::reuse(pairs);
+        assert_eq!((again.len(), again.capacity()), (0, 64));
+    }
 }

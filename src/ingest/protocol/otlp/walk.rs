@@ -310,6 +310,8 @@ impl<'a> Metric<'a> {
         let mut name = String::new();
         names::metric(settings, self.name, self.unit, named, &mut name).ok()?;
         let family = Family::new(name, metric_type);
+        let has_parts = matches!(self.kind, Kind::Histogram | Kind::Summary);
+        let family = if has_parts { family.with_parts() } else { family };
         Some(Family { help: self.help, unit: names::unit(self.unit), is_delta: self.is_delta(), ..family })
     }
 }
