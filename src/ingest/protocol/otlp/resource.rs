@@ -10,6 +10,7 @@ use super::label_set::{LabelsError, Layer, Shared};
 use super::names::{self, Unnamed};
 use super::output::Family;
 use super::reasons::{Reason, Stop};
+use super::settings::OtlpSettings;
 use super::values::{self, Attribute};
 use super::walk::Translator;
 use quorate_model::MetricType;
@@ -46,6 +47,21 @@ fn text_of(attributes: &[Attribute<'_>], key: &str) -> Result<Option<String>, Ot
     Ok(Some(text))
 }
 
+/// The label of an attribute that is called `name`; `None` if no label can be.
+fn shared(
+    settings: &OtlpSettings,
+    layer: Layer,
+    name: &str,
+    attribute: &Attribute<'_>,
+) -> Result<Option<Shared>, OtlpError> {
+    let mut label = Shared { layer, name: String::new(), value: String::new() };
+    if names::label(settings, name, &mut label.name) == Err(Unnamed) {
+        return Ok(None);
+    }
+    attribute.put(&mut label.value)?;
+    Ok(Some(label))
+}
+
 impl<'a> Translator<'a> {
     /// Sets the labels that the series of a resource share, or tells why there cannot be any.
     pub(super) fn set_resource(
@@ -67,12 +83,10 @@ impl<'a> Translator<'a> {
         // An empty one does not take the place of an attribute.
         self.resource_labels.retain(|label| !label.value.is_empty());
         for attribute in attributes.iter().filter(|attribute| self.settings.promotes(attribute.key)) {
-            let (mut name, mut value) = (String::new(), String::new());
-            if names::label(self.settings, attribute.key, &mut name) == Err(Unnamed) {
-                return Ok(Some(Reason::ResourceAttribute(attribute.key)));
+            match shared(self.settings, Layer::Promoted, attribute.key, attribute)? {
+                Some(label) => self.resource_labels.push(label),
+                None => return Ok(Some(Reason::ResourceAttribute(attribute.key))),
             }
-            attribute.put(&mut value)?;
-            self.resource_labels.push(Shared { layer: Layer::Promoted, name, value });
         }
         Ok(None)
     }
@@ -99,13 +113,11 @@ impl<'a> Translator<'a> {
         let mut attributes: Vec<Attribute<'a>> = Vec::new();
         values::read_attributes(scope, 3, &mut attributes)?;
         for attribute in attributes {
-            let (mut name, mut value) = (String::new(), String::new());
-            let prefixed = format!("otel_scope_{}", attribute.key);
-            if names::label(self.settings, &prefixed, &mut name) == Err(Unnamed) {
-                return Ok(Some(Reason::ScopeAttribute(attribute.key)));
+            let name = format!("otel_scope_{}", attribute.key);
+            match shared(self.settings, Layer::ScopeAttribute, &name, &attribute)? {
+                Some(label) => self.scope_labels.push(label),
+                None => return Ok(Some(Reason::ScopeAttribute(attribute.key))),
             }
-            attribute.put(&mut value)?;
-            self.scope_labels.push(Shared { layer: Layer::ScopeAttribute, name, value });
         }
         let told = [
             ("otel_scope_name", scope_name),
