@@ -187,10 +187,10 @@ impl ClientContext for Context {
             | RDKafkaLogLevel::Alert
             | RDKafkaLogLevel::Critical
             | RDKafkaLogLevel::Error => tracing::warn!(target: "quorate_kafka", facility, "{message}"),
-            RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice => {
+            RDKafkaLogLevel::Warning => {
                 tracing::info!(target: "quorate_kafka", facility, "{message}");
             }
-            RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
+            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
                 tracing::debug!(target: "quorate_kafka", facility, "{message}");
             }
         }

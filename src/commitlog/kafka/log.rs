@@ -3,7 +3,8 @@
 //! Knows how offsets are positions. Does not know consumers and producers from inside.
 //! Path: `ingest`, `server::node` -> **here** -> `producer`, `feed`.
 //! KL1: the newest committed position is asked of the brokers, never remembered. KL2: the topic keeps records by its own
-//! retention: a trim only tells how far this replica needs it no more.
+//! retention: a trim only tells that this replica has an image of them. While it has had none for a quarter of the retention
+//! the node takes no more for that partition (C15): records could be deleted before anything holds them.
 
 use super::KafkaError;
 use super::client::ClientSettings;
@@ -15,13 +16,17 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_model::{Clock, PartitionId, Position, SystemClock};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long the brokers may take to tell the ends of partitions.
 const ENDS_TIMEOUT: Duration = Duration::from_secs(3);
-/// A log wants an image as soon as the last one is older than this part of the retention.
+/// A log wants an image as soon as the last one is older than this part of the retention, and tells that there is none, and
+/// takes nothing more, when it is older than these.
 const IMAGES_PER_RETENTION: u32 = 16;
+const ALARMS_PER_RETENTION: u32 = 10;
+const STOPS_PER_RETENTION: u32 = 4;
 /// Longest wait for records that are under way when a node ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -31,6 +36,23 @@ pub struct Kafka {
     topic: Topic,
     producer: Producer,
     feed: Arc<Feed>,
+    images: Images,
+}
+
+/// When each partition that is read here last had an image, or began to be read.
+#[derive(Default)]
+struct Images(Arc<Mutex<BTreeMap<PartitionId, Instant>>>);
+
+impl Images {
+    /// How long ago that was; `None` if the partition is not read here.
+    fn age(&self, id: PartitionId) -> Option<Duration> {
+        let since = *self.0.lock().get(&id)?;
+        Some(SystemClock.instant().saturating_duration_since(since))
+    }
+
+    fn note(&self, id: PartitionId) {
+        self.0.lock().insert(id, SystemClock.instant());
+    }
 }
 
 impl std::fmt::Debug for Kafka {
@@ -51,7 +73,7 @@ impl Kafka {
     ) -> Result<Arc<Self>, KafkaError> {
         let feed = Arc::new(Feed::start(&settings, &topic.name)?);
         let producer = Producer::new(settings.clone(), produce, topic.clone())?;
-        Ok(Arc::new(Self { settings, topic, producer, feed }))
+        Ok(Arc::new(Self { settings, topic, producer, feed, images: Images::default() }))
     }
 
     /// The topic.
@@ -87,6 +109,18 @@ impl Kafka {
         ends.into_iter().map(|end| Ok(Position(u64::try_from(end?).unwrap_or(0)))).collect()
     }
 
+    /// Whether the last image of a partition is so old that `nth` part of the topic's retention is over.
+    fn is_image_older(&self, id: PartitionId, nth: u32) -> bool {
+        let retention = self.topic.retention_ms.map(Duration::from_millis);
+        retention.zip(self.images.age(id)).is_some_and(|(retention, age)| age > retention / nth)
+    }
+
+    /// Partitions without an image for a tenth of the topic's retention.
+    pub fn partitions_without_image(&self) -> Vec<PartitionId> {
+        let read: Vec<PartitionId> = self.images.0.lock().keys().copied().collect();
+        read.into_iter().filter(|id| self.is_image_older(*id, ALARMS_PER_RETENTION)).collect()
+    }
+
     /// Waits for records that are under way. Blocks.
     pub fn flush(&self) {
         self.producer.flush(FLUSH_TIMEOUT);
@@ -98,13 +132,12 @@ impl Kafka {
 pub struct KafkaLog {
     kafka: Arc<Kafka>,
     partition: PartitionId,
-    trimmed: Arc<Mutex<Instant>>,
 }
 
 impl KafkaLog {
     /// The log of `partition` in the topic of `kafka`.
     pub fn new(kafka: Arc<Kafka>, partition: PartitionId) -> Self {
-        Self { kafka, partition, trimmed: Arc::new(Mutex::new(SystemClock.instant())) }
+        Self { kafka, partition }
     }
 
     /// The connection that it shares.
@@ -116,6 +149,11 @@ impl KafkaLog {
 #[async_trait]
 impl PartitionLog for KafkaLog {
     async fn append(&self, entry: Bytes) -> Result<Position, LogError> {
+        if self.kafka.is_image_older(self.partition, STOPS_PER_RETENTION) {
+            let reason = "no image of the partition was written for a quarter of the topic's retention: its records could \
+                          be deleted before they are kept elsewhere";
+            return Err(LogError::Unavailable { reason: reason.to_owned() });
+        }
         let offset = self.kafka.producer.send(self.partition.0, &entry).await?;
         match u64::try_from(offset) {
             Ok(offset) => Ok(Position(offset + 1)),
@@ -128,14 +166,16 @@ impl PartitionLog for KafkaLog {
 
     fn read_from(&self, after: Position) -> Box<dyn LogReader> {
         if let Some(subscription) = self.kafka.feed.subscribe(self.partition.0, after) {
-            return Box::new(KafkaReader { subscription, _feed: self.kafka.feed.clone() });
+            self.kafka.images.note(self.partition);
+            let images = Some((self.partition, Images(self.kafka.images.0.clone())));
+            return Box::new(KafkaReader { subscription, images, _feed: self.kafka.feed.clone() });
         }
         // The node's consumer has one place in each partition: whoever else reads gets a consumer of its own.
         let feed = Feed::start(&self.kafka.settings, &self.kafka.topic.name).map(Arc::new);
         let own = feed.map_err(|error| error.to_string()).and_then(|feed| {
             let subscription =
                 feed.subscribe(self.partition.0, after).ok_or("the partition is read twice")?;
-            Ok(KafkaReader { subscription, _feed: feed })
+            Ok(KafkaReader { subscription, images: None, _feed: feed })
         });
         match own {
             Ok(reader) => Box::new(reader),
@@ -149,14 +189,14 @@ impl PartitionLog for KafkaLog {
     }
 
     async fn trim(&self, _up_to: Position) -> Result<(), LogError> {
-        *self.trimmed.lock() = SystemClock.instant();
+        if self.kafka.images.age(self.partition).is_some() {
+            self.kafka.images.note(self.partition);
+        }
         Ok(())
     }
 
     fn wants_trim(&self) -> bool {
-        let Some(retention_ms) = self.kafka.topic.retention_ms else { return false };
-        let most = Duration::from_millis(retention_ms) / IMAGES_PER_RETENTION;
-        SystemClock.instant().saturating_duration_since(*self.trimmed.lock()) > most
+        self.kafka.is_image_older(self.partition, IMAGES_PER_RETENTION)
     }
 
     fn incarnation(&self) -> u32 {
@@ -166,8 +206,18 @@ impl PartitionLog for KafkaLog {
 
 struct KafkaReader {
     subscription: Subscription,
+    /// That of the node notes how old the partition's image is, as long as it is read.
+    images: Option<(PartitionId, Images)>,
     /// Ends after the subscription.
     _feed: Arc<Feed>,
+}
+
+impl Drop for KafkaReader {
+    fn drop(&mut self) {
+        if let Some((id, images)) = &self.images {
+            images.0.lock().remove(id);
+        }
+    }
 }
 
 #[async_trait]

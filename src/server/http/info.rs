@@ -16,23 +16,36 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use quorate_model::ErrorCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Entries of each list of `status/tsdb` unless the request says otherwise, as in Prometheus.
 const DEFAULT_TOP: usize = 10;
+
+/// A node whose replicas lack what Kafka has had for longer is not ready.
+const MOST_BEHIND: Duration = Duration::from_secs(15);
 
 /// The process lives.
 pub async fn healthy() -> &'static str {
     "Quorate is Healthy.\n"
 }
 
-/// Every partition has replayed its log and the node is not draining.
+/// Every partition has replayed its log and the node is not draining. One that is far behind Kafka is not ready either: what
+/// it would show is old.
 pub async fn ready(State(app): State<Arc<App>>) -> Response {
-    match app.is_ready() {
-        true => "Quorate is Ready.\n".into_response(),
-        false => {
-            let retry = [(header::RETRY_AFTER, HeaderValue::from_static("1"))];
-            (StatusCode::SERVICE_UNAVAILABLE, retry, "Service Unavailable\n").into_response()
-        }
+    let refused = |why: String| {
+        let retry = [(header::RETRY_AFTER, HeaderValue::from_static("1"))];
+        (StatusCode::SERVICE_UNAVAILABLE, retry, why).into_response()
+    };
+    if !app.is_ready() {
+        return refused("Service Unavailable\n".to_owned());
+    }
+    match app.services().ok().and_then(|services| services.most_behind()) {
+        Some((id, age)) if age > MOST_BEHIND => refused(format!(
+            "partition {id} is {:.0} s behind Kafka, over the limit of {} s\n",
+            age.as_secs_f64(),
+            MOST_BEHIND.as_secs()
+        )),
+        _ => "Quorate is Ready.\n".into_response(),
     }
 }
 

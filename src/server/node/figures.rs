@@ -31,7 +31,7 @@ pub fn write(services: &Services, now: Instant, page: &mut Exposition) {
     write_queries(services, now, page);
     write_log(services, page);
     if services.kafka.is_some() {
-        write_kafka(&partitions, page);
+        write_kafka(services, &partitions, page);
     }
     if services.is_shared {
         write_nodes(services, page);
@@ -98,7 +98,20 @@ fn write_groups(services: &Services, partitions: &[Partition], page: &mut Exposi
     );
 }
 
-fn write_kafka(partitions: &[Partition], page: &mut Exposition) {
+fn write_kafka(services: &Services, partitions: &[Partition], page: &mut Exposition) {
+    if let Some(kafka) = &services.kafka {
+        let dangers = kafka.topic().unsafe_because.len();
+        page.gauge(
+            "quorate_kafka_topic_unsafe",
+            "Reasons why the topic may lose what was acknowledged, which is allowed.",
+            dangers as f64,
+        );
+        page.gauge(
+            "quorate_kafka_partitions_without_image",
+            "Partitions of which no image was written for a tenth of the topic's retention.",
+            kafka.kafka().partitions_without_image().len() as f64,
+        );
+    }
     let lags: Vec<_> = partitions.iter().filter_map(|p| Some((p.id.to_string(), p.lag()?))).collect();
     let name = "quorate_kafka_lag_records";
     page.family(name, "gauge", "Offsets of the partition that the replica here has not applied.");

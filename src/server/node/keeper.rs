@@ -347,12 +347,34 @@ impl Keeper {
                 }
             }
         }
-        change_members(group, voters, learners).await;
+        let may_vote = match id {
+            Some(id) if self.replicas.are_fed_by_kafka() => self.have_caught_up(id, group, voters).await,
+            _ => true,
+        };
+        change_members(group, voters, learners, may_vote).await;
+    }
+
+    /// Whether those of `voters` that do not vote yet have what the others have. A group without entries of its own cannot
+    /// tell.
+    async fn have_caught_up(&self, id: PartitionId, group: &Group, voters: &BTreeSet<NodeId>) -> bool {
+        let members = group.members();
+        for node in voters.difference(&members.voters) {
+            if !self.life.has_caught_up(*node, id).await {
+                return false;
+            }
+        }
+        true
     }
 }
 
-/// Brings the members of a group a step closer to `voters`, with `learners` beside them.
-async fn change_members(group: &Group, voters: &BTreeSet<NodeId>, learners: &BTreeSet<NodeId>) {
+/// Brings the members of a group a step closer to `voters`, with `learners` beside them; who votes changes only if those that
+/// are to `may_vote`.
+async fn change_members(
+    group: &Group,
+    voters: &BTreeSet<NodeId>,
+    learners: &BTreeSet<NodeId>,
+    may_vote: bool,
+) {
     if voters.is_empty() {
         return;
     }
@@ -371,7 +393,7 @@ async fn change_members(group: &Group, voters: &BTreeSet<NodeId>, learners: &BTr
         // A voter that lacks entries is one less that can commit, and so is one that is silent: with half of them the
         // change itself would never be committed.
         let has_all = voters.difference(&members.voters).all(|node| group.has_all(*node));
-        if members.voters != *voters && has_all && group.is_majority_ready(voters).await {
+        if members.voters != *voters && may_vote && has_all && group.is_majority_ready(voters).await {
             return group.change_voters(voters).await;
         }
         Ok(())

@@ -15,8 +15,8 @@ use quorate_kv::RocksKv;
 use quorate_model::{Clock, NodeId, PartitionId, SystemClock};
 use quorate_raft::Members;
 use quorate_wire::Calls;
-use quorate_wire::meta::answer::{Answer as Told, NotLeading};
-use quorate_wire::meta::question::{Membership, Overview, Question as Asked};
+use quorate_wire::meta::answer::{Answer as Told, NotLeading, Stands};
+use quorate_wire::meta::question::{Membership, Overview, Question as Asked, Standing};
 use quorate_wire::meta::report::Replica;
 use quorate_wire::meta::{self, Answer, Question, Report, Seen};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -189,6 +189,12 @@ impl Life {
         None
     }
 
+    /// Whether the replica of `id` on `node` has caught up with its log. One that does not answer has not.
+    pub async fn has_caught_up(&self, node: NodeId, id: PartitionId) -> bool {
+        let question = Question { question: Some(Asked::Standing(Standing { partition: id.0 })) };
+        matches!(self.ask(node, question, ASK_TIMEOUT).await, Ok(Told::Stands(Stands { caught_up: true, .. })))
+    }
+
     /// This node is about to stop: from now on it says so to those who would have it lead a partition.
     pub fn leave(&self) {
         self.is_leaving.store(true, Ordering::Relaxed);
@@ -256,6 +262,11 @@ impl Consultant for Life {
                 Told::Heard(self.board.totals(node, SystemClock.instant()))
             }
             Asked::Overview(_) => Told::Seen(self.board.seen(SystemClock.instant())),
+            Asked::Standing(Standing { partition }) => {
+                let here = self.replicas.get(PartitionId(partition)).ok_or("there is no replica here")?;
+                let applied = here.store.applied().0;
+                Told::Stands(Stands { caught_up: here.has_caught_up(), applied })
+            }
             Asked::Membership(Membership { partition }) => {
                 let here = self.replicas.get(PartitionId(partition));
                 let here = here.map(|here| (here.group().clone(), here.known_index()));

@@ -245,6 +245,11 @@ impl Replicas {
         }
     }
 
+    /// Whether the log is Kafka, so that their groups hold no records.
+    pub fn are_fed_by_kafka(&self) -> bool {
+        self.ground.kafka.is_some()
+    }
+
     /// Whether a replica that has stopped is going to take the state of another one.
     fn will_rebuild(&self, state: &watch::Receiver<ApplyState>) -> bool {
         let is_shared = matches!(self.ground.origin, Origin::Shared { .. });

@@ -6,11 +6,12 @@ use super::replicas::Replicas;
 use quorate_cluster::MetaHandle;
 use quorate_ingest::Distributor;
 use quorate_kv::RocksKv;
-use quorate_model::{NodeId, SessionId};
+use quorate_model::{NodeId, PartitionId, SessionId};
 use quorate_query::{QueryService, TokenKey};
 use quorate_raft::RaftNode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// The parts of a node that requests use, and those whose figures `/metrics` shows.
 pub struct Services {
@@ -41,6 +42,13 @@ pub struct Services {
 }
 
 impl Services {
+    /// The replica here that is furthest behind Kafka, and for how long; `None` if none is, or Kafka is not the log.
+    pub fn most_behind(&self) -> Option<(PartitionId, Duration)> {
+        self.kafka.as_ref()?;
+        let lags = self.replicas.list().into_iter().filter_map(|p| Some((p.id, p.lag()?.age)));
+        lags.filter(|(_, age)| !age.is_zero()).max_by_key(|(_, age)| *age)
+    }
+
     /// Opens another gateway session in the background; writes are refused as unavailable meanwhile.
     pub fn renew_session(self: &Arc<Self>) {
         if self.renewing.swap(true, Ordering::AcqRel) {
