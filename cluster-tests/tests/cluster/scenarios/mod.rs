@@ -2,6 +2,7 @@
 
 mod bad_disks;
 mod bad_links;
+mod deploy;
 mod farewell;
 mod grafana;
 mod growing;
