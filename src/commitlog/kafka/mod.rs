@@ -7,11 +7,13 @@
 //! topic is an error that says what to do, never skipped.
 
 pub mod client;
+pub mod dead_letters;
 mod describe;
 mod error;
 mod feed;
 mod log;
 mod producer;
+pub mod source;
 #[cfg(test)]
 mod tests;
 pub mod topic;
