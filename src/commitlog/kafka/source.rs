@@ -8,6 +8,8 @@
 
 mod consumer;
 mod lanes;
+#[cfg(test)]
+mod tests;
 
 pub use consumer::{KafkaFeed, Member};
 
