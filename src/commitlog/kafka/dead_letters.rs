@@ -8,6 +8,7 @@
 use super::KafkaError;
 use super::client::{ClientSettings, Context};
 use super::source::Record;
+use parking_lot::Mutex;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
@@ -18,7 +19,6 @@ use std::collections::HashSet;
 use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
-use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 /// Header with the reason, in words.
@@ -198,7 +198,9 @@ impl DeadLetters {
         let asking = tokio::task::spawn_blocking(move || {
             let told = producer.client().fetch_metadata(Some(&name), ASK_TIMEOUT)?;
             let found = told.topics().iter().find(|found| found.name() == name);
-            Ok::<_, Cause>(found.is_some_and(|found| found.error().is_none() && !found.partitions().is_empty()))
+            Ok::<_, Cause>(
+                found.is_some_and(|found| found.error().is_none() && !found.partitions().is_empty()),
+            )
         });
         match asking.await.map_err(|error| error.to_string())? {
             Ok(true) => return Ok(()),
@@ -209,7 +211,8 @@ impl DeadLetters {
             },
         }
         let wanted = NewTopic::new(topic, -1, TopicReplication::Fixed(-1));
-        let options = AdminOptions::new().request_timeout(Some(ASK_TIMEOUT)).operation_timeout(Some(ASK_TIMEOUT));
+        let options =
+            AdminOptions::new().request_timeout(Some(ASK_TIMEOUT)).operation_timeout(Some(ASK_TIMEOUT));
         let made = self.admin.create_topics([&wanted], &options).await.map_err(|cause| cause.to_string())?;
         match made.into_iter().next() {
             Some(Ok(_)) => {
@@ -236,7 +239,8 @@ fn headers(letter: Letter<'_>) -> OwnedHeaders {
     ];
     let ours = ours.into_iter().filter_map(|(name, value)| Some((name, value?.as_bytes())));
     let ours = ours.map(|(key, value)| Header { key, value: Some(value) });
-    let theirs = record.headers.iter().map(|header| Header { key: &header.name, value: header.value.as_deref() });
+    let theirs =
+        record.headers.iter().map(|header| Header { key: &header.name, value: header.value.as_deref() });
     let room = OwnedHeaders::new_with_capacity(5 + record.headers.len());
     ours.chain(theirs).fold(room, |headers, header| headers.insert(header))
 }

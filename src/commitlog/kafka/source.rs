@@ -105,7 +105,8 @@ impl Record {
         /// Tickets, tasks and the ends of buffers.
         const BESIDE: usize = 512;
         let headers = self.headers.iter();
-        let headers = headers.map(|h| size_of::<Header>() + h.name.len() + h.value.as_ref().map_or(0, Bytes::len));
+        let headers =
+            headers.map(|h| size_of::<Header>() + h.name.len() + h.value.as_ref().map_or(0, Bytes::len));
         let len = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
         BESIDE + len(&self.key) + len(&self.value) + headers.sum::<usize>()
     }

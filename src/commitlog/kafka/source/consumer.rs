@@ -204,7 +204,8 @@ impl Worker {
                     return;
                 }
                 Ended::Failed(cause) => {
-                    counter!("quorate_source_restarts_total", "source" => self.settings.name.clone()).increment(1);
+                    counter!("quorate_source_restarts_total", "source" => self.settings.name.clone())
+                        .increment(1);
                     tracing::error!(source = self.settings.name, %cause, "the consumer of a source failed and is made anew");
                     self.lanes.leave(&self.lanes.names(), Duration::ZERO);
                     drop(member);
@@ -358,15 +359,13 @@ impl Worker {
 
 /// Counts records of a source by what became of them.
 pub(super) fn count_records(source: &str, outcome: &'static str, count: u64) {
-    counter!("quorate_source_records_total", "source" => source.to_owned(), "outcome" => outcome).increment(count);
+    counter!("quorate_source_records_total", "source" => source.to_owned(), "outcome" => outcome)
+        .increment(count);
 }
 
 fn tell(source: &str, (topic, partition): &Name, records: f64, seconds: f64) {
-    let labels = [
-        ("source", source.to_owned()),
-        ("topic", topic.to_string()),
-        ("partition", partition.to_string()),
-    ];
+    let labels =
+        [("source", source.to_owned()), ("topic", topic.to_string()), ("partition", partition.to_string())];
     gauge!("quorate_source_lag_records", &labels).set(records);
     gauge!("quorate_source_lag_seconds", &labels).set(seconds);
 }
@@ -463,12 +462,20 @@ impl ConsumerContext for Hooks {
         let source = self.name.as_str();
         match rebalance {
             Rebalance::Assign(given) => {
-                tracing::info!(source, partitions = given.count(), "partitions of a source were given to this node");
+                tracing::info!(
+                    source,
+                    partitions = given.count(),
+                    "partitions of a source were given to this node"
+                );
                 self.lanes.assign(names(given));
             }
             Rebalance::Revoke(taken) => {
                 let names = names(taken);
-                tracing::info!(source, partitions = names.len(), "partitions of a source were taken from this node");
+                tracing::info!(
+                    source,
+                    partitions = names.len(),
+                    "partitions of a source were taken from this node"
+                );
                 let is_lost = member.assignment_lost();
                 let wait = if is_lost { Duration::ZERO } else { self.revoke_wait };
                 let offsets = self.lanes.leave(&names, wait);

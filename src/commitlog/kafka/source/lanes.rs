@@ -194,8 +194,14 @@ impl Lane {
                 return false;
             }
             // Looked for several times, and the brokers begin behind it: deleted before it could be taken again.
-            tracing::error!(offset = wanted, found = seen.offset, "records of a source were deleted before they were stored");
-            for entry in self.entries.iter_mut().filter(|e| e.stage == Stage::Wanted && e.offset < seen.offset) {
+            tracing::error!(
+                offset = wanted,
+                found = seen.offset,
+                "records of a source were deleted before they were stored"
+            );
+            for entry in
+                self.entries.iter_mut().filter(|e| e.stage == Stage::Wanted && e.offset < seen.offset)
+            {
                 entry.stage = Stage::Done;
                 *lost += 1;
             }
@@ -364,7 +370,9 @@ impl Settle for Lanes {
         let mut state = self.state.lock();
         let Some(lane) = state.lane(place) else { return false };
         let may = !lane.is_leaving && !matches!(lane.phase, Phase::Waiting(_));
-        let Some(entry) = lane.entry(place.offset).filter(|entry| entry.stage == Stage::Taken) else { return false };
+        let Some(entry) = lane.entry(place.offset).filter(|entry| entry.stage == Stage::Taken) else {
+            return false;
+        };
         entry.stage = if may { Stage::Begun } else { Stage::Wanted };
         lane.must_seek |= !may;
         may
