@@ -22,6 +22,7 @@ pub mod maintenance;
 pub mod protocol;
 pub mod refusal;
 pub mod series_cache;
+pub mod sources;
 mod target;
 mod telemetry;
 #[cfg(test)]

@@ -15,6 +15,24 @@ impl Bucket {
     /// `rate` is in tokens a second and positive; `burst` is what the bucket holds. More items than the burst are
     /// never granted; the time told is then that of a full bucket.
     pub(super) fn take(&mut self, items: u64, rate: f64, burst: u64, now: Instant) -> Result<(), Duration> {
+        self.take_up_to(items, items, rate, burst, now)
+    }
+
+    /// As [`Bucket::take`], but a full bucket grants more items than the burst too. They are a debt, and nothing is
+    /// granted until it is paid off at the rate.
+    pub(super) fn borrow(&mut self, items: u64, rate: f64, burst: u64, now: Instant) -> Result<(), Duration> {
+        self.take_up_to(items, items.min(burst), rate, burst, now)
+    }
+
+    /// Takes `items` once there are `needed` tokens.
+    fn take_up_to(
+        &mut self,
+        items: u64,
+        needed: u64,
+        rate: f64,
+        burst: u64,
+        now: Instant,
+    ) -> Result<(), Duration> {
         let burst = burst as f64;
         let filled = match self.filled_at {
             Some(at) => self.tokens + now.saturating_duration_since(at).as_secs_f64() * rate,
@@ -22,12 +40,12 @@ impl Bucket {
         };
         self.tokens = filled.min(burst);
         self.filled_at = Some(now);
-        let items = items as f64;
-        if items <= self.tokens {
-            self.tokens -= items;
+        let needed = needed as f64;
+        if needed <= self.tokens {
+            self.tokens -= items as f64;
             return Ok(());
         }
-        let missing = items.min(burst) - self.tokens;
+        let missing = needed.min(burst) - self.tokens;
         Err(Duration::from_secs_f64((missing / rate).clamp(0.0, 3600.0)))
     }
 }
@@ -48,6 +66,19 @@ mod tests {
         assert!(bucket.take(1, 100.0, 200, at(500)).is_err());
         assert_eq!(bucket.take(200, 100.0, 200, at(60_000)), Ok(()), "no more than the burst is saved");
         assert_eq!(bucket.take(1, 100.0, 200, at(60_000)), Err(Duration::from_millis(10)));
+    }
+
+    #[test]
+    fn who_borrows_gets_more_than_the_burst_and_pays_for_it() {
+        let start = SystemClock.instant();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut bucket = Bucket::default();
+        assert_eq!(bucket.take(50, 100.0, 200, at(0)), Ok(()));
+        assert_eq!(bucket.borrow(1_000, 100.0, 200, at(0)), Err(Duration::from_millis(500)));
+        assert_eq!(bucket.borrow(1_000, 100.0, 200, at(1)), Ok(()));
+        assert_eq!(bucket.take(1, 100.0, 200, at(1)), Err(Duration::from_millis(8_010)));
+        assert_eq!(bucket.borrow(1_000, 100.0, 200, at(1)), Err(Duration::from_secs(10)));
+        assert_eq!(bucket.take(1, 100.0, 200, at(10)), Ok(()));
     }
 
     #[test]

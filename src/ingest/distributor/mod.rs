@@ -151,6 +151,13 @@ struct TenantState {
     counters: TenantCounters,
 }
 
+/// Whether more items than a tenant's burst are ever granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pacing {
+    Strict,
+    Borrowing,
+}
+
 /// How fast a tenant may write here.
 #[derive(Debug, Default)]
 struct Pace {
@@ -206,9 +213,32 @@ impl Distributor {
     /// # Errors
     /// [`WriteError`]; its code tells whether anything may have been written.
     pub async fn write(&self, request: WriteRequest, held: Held) -> Result<WriteOutcome, WriteError> {
+        self.write_at(Pacing::Strict, request, held).await
+    }
+
+    /// As [`Distributor::write`], for a sender that cannot send less: a request with more items than the tenant's burst
+    /// is granted once the tenant has all of it, and the tenant is granted nothing more until its rate has made up for
+    /// it.
+    ///
+    /// # Errors
+    /// [`WriteError`], as for any write.
+    pub async fn write_patiently(
+        &self,
+        request: WriteRequest,
+        held: Held,
+    ) -> Result<WriteOutcome, WriteError> {
+        self.write_at(Pacing::Borrowing, request, held).await
+    }
+
+    async fn write_at(
+        &self,
+        pacing: Pacing,
+        request: WriteRequest,
+        held: Held,
+    ) -> Result<WriteOutcome, WriteError> {
         let inside = self.inner.entrance.enter().ok_or(WriteError::Draining)?;
         let prepare = move |inner: &Inner, request: &WriteRequest| {
-            let prepared = inner.with_work(|work| inner.prepare(request, held, work));
+            let prepared = inner.with_work(|work| inner.prepare(request, pacing, held, work));
             drop::<Inside>(inside);
             prepared
         };
@@ -253,7 +283,7 @@ impl Distributor {
     /// What [`Distributor::write`] would refuse as a whole before the log.
     pub fn rehearse(&self, request: &WriteRequest) -> Result<usize, WriteError> {
         self.inner.with_work(|work| {
-            let (read, _, _) = self.inner.read(request, Held::unbounded(), work)?;
+            let (read, _, _) = self.inner.read(request, Pacing::Strict, Held::unbounded(), work)?;
             let parts = self.inner.encode(request.tenant, &read, work)?;
             Ok(parts.iter().map(|part| part.bytes.len()).sum())
         })

@@ -53,6 +53,12 @@ impl WriteOutcome {
         }
     }
 
+    /// An outcome as tests need it.
+    #[cfg(test)]
+    pub(crate) fn of(samples: u64, refusals: Vec<Refusal>) -> Self {
+        Self { samples, refused: refusals.len() as u64, refusals, ..Self::default() }
+    }
+
     /// Samples, histograms, exemplars, metadata and empty series that were refused.
     pub fn refused(&self) -> u64 {
         self.refused

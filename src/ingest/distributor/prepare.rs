@@ -6,7 +6,7 @@
 use super::outcome::{PartAnswer, PartCounts, WriteError, WriteOutcome, Written};
 use super::partition::{MAX_HEADER, Pending, Reservation};
 use super::sort::{Columns, Sorter, may_store};
-use super::{Inner, TenantState, WriteRequest, metadata};
+use super::{Inner, Pacing, TenantState, WriteRequest, metadata};
 use crate::in_flight::Held;
 use crate::protocol::{self, BodyBuffer, BodyError, Memory, ParsedRequest};
 use crate::refusal::{self, Loss, Refusals, TimeBounds};
@@ -119,11 +119,12 @@ impl Inner {
     pub(super) fn prepare(
         &self,
         request: &WriteRequest,
+        pacing: Pacing,
         held: Held,
         work: &mut Work,
     ) -> Result<Prepared, WriteError> {
         // What the request holds is given back when it is queued: from there on its partitions count it.
-        let (read, refusals, _held) = self.read(request, held, work)?;
+        let (read, refusals, _held) = self.read(request, pacing, held, work)?;
         let encoded = self.encode(request.tenant, &read, work)?;
         let parts = encoded.into_iter().map(|part| self.queue(part, &read, &mut work.rest)).collect();
         Ok(Prepared { state: read.state, parts, refusals })
@@ -133,13 +134,14 @@ impl Inner {
     pub(super) fn read(
         &self,
         request: &WriteRequest,
+        pacing: Pacing,
         held: Held,
         work: &mut Work,
     ) -> Result<(Read, Refusals, Held), WriteError> {
         let state = self.tenant_state(request);
         let limits = self.limits.of(&request.tenant_name);
         let held = self.parse(request, held, work)?;
-        self.charge_rate(&state, &limits, &work.rest.request)?;
+        self.charge_rate(&state, &limits, pacing, &work.rest.request)?;
         state.counters.count_received(&work.rest.request);
 
         let session = self.session.load_full();
@@ -212,6 +214,7 @@ impl Inner {
         &self,
         state: &TenantState,
         limits: &Limits,
+        pacing: Pacing,
         request: &ParsedRequest,
     ) -> Result<(), WriteError> {
         if limits.ingestion_rate <= 0.0 {
@@ -224,12 +227,18 @@ impl Inner {
             pace.share.offer(items, now);
         }
         let part = pace.share.part(rate, members);
-        let taken = pace.bucket.take(items, part, burst, now);
+        let taken = match pacing {
+            Pacing::Strict => pace.bucket.take(items, part, burst, now),
+            Pacing::Borrowing => pace.bucket.borrow(items, part, burst, now),
+        };
         drop(pace);
         taken.map_err(|wait| {
             // Parts grow when others are used less; who stays away for as long as a small one asks would keep it small.
             let retry_after = wait.mul_f64(part / part.max(rate / f64::from(members)));
-            state.counters.count_rate_limited(request);
+            if pacing == Pacing::Strict {
+                // Who borrows comes again with the same: nothing of it is discarded.
+                state.counters.count_rate_limited(request);
+            }
             WriteError::RateLimited { message: refusal::rate(rate, burst, items), retry_after }
         })
     }

@@ -48,6 +48,20 @@ async fn the_rate_is_limited_with_a_time_to_come_back() {
 }
 
 #[tokio::test]
+async fn who_is_patient_gets_more_than_the_burst_once_all_of_it_is_there() {
+    let limits = Limits { ingestion_rate: 1.0, ingestion_burst_size: 2, ..Limits::default() };
+    let rig = Setup { limits, ..Setup::default() }.start();
+    let three = [up(&[], &[(NOW, 1.0), (NOW - 1, 1.0), (NOW - 2, 1.0)])];
+    assert_eq!(rig.write_series(&three).await.unwrap_err().code(), ErrorCode::RateLimited);
+    let request = request(RW1, &encoder::rw1(&three));
+    let outcome = rig.distributor.write_patiently(request.clone(), Held::unbounded()).await.unwrap();
+    assert_eq!(outcome.samples, 3);
+    let error = rig.distributor.write_patiently(request, Held::unbounded()).await.unwrap_err();
+    assert!(error.retry_after().is_some_and(|wait| wait > Duration::from_secs(2)), "{error:?}");
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn a_rate_without_a_burst_may_be_used_up_at_once() {
     let limits = Limits { ingestion_rate: 1.5, ..Limits::default() };
     let rig = Setup { limits, ..Setup::default() }.start();
