@@ -4,9 +4,9 @@
 //! Path: [`super::run`] -> **here** -> [`super::Gateway`], [`super::Letters`]; the ticket goes back to the feed.
 //! LA1: while a record waits, none behind it is begun. LA2: a wait of more than a second is not spent in memory.
 
+use super::Shared;
 use super::codec::CodecError;
 use super::decode::{Decoded, Part};
-use super::{Shared, TOPIC_PLACE};
 use crate::protocol::Protocol;
 use futures::stream::{FuturesUnordered, StreamExt};
 use metrics::counter;
@@ -292,5 +292,5 @@ fn cut(reason: &str) -> &str {
 /// The default topic of dead letters.
 #[cfg(test)]
 pub(super) fn default_letter_topic() -> String {
-    format!("{TOPIC_PLACE}.dead-letters")
+    format!("{}.dead-letters", super::TOPIC_PLACE)
 }

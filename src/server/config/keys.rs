@@ -50,7 +50,7 @@ const fn plain(path: &'static str, help: &'static str) -> Key {
     Key { path, kind: Kind::Plain, help }
 }
 
-/// All keys in the order of the file; `overrides` is a mapping and stands in the file only.
+/// All keys in the order of the file; `sources` is a list and `overrides` a mapping, and they stand in the file only.
 pub const KEYS: &[Key] = &[
     text("data_dir", "Folder of everything the node stores."),
     text("http_listen", "Address of the HTTP API."),
@@ -297,7 +297,9 @@ pub fn defaults_as_yaml() -> Result<String, serde_yaml_ng::Error> {
     }
     out.push_str(
         "\n# Limits of single tenants; what a tenant does not name is as under `limits`. For example:\n\
-         # overrides:\n#   team-a:\n#     max_global_series_per_user: 1000000\noverrides: {}\n",
+         # overrides:\n#   team-a:\n#     max_global_series_per_user: 1000000\noverrides: {}\n\
+         \n# Topics that other systems fill; docs/kafka-sources.md has all keys. For example:\n\
+         # sources:\n# - name: otel\n#   topics: [otlp_metrics]\n#   format: otlp-proto\nsources: []\n",
     );
     Ok(out)
 }
@@ -338,6 +340,7 @@ mod tests {
         let mut expected = BTreeSet::from([]);
         leaves(&serde_yaml_ng::to_value(Config::default()).unwrap(), "", &mut expected);
         expected.remove("overrides");
+        expected.remove("sources");
         let listed: BTreeSet<String> = KEYS.iter().map(|key| key.path.to_owned()).collect();
         assert_eq!(listed, expected);
         assert_eq!(listed.len(), KEYS.len(), "a key is listed twice");

@@ -9,10 +9,12 @@ pub mod keys;
 pub mod load;
 pub mod reload;
 pub mod sections;
+pub mod sources;
 
 pub use kafka::{KafkaConfig, LogKind};
 pub use quorate_cluster::human::{HumanDuration, HumanSize};
 pub use sections::{ClusterConfig, HttpConfig, QueryConfig, StorageConfig};
+pub use sources::SourceConfig;
 
 use quorate_cluster::formation;
 use quorate_cluster::limits::Limits;
@@ -94,6 +96,8 @@ pub struct Config {
     pub kafka: KafkaConfig,
     /// Nodes that are lost, and replicas that move.
     pub cluster: ClusterConfig,
+    /// Topics that other systems fill, and how their records are stored.
+    pub sources: Vec<SourceConfig>,
     /// Limits of every tenant that `overrides` does not name.
     pub limits: Limits,
     /// Limits by tenant; a key that a tenant does not name has the value in `limits`.
@@ -134,6 +138,7 @@ impl Default for Config {
             query: QueryConfig::default(),
             storage: StorageConfig::default(),
             kafka: KafkaConfig::default(),
+            sources: Vec::new(),
             cluster: ClusterConfig::default(),
             limits: Limits::default(),
             overrides: BTreeMap::new(),
@@ -289,6 +294,7 @@ impl Config {
         self.query.check(&mut problems);
         self.storage.check(&mut problems);
         self.kafka.check(&mut problems);
+        sources::check(&self.sources, &self.kafka, &mut problems);
         if self.log == LogKind::Kafka && self.kafka.brokers.is_empty() {
             problems.push(
                 "kafka.brokers must name at least one broker as host:port where log is kafka".to_owned(),

@@ -120,6 +120,8 @@ pub async fn flags(State(app): State<Arc<App>>) -> Reply {
 pub async fn config(State(app): State<Arc<App>>, Tenant(tenant): Tenant) -> Result<Reply, ApiError> {
     let mut config = crate::config::Config::clone(&app.config());
     config.overrides.retain(|name, _| **name == *tenant);
+    // They may name other tenants.
+    config.sources.clear();
     let yaml = config.to_yaml().map_err(|error| ApiError::new(ErrorCode::Internal, error.to_string()))?;
     Ok(Reply::data(|out| push_object(out, [("yaml", yaml.as_str())])))
 }

@@ -7,14 +7,14 @@ use super::App;
 use super::consistency;
 use super::extract::{BodyError, Tenant, read_body};
 use crate::config::Config;
-use crate::node::services::Services;
+use crate::node::gateway::{GatewayError, UNNUMBERED, Writer};
 use crate::status;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use quorate_ingest::{InFlight, Protocol, WriteError, WriteOutcome, WriteRequest, Written};
-use quorate_model::{ErrorCode, TenantId};
+use quorate_model::ErrorCode;
 use quorate_query::TokenKey;
 use std::sync::Arc;
 
@@ -24,8 +24,6 @@ const HISTOGRAMS_WRITTEN: HeaderName =
 const EXEMPLARS_WRITTEN: HeaderName = HeaderName::from_static("x-prometheus-remote-write-exemplars-written");
 const RETRY_ATTEMPT: HeaderName = HeaderName::from_static("retry-attempt");
 
-/// A tenant that has no number yet; numbers begin with 1.
-const UNNUMBERED: TenantId = TenantId(0);
 /// Memory of write requests when the machine does not tell its own.
 const LEAST_MEMORY: u64 = 256 << 20;
 /// Parts of the node's memory budget, 70 % of the machine's, of which write requests get one.
@@ -109,32 +107,15 @@ async fn take(
             Refusal::plain(status, message)
         }
     })?;
-    let tenant = services.meta.tenant(&tenant_name).unwrap_or(UNNUMBERED);
-    let mut request = WriteRequest { tenant, tenant_name, protocol, body };
-    if tenant == UNNUMBERED {
-        // A number is for good, so a tenant gets it for something to store and not for a body that is refused.
-        let preview = services.distributor.preview(request.clone(), held).await;
-        let (answer, rest) = preview.map_err(|error| failed(services, &error, attempt))?;
-        if let Some(outcome) = answer {
-            return partial(&outcome, &services.token_key);
-        }
-        let numbered = services.meta.intern_tenant(&request.tenant_name, config.max_tenants).await;
-        request.tenant =
-            numbered.map_err(|error| Refusal::coded(error.code(), error.to_string(), attempt))?;
-        held = rest;
-    }
-    match services.distributor.write(request, held).await {
+    let request = WriteRequest { tenant: UNNUMBERED, tenant_name, protocol, body };
+    match services.write(request, held, config.max_tenants, Writer::Request).await {
         Ok(outcome) => partial(&outcome, &services.token_key),
-        Err(error) => Err(failed(services, &error, attempt)),
+        Err(GatewayError::Write(error)) => Err(failed(&error, attempt)),
+        Err(GatewayError::Tenant(error)) => Err(Refusal::coded(error.code(), error.to_string(), attempt)),
     }
 }
 
-fn failed(services: &Arc<Services>, error: &WriteError, attempt: u32) -> Refusal {
-    match error {
-        WriteError::SessionUsedUp => services.renew_session(),
-        WriteError::Internal { .. } => tracing::error!(%error, "a write failed"),
-        _ => {}
-    }
+fn failed(error: &WriteError, attempt: u32) -> Refusal {
     let mut refusal = Refusal::coded(error.code(), error.to_string(), attempt);
     if let Some(wait) = error.retry_after() {
         let least = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);

@@ -43,6 +43,14 @@ pub enum StartError {
     /// Kafka cannot be the log.
     #[error(transparent)]
     Kafka(#[from] KafkaError),
+    /// A source cannot be started.
+    #[error("source {name}: {reason}")]
+    Source {
+        /// Its name.
+        name: String,
+        /// What is wrong with its settings.
+        reason: String,
+    },
     /// The data dir does not belong to this node, or cannot be written.
     #[error(transparent)]
     DataDir(#[from] DataDirError),

@@ -8,6 +8,7 @@ pub mod company;
 mod error;
 mod farewell;
 pub mod figures;
+pub mod gateway;
 pub mod kafka;
 pub mod keeper;
 pub mod leaders;
@@ -18,6 +19,7 @@ mod rebuild;
 pub mod replicas;
 pub mod services;
 pub mod snapshots;
+pub mod sources;
 mod tenants;
 pub mod traffic;
 
@@ -47,6 +49,7 @@ use quorate_raft::{RaftConfig, RaftNode};
 use quorate_tsdb::Disk;
 use replicas::{Ground, Replicas};
 use services::Services;
+use sources::Sources;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
@@ -68,6 +71,7 @@ const FRESH_WITHIN: Duration = Duration::from_secs(20);
 pub struct Node {
     services: Arc<Services>,
     maintenance: Arc<Maintenance>,
+    sources: Sources,
     /// Loops that end with the node.
     loops: Vec<JoinHandle<()>>,
     dir: DataDir,
@@ -177,13 +181,14 @@ impl Node {
             is_shared: company.is_some(),
             renewing: AtomicBool::new(false),
         });
+        let sources = Sources::start(config, &services, &clock)?;
         let maintenance = maintenance(config, &services, session, limits, clock)?;
         if let Some(kafka) = &kafka {
             loops.extend(kafka.start(&services.replicas));
         }
         loops.push(tokio::spawn(compact_meta(meta.clone())));
         loops.push(tokio::spawn(charge_heads(Arc::downgrade(&services))));
-        Ok(Self { services, maintenance, loops, dir })
+        Ok(Self { services, maintenance, sources, loops, dir })
     }
 
     /// What the listeners use.
@@ -206,7 +211,8 @@ impl Node {
 
     /// Ends in order: no further writes, no background work, no apply, then the log. The data dir is free after.
     pub async fn stop(self) {
-        let Self { services, maintenance, loops, dir } = self;
+        let Self { services, maintenance, sources, loops, dir } = self;
+        sources.stop().await;
         services.distributor.close().await;
         loops.iter().for_each(JoinHandle::abort);
         let replicas = services.replicas.clone();
