@@ -141,7 +141,7 @@ pub fn warnings(seen: &Seen) -> Vec<String> {
     if !seen.stale.is_empty() {
         let partitions = listed(seen.stale.iter().copied());
         warnings.push(format!(
-            "the answer may be stale: this node does not hear from the leaders of {partitions}"
+            "the answer may be stale: this node does not hear how far the log of {partitions} goes"
         ));
     }
     warnings

@@ -6,6 +6,7 @@
 
 use super::StartError;
 use super::replicas::Replicas;
+use super::strangers::Strangers;
 use crate::config::Config;
 use parking_lot::Mutex;
 use quorate_cluster::meta::LogKind;
@@ -31,6 +32,9 @@ const MAX_ENDS: usize = 1_200;
 /// Kafka as this node uses it.
 pub struct KafkaHere {
     kafka: Arc<Kafka>,
+    strangers: Arc<Strangers>,
+    /// What puts strange records aside; taken by whoever ends it.
+    putting_aside: Mutex<Option<JoinHandle<()>>>,
     seen: Mutex<BTreeMap<PartitionId, Ends>>,
 }
 
@@ -107,8 +111,10 @@ impl KafkaHere {
             id = format!("{:032x}", topic.id),
             "the log is a Kafka topic: a power loss of all its in-sync brokers at once may lose what was acknowledged"
         );
+        let (strangers, task) = Strangers::start(&client, &topic.name)?;
+        let (strangers, putting_aside) = (Arc::new(strangers), Mutex::new(Some(task)));
         let kafka = Kafka::connect(client, config.kafka.produce(), topic)?;
-        Ok(Arc::new(Self { kafka, seen: Mutex::default() }))
+        Ok(Arc::new(Self { kafka, strangers, putting_aside, seen: Mutex::default() }))
     }
 
     /// Makes the topic the log of the cluster, or finds that it is. `has_data` says whether replicas were here before.
@@ -167,6 +173,11 @@ impl KafkaHere {
         &self.kafka
     }
 
+    /// Where records go that are none of this cluster.
+    pub fn strangers(&self) -> Arc<Strangers> {
+        self.strangers.clone()
+    }
+
     /// The log of a partition.
     pub fn log(&self, id: PartitionId) -> KafkaLog {
         KafkaLog::new(self.kafka.clone(), id)
@@ -186,10 +197,12 @@ impl KafkaHere {
     /// Starts what goes on while the node runs.
     pub fn start(self: &Arc<Self>, replicas: &Arc<Replicas>) -> Vec<JoinHandle<()>> {
         let (ends, topic) = (self.clone(), self.clone());
-        vec![
+        let mut loops = vec![
             tokio::spawn(follow_ends(ends, Arc::downgrade(replicas))),
             tokio::spawn(watch_topic(topic, Arc::downgrade(replicas))),
-        ]
+        ];
+        loops.extend(self.putting_aside.lock().take());
+        loops
     }
 }
 

@@ -19,6 +19,7 @@ mod rebuild;
 pub mod replicas;
 pub mod services;
 pub mod snapshots;
+mod strangers;
 pub mod sources;
 mod tenants;
 pub mod traffic;

@@ -111,10 +111,10 @@ impl Partition {
             (Log::Raft(_), Origin::Alone) => Arc::new(OnlyMember(group.clone())),
             (Log::Raft(_), Origin::Shared { index, .. }) => index.clone(),
         };
-        let strangers = kafka.as_ref().map(|_| told_strangers(id));
+        let me = raft.id();
+        let strangers = kafka.as_ref().map(|kafka| told_strangers(id, kafka, group.clone(), me));
         let applier = Applier::start(id, store.clone(), log.shared(), strangers, Handle::current())
             .map_err(StartError::Thread)?;
-        let me = raft.id();
         Ok((Self { id, store, state: applier.state(), log, group, me, index }, applier))
     }
 
@@ -238,12 +238,9 @@ fn in_group(log: RaftLog) -> (Log, Group) {
 }
 
 /// Tells of entries in the topic that no node of this cluster wrote.
-fn told_strangers(id: PartitionId) -> Strangers {
-    Arc::new(move |entry: &LogEntry, why: &str| {
-        metrics::counter!("quorate_kafka_strange_records_total", "partition" => id.to_string()).increment(1);
-        let (offset, bytes) = (entry.position.0.saturating_sub(1), entry.payload.len());
-        tracing::warn!(partition = %id, offset, bytes, why, "a record of the topic is none of this cluster; it is passed");
-    })
+fn told_strangers(id: PartitionId, kafka: &KafkaHere, group: Group, me: NodeId) -> Strangers {
+    let strangers = kafka.strangers();
+    Arc::new(move |entry: &LogEntry, why: &str| strangers.found(id, entry, why, group.leader() == Some(me)))
 }
 
 /// The ends of the partitions of the topic, as queries ask.
