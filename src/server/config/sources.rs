@@ -188,6 +188,17 @@ pub(super) fn check(sources: &[SourceConfig], node: &KafkaConfig, problems: &mut
         }
         source.check(node, problems);
     }
+    for (at, source) in sources.iter().enumerate() {
+        let is_same = |other: &&SourceConfig| other.group == source.group && other.kafka == source.kafka;
+        if let Some(other) =
+            sources[..at].iter().find(is_same).filter(|other| other.assignor != source.assignor)
+        {
+            let (name, group, other) = (&source.name, &source.group, &other.name);
+            problems.push(format!(
+                "sources.{name}.assignor must be that of {other}, whose group {group} is the same"
+            ));
+        }
+    }
 }
 
 impl SourceConfig {
@@ -412,6 +423,18 @@ mod tests {
         assert_eq!(problems.len(), 3, "{problems:?}");
         assert!(problems[1].contains("\"s\" stands twice"), "{problems:?}");
         assert!(problems[0].starts_with("sources.s.kafka.brokers or kafka.brokers"), "{problems:?}");
+    }
+
+    #[test]
+    fn members_of_a_group_divide_it_in_one_way() {
+        let source = |more: &str| serde_yaml_ng::from_str::<SourceConfig>(&format!("{LEAST}{more}")).unwrap();
+        let other = SourceConfig { name: "o".to_owned(), ..source("assignor: range\n") };
+        let node = KafkaConfig { brokers: vec!["b:9092".to_owned()], ..KafkaConfig::default() };
+        let mut problems = Vec::new();
+        super::check(&[source(""), other.clone()], &node, &mut problems);
+        assert_eq!(problems, ["sources.o.assignor must be that of s, whose group quorate is the same"]);
+        super::check(&[source("group: g\n"), other], &node, &mut problems);
+        assert_eq!(problems.len(), 1, "{problems:?}");
     }
 
     #[test]

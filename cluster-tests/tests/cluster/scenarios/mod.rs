@@ -6,6 +6,7 @@ mod deploy;
 mod farewell;
 mod grafana;
 mod growing;
+mod kafka_sources;
 mod kill_plan;
 mod kills;
 mod life;
