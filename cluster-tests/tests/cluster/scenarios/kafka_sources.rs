@@ -245,7 +245,8 @@ fn a_node_that_is_killed_in_the_middle_loses_and_repeats_nothing() {
                 (count > (round * part * SERIES) as f64).then_some(())
             });
             server.kill9();
-            server.restart();
+            server.launch(None);
+            server.wait_ready();
         }
     }
     let client = of_tenant(&server, "anonymous");

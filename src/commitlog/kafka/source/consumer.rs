@@ -45,6 +45,8 @@ const SEEK_TIMEOUT: Duration = Duration::from_secs(2);
 const RESTART_PAUSE: Duration = Duration::from_secs(5);
 /// The same trouble is logged once in this time.
 const LOG_PAUSE: Duration = Duration::from_secs(30);
+/// After this the group gives the partitions of a silent member to others. The least that brokers take is 6 s by default.
+const SESSION_TIMEOUT_MS: &str = "10000";
 /// Most bytes of one answer of a broker.
 const MAX_FETCH: usize = 50 << 20;
 
@@ -178,6 +180,10 @@ fn consumer(settings: &SourceSettings, lanes: &Arc<Lanes>) -> Result<BaseConsume
     config.set("isolation.level", "read_committed").set("check.crcs", "true");
     config.set("queued.max.messages.kbytes", kilobytes.to_string());
     config.set("fetch.max.bytes", settings.max_bytes.clamp(1 << 20, MAX_FETCH).to_string());
+    // A node that was killed holds its partitions for as long, unless the options say otherwise.
+    if config.get("session.timeout.ms").is_none() {
+        config.set("session.timeout.ms", SESSION_TIMEOUT_MS);
+    }
     // New topics of a regular expression are seen within this time.
     config.set("topic.metadata.refresh.interval.ms", "30000");
     let context = Hooks {
