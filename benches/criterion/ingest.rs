@@ -47,6 +47,10 @@ impl ApplyTarget for Sink {
         };
         Ok(ApplyOutcome { sub_batches: vec![SubBatchVerdict::default(); count], ..ApplyOutcome::default() })
     }
+
+    fn pass(&self, _: Position) -> Result<(), String> {
+        Err("nobody else writes into this log".to_owned())
+    }
 }
 
 impl Holdings for Sink {
@@ -91,7 +95,7 @@ impl Gateway {
         for (id, log) in (0..PARTITIONS).map(PartitionId).zip(&logs) {
             let log: Arc<dyn PartitionLog> = Arc::new(log.clone());
             let sink = Arc::new(Sink::default());
-            let applier = Applier::start(id, sink.clone(), Arc::clone(&log), runtime.handle().clone())
+            let applier = Applier::start(id, sink.clone(), Arc::clone(&log), None, runtime.handle().clone())
                 .expect("a thread");
             let appender = Arc::new(LocalAppender::new(log, applier.verdicts()));
             inputs.push(PartitionInput { id, appender, holdings: sink });
