@@ -178,6 +178,15 @@ impl KafkaHere {
         self.strangers.clone()
     }
 
+    /// Why the topic is no longer the log of the cluster, as far as the brokers tell: a replica that cannot read on says only
+    /// what it misses.
+    pub async fn why_unfit(&self) -> Option<String> {
+        match self.kafka.check_topic().await {
+            Err(error @ KafkaError::Unfit { .. }) => Some(error.to_string()),
+            Ok(()) | Err(_) => None,
+        }
+    }
+
     /// The log of a partition.
     pub fn log(&self, id: PartitionId) -> KafkaLog {
         KafkaLog::new(self.kafka.clone(), id)
