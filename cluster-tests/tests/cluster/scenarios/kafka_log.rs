@@ -8,12 +8,13 @@ use quorate_cluster_tests::harness::kafka::{Kafka as Brokers, is_missing};
 use quorate_commitlog::conformance::{Place, check_log};
 use quorate_commitlog::kafka::topic::{TopicSettings, open};
 use quorate_commitlog::kafka::{ClientSettings, Kafka, KafkaLog, ProduceSettings};
-use quorate_commitlog::{LogEntry, PartitionLog};
-use quorate_model::{PartitionId, Position};
+use quorate_commitlog::{LogEntry, LogError, PartitionLog};
+use quorate_model::{Clock, PartitionId, Position, SystemClock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+const LIMIT: Duration = Duration::from_secs(60);
 const PARTITIONS: u32 = 2;
 /// The partition with the log.
 const PARTITION: PartitionId = PartitionId(1);
@@ -37,9 +38,11 @@ impl Topic<'_> {
             allow_unsafe: true,
         };
         let topic = open(&settings, &wanted).await.expect("the topic is fit");
-        let timeout = Duration::from_secs(60);
-        let produce =
-            ProduceSettings { compression: "zstd".to_owned(), linger: Duration::from_millis(1), timeout };
+        let produce = ProduceSettings {
+            compression: "zstd".to_owned(),
+            linger: Duration::from_millis(1),
+            timeout: LIMIT,
+        };
         KafkaLog::new(Kafka::connect(settings, produce, topic).expect("clients can be made"), PARTITION)
     }
 }
@@ -97,8 +100,7 @@ async fn positions_go_on_after_the_broker_was_killed() {
             expected.push(LogEntry { position, payload });
         }
         for log in &logs {
-            let end = log.committed().await.expect("the end");
-            assert_eq!(Some(end), expected.last().map(|last| last.position));
+            assert_eq!(Some(end_of(log).await), expected.last().map(|last| last.position));
             let mut reader = log.read_from(Position(0));
             let mut found = Vec::new();
             while found.len() < expected.len() {
@@ -108,5 +110,20 @@ async fn positions_go_on_after_the_broker_was_killed() {
         }
         brokers.kill(0);
         brokers.start_broker(0);
+    }
+}
+
+/// Asks again while the client still takes the broker for the one that was killed.
+async fn end_of(log: &KafkaLog) -> Position {
+    let begin = SystemClock.instant();
+    loop {
+        match log.committed().await {
+            Ok(end) => return end,
+            Err(LogError::Unavailable { reason }) => {
+                assert!(begin.elapsed() < LIMIT, "the end is not told: {reason}");
+                tokio::task::yield_now().await;
+            }
+            Err(error) => panic!("the end: {error}"),
+        }
     }
 }
