@@ -8,7 +8,7 @@ use quorate_cluster_tests::harness::wait_for;
 use quorate_model::{Clock, SystemClock};
 use std::time::Duration;
 
-/// The topic is looked at every 30 seconds.
+/// The topic is looked at every 30 seconds, and when a replica misses records.
 const NOTICE_LIMIT: Duration = Duration::from_secs(40);
 
 #[test]
@@ -75,7 +75,7 @@ fn a_data_dir_keeps_its_kind_of_log() {
     let partitions = PARTITIONS.to_string();
     let embedded = ["--self-monitor", "false", "--partitions", &partitions];
     for (first, second, reason) in [
-        (&embedded[..], &over_kafka[..], "was used with the embedded log"),
+        (&embedded[..], &over_kafka[..], "the log of this cluster is the embedded log"),
         (&over_kafka, &embedded, "the log of this cluster is the Kafka topic"),
     ] {
         let probe = Probe::new();
@@ -103,7 +103,9 @@ fn a_node_waits_for_brokers_that_are_not_there() {
     let mut server = Server::prepare(lone_node(&kafka));
     server.launch(None);
     let process = server.process();
-    wait_for("a word about the brokers", LIMIT, || process.output().contains("waiting for Kafka").then_some(()));
+    wait_for("a word about the brokers", LIMIT, || {
+        process.output().contains("waiting for Kafka").then_some(())
+    });
     assert_eq!(process.exit(), None, "a node waits");
     let ready = server.client().get("/-/ready", &[]);
     assert!(ready.is_ok_and(|answer| answer.status == 503), "it is not ready");
@@ -116,7 +118,9 @@ fn a_node_waits_for_brokers_that_are_not_there() {
     kafka.kill(0);
     server.launch(None);
     let process = server.process();
-    wait_for("a word about the brokers", LIMIT, || process.output().contains("waiting for Kafka").then_some(()));
+    wait_for("a word about the brokers", LIMIT, || {
+        process.output().contains("waiting for Kafka").then_some(())
+    });
     kafka.start_broker(0);
     server.wait_ready();
     assert_eq!(format!("{:?}", probe.read(&server.client())), "Fresh");
