@@ -46,22 +46,33 @@ fn a_topic_that_was_deleted_and_made_again_is_another_log() {
     if is_missing("a_topic_that_was_deleted_and_made_again_is_another_log") {
         return;
     }
-    let (kafka, probe) = (Kafka::start(1, &[]), Probe::new());
-    let mut server = Server::start(lone_node(&kafka));
-    let written = probe.write(&server.client()).expect("an answer");
-    assert!(written.is_success(), "{} {}", written.status, written.text());
+    const GONE: &str = "gone";
+    let kafka = Kafka::start(1, &[]);
+    let start = |topic| {
+        let server = Server::start(lone_node(&kafka).args(&["--kafka-topic", topic]));
+        let written = Probe::new().write(&server.client()).expect("an answer");
+        assert!(written.is_success(), "{} {}", written.status, written.text());
+        server
+    };
+    let (mut server, mut other) = (start(TOPIC), start(GONE));
     kafka.delete_topic(TOPIC);
+    kafka.delete_topic(GONE);
     kafka.create_topic(TOPIC, PARTITIONS, 1, &[]);
     let begin = SystemClock.instant();
-    let end = server.process().wait(LIMIT);
-    let took = begin.elapsed();
-    let output = server.process().output();
-    assert_eq!(end.code(), Some(1), "{output}");
-    assert!(took <= NOTICE_LIMIT, "the node noticed after {took:?}");
-    let reason = format!("the topic {TOPIC:?} cannot be used: it was deleted and made again");
-    assert!(output.contains(&reason), "{output}");
-    server.kill9();
-    assert_refused(&mut server, &["the log of this cluster is the Kafka topic", "was deleted is lost"]);
+    for (server, topic, why) in
+        [(&mut server, TOPIC, "it was deleted and made again"), (&mut other, GONE, "it was deleted")]
+    {
+        let end = server.process().wait(LIMIT);
+        let took = begin.elapsed();
+        let output = server.process().output();
+        assert_eq!(end.code(), Some(1), "{output}");
+        assert!(took <= NOTICE_LIMIT, "the node noticed after {took:?}");
+        let reason = format!("the topic {topic:?} cannot be used: {why}");
+        assert!(output.contains(&reason), "no word of {reason:?}: {output}");
+        server.kill9();
+        // Of a topic that is missing another one is made.
+        assert_refused(server, &["the log of this cluster is the Kafka topic", "was deleted is lost"]);
+    }
 }
 
 #[test]
