@@ -153,8 +153,8 @@ impl Feed {
                 return None;
             }
             readers.insert(partition, reader.clone());
+            self.shared.assign(partition, &mut reader.state.lock());
         }
-        self.shared.assign(partition, &mut reader.state.lock());
         Some(Subscription { shared: self.shared.clone(), partition, reader })
     }
 
@@ -224,6 +224,10 @@ impl Shared {
     }
 
     fn unassign(&self, partition: u32) {
+        // librdkafka keeps it paused over an assignment; one that is not paused stays as it is.
+        if let Err(error) = self.consumer.resume(&self.list(partition, None)) {
+            tracing::debug!(partition, %error, "a partition was not resumed before its reading ended");
+        }
         if let Err(error) = self.consumer.incremental_unassign(&self.list(partition, None)) {
             tracing::warn!(partition, %error, "the reading of a partition did not end in order");
         }
@@ -297,6 +301,11 @@ impl Shared {
         let mut is_open = false;
         for (partition, reader) in readers {
             let ends = self.consumer.fetch_watermarks(&self.topic, partition as i32, ENDS_TIMEOUT);
+            // The map stays locked: a reader that left meanwhile is not assigned again.
+            let readers = self.readers.lock();
+            if !readers.get(&partition).is_some_and(|now| Arc::ptr_eq(now, &reader)) {
+                continue;
+            }
             let mut state = reader.state.lock();
             if state.failed.is_some() {
                 continue;

@@ -138,7 +138,7 @@ impl Kafka {
         position: Position,
     ) -> Result<(), LogError> {
         if position <= before {
-            return Err(LogError::Damaged {
+            return Err(LogError::Indeterminate {
                 reason: format!(
                     "kafka: a record of partition {id} stands at {position}, and {before} was acknowledged before it was \
                      sent: the topic {:?} was made anew or has lost records",

@@ -278,6 +278,6 @@ mod tests {
         let warnings = warnings(&seen);
         let [partial, stale] = &warnings[..] else { panic!("{warnings:?}") };
         assert!(partial.ends_with("it lacks partitions 3, 5"), "{partial}");
-        assert!(stale.ends_with("the leaders of 11 partitions"), "{stale}");
+        assert!(stale.ends_with("the log of 11 partitions goes"), "{stale}");
     }
 }

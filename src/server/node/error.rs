@@ -28,11 +28,13 @@ pub enum StartError {
     Meta(#[from] MetaError),
     /// The cluster has another log.
     #[error(
-        "the log of this cluster is {cluster}, and log is embedded: start the node with that of the cluster"
+        "the log of this cluster is {cluster}, and log is {started}: start the node with that of the cluster"
     )]
     OtherLog {
         /// What the cluster has.
         cluster: String,
+        /// What the node was started with.
+        started: &'static str,
     },
     /// The data dir was used with the embedded log.
     #[error(

@@ -64,6 +64,8 @@ use traffic::Traffic;
 const DEFAULT_PARTITIONS: u32 = 4;
 /// How often the metadata group may forget what its image holds.
 const META_COMPACT_INTERVAL: Duration = Duration::from_secs(60);
+/// Pause before it is said again what the log is, while not every node reads that.
+const SAY_AGAIN: Duration = Duration::from_secs(2);
 /// How often the memory of the heads is measured. It walks their rows.
 const HEAD_CHARGE_INTERVAL: Duration = Duration::from_secs(15);
 /// How long a query may wait for replicas that are as fresh as it asks for.
@@ -109,15 +111,15 @@ impl Node {
         let kafka = match config.log {
             LogKind::Embedded => None,
             LogKind::Kafka => {
-                let is_known = meta.read(|state| state.log().is_some());
-                Some(KafkaHere::open(config, partitions, is_known).await?)
+                let known = meta.read(|state| state.log().cloned());
+                if let Some(embedded @ ClusterLog::Embedded) = &known {
+                    return Err(StartError::OtherLog { cluster: embedded.to_string(), started: "kafka" });
+                }
+                Some(KafkaHere::open(config, partitions, known.is_some()).await?)
             }
         };
         match &kafka {
-            None => {
-                embedded_may_run(&meta)?;
-                loops.push(tokio::spawn(say_embedded(meta.clone())));
-            }
+            None => embedded_may_run(&meta)?,
             Some(kafka) => kafka.claim(&meta, dir.path().join(PARTITIONS).exists()).await?,
         }
         let (kv, disk) = open_disk(config, session.node as u16, dir.path()).await?;
@@ -131,6 +133,9 @@ impl Node {
             kafka: kafka.clone(),
         };
         let replicas = Replicas::new(ground, partitions);
+        if kafka.is_none() {
+            loops.push(tokio::spawn(say_embedded(meta.clone(), replicas.clone())));
+        }
         // Before anything is loaded, which may take long: a node that starts is not silent.
         let calls = company.map(Company::calls);
         let life = Life::new(node, meta.clone(), replicas.clone(), kv.clone(), calls);
@@ -238,12 +243,16 @@ impl Node {
     }
 }
 
-/// Says in the metadata that the log is the embedded one, as soon as that can be said. A cluster with another one ends the
-/// node before: see [`embedded_may_run`].
-async fn say_embedded(meta: MetaHandle) {
-    while let Err(error) = meta.set_log(ClusterLog::Embedded).await {
-        tracing::debug!(%error, "it is not said yet what the log of the cluster is");
-        tokio::time::sleep(META_COMPACT_INTERVAL).await;
+/// Says in the metadata that the log is the embedded one, as soon as that can be said. If it was said meanwhile that it is
+/// another one, the node ends: see [`embedded_may_run`].
+async fn say_embedded(meta: MetaHandle, replicas: Arc<Replicas>) {
+    loop {
+        match meta.set_log(ClusterLog::Embedded).await {
+            Ok(()) => return,
+            Err(MetaError::Refused(reason)) => return replicas.fail(reason),
+            Err(error) => tracing::debug!(%error, "it is not said yet what the log of the cluster is"),
+        }
+        tokio::time::sleep(SAY_AGAIN).await;
     }
 }
 
@@ -251,7 +260,7 @@ async fn say_embedded(meta: MetaHandle) {
 fn embedded_may_run(meta: &MetaHandle) -> Result<(), StartError> {
     match meta.read(|state| state.log().cloned()) {
         None | Some(ClusterLog::Embedded) => Ok(()),
-        Some(other) => Err(StartError::OtherLog { cluster: other.to_string() }),
+        Some(other) => Err(StartError::OtherLog { cluster: other.to_string(), started: "embedded" }),
     }
 }
 
