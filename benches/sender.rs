@@ -77,6 +77,14 @@ pub struct Destination {
     pub headers: Vec<(String, String)>,
 }
 
+impl Destination {
+    /// The remote write 1.0 endpoint of `base`.
+    pub fn new(base: &str) -> Self {
+        let path = "/api/v1/write".to_owned();
+        Self { base: base.to_owned(), path, protocol: Protocol::V1, headers: Vec::new() }
+    }
+}
+
 /// Sends the bodies of each connection in order, all connections at once. With several destinations, which are nodes
 /// of one cluster, each connection begins at another one, and turns to the next where a request fails. `rate`
 /// samples per second are not exceeded; 0 means as fast as they are taken.
