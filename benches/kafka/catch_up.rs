@@ -50,6 +50,10 @@ pub(crate) fn measure(sizes: &Sizes) -> Result<Vec<Figure>, String> {
     pair.cluster.assert_replicas_equal(LIMIT);
     let idle = asker.ask_times(during.len())?;
 
+    for (when, times) in [("meanwhile", &during), ("idle", &idle)] {
+        let at = |percent: usize| times[(times.len() - 1) * percent / 100];
+        note(&format!("  {when}: p50 {:.1?}, p90 {:.1?}, the longest {:.1?}", at(50), at(90), at(100)));
+    }
     let rate = missed.samples as f64 / took.as_secs_f64();
     let p99 = |times: &[Duration]| times[times.len() * 99 / 100].as_secs_f64() * 1e3;
     let rate = Figure {
