@@ -1,8 +1,9 @@
 //! A sender that tries to change what is settled: acknowledged samples, sent again with another value.
 //!
 //! The first sample in the log wins, so the server refuses the others as conflicts. Where the window is closed
-//! already it may not know any more and take them as late ones; then no query may ever show them. Of what is sent
-//! here nothing may be found by the check, which knows the first samples only.
+//! already it may not know any more and take them as late ones; then no query may ever show them. A server that
+//! acknowledges before it applies takes them all. Of what is sent here nothing may be found by the check, which knows
+//! the first samples only.
 
 use super::writer::{Gate, Route, Shared, add_sample, lock, wait_until};
 use super::{Outcome, Stream, mix};
@@ -26,12 +27,13 @@ const WINDOW_MS: i64 = 3_600_000;
 
 pub(super) struct Rewriter {
     route: Route,
+    conflicts_are_told: bool,
     turn: usize,
 }
 
 impl Rewriter {
-    pub(super) fn new(route: Route) -> Self {
-        Self { route, turn: 0 }
+    pub(super) fn new(route: Route, conflicts_are_told: bool) -> Self {
+        Self { route, conflicts_are_told, turn: 0 }
     }
 
     pub(super) fn run(mut self, gate: &Gate, shared: &Shared) {
@@ -66,7 +68,7 @@ impl Rewriter {
             Ok(answer) if answer.is_success() && !is_open => {
                 shared.late.fetch_add(1, Ordering::Relaxed);
             }
-            Ok(answer) if is_refused_as_conflict(&answer, is_open) => {
+            Ok(answer) if self.is_right(&answer, is_open) => {
                 shared.conflicts.fetch_add(1, Ordering::Relaxed);
             }
             Ok(answer) if answer.status < 500 => {
@@ -79,6 +81,10 @@ impl Rewriter {
                 pause(Duration::from_millis(5));
             }
         }
+    }
+
+    fn is_right(&self, answer: &Answer, is_open: bool) -> bool {
+        if self.conflicts_are_told { is_refused_as_conflict(answer, is_open) } else { answer.is_success() }
     }
 }
 

@@ -99,6 +99,21 @@ impl Team {
     /// When there is no server.
     #[track_caller]
     pub fn start_at(clients: &[Client], streams: Vec<Stream>, samples_per_second: u64) -> Self {
+        Self::start_with(clients, streams, samples_per_second, true)
+    }
+
+    /// As [`Team::start_at`]. `conflicts_are_told` says whether a change of a settled sample is refused; where a write is
+    /// acknowledged before it is applied, as with Kafka, it is taken like any other and only never shown.
+    ///
+    /// # Panics
+    /// When there is no server.
+    #[track_caller]
+    pub fn start_with(
+        clients: &[Client],
+        streams: Vec<Stream>,
+        samples_per_second: u64,
+        conflicts_are_told: bool,
+    ) -> Self {
         assert!(!clients.is_empty(), "a team needs a server");
         let gate = Arc::new(Gate::default());
         let series: usize = streams.iter().map(|s| s.series).sum();
@@ -119,7 +134,7 @@ impl Team {
         });
         let mut threads: Vec<JoinHandle<()>> = threads.collect();
         let (rewriter, gate_of, shared_of) =
-            (Rewriter::new(route(threads.len())), gate.clone(), shared.clone());
+            (Rewriter::new(route(threads.len()), conflicts_are_told), gate.clone(), shared.clone());
         threads.push(std::thread::spawn(move || rewriter.run(&gate_of, &shared_of)));
         Self { gate, shared, threads }
     }
@@ -134,8 +149,8 @@ impl Team {
         self.shared.acknowledged.load(Ordering::Acquire)
     }
 
-    /// Requests that tried to change settled samples: how many were refused, and how many were taken as late ones
-    /// that no query may ever show.
+    /// Requests that tried to change settled samples: how many of open windows, which were refused unless conflicts are
+    /// not told, and how many of closed ones were taken as late samples that no query may ever show.
     pub fn rewrites(&self) -> (u64, u64) {
         (self.shared.conflicts.load(Ordering::Relaxed), self.shared.late.load(Ordering::Relaxed))
     }
@@ -167,8 +182,8 @@ impl Team {
         Recovery { first, all: begin.elapsed() }
     }
 
-    /// Fails when the server refused a batch that is right, or took one that changes what is settled, which it
-    /// never may.
+    /// Fails when the server refused a batch that is right, or took one that changes what is settled, unless conflicts
+    /// are not told.
     ///
     /// # Panics
     /// With the first of these answers.

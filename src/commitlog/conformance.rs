@@ -209,8 +209,11 @@ async fn trimmed_entries_are_gone_and_the_rest_stays(mut place: impl Place) {
     }
     place.trim(&*log, all[4].position).await;
     assert_eq!(read_all(&*log, all[9].position).await, all[10..]);
-    let error = behind.next().await.expect_err("what was trimmed is not skipped silently");
-    assert_eq!(error.code(), ErrorCode::Corrupt, "{error}");
+    // It may have fetched them before; skipped silently they are not.
+    match behind.next().await {
+        Ok(found) => assert_eq!(found[0], all[4], "what was trimmed is not skipped silently"),
+        Err(error) => assert_eq!(error.code(), ErrorCode::Corrupt, "{error}"),
+    }
     place.close().await;
 
     let log = place.open().await;

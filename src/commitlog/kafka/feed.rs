@@ -14,6 +14,7 @@ use crate::{LogEntry, LogError};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use quorate_model::{Clock, Position, SystemClock};
+use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError as Cause, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Message};
@@ -48,6 +49,8 @@ pub(crate) struct Feed {
 
 struct Shared {
     consumer: BaseConsumer<Context>,
+    /// Asks for ends. A broker answers the requests of a connection one after the other, and a fetch waits for records.
+    asker: BaseConsumer<Context>,
     topic: String,
     readers: Mutex<BTreeMap<u32, Arc<Reader>>>,
     is_stopped: AtomicBool,
@@ -113,11 +116,15 @@ impl Feed {
         for (name, value) in &settings.options {
             config.set(name, value);
         }
-        let consumer = config
-            .create_with_context(settings.context())
-            .map_err(|error| failed(format!("a consumer cannot be made: {error}")))?;
+        let make = |config: &ClientConfig| {
+            let made = config.create_with_context(settings.context());
+            made.map_err(|error| failed(format!("a consumer cannot be made: {error}")))
+        };
+        let consumer = make(&config)?;
+        let asker = make(config.remove("group.id"))?;
         let shared = Arc::new(Shared {
             consumer,
+            asker,
             topic: topic.to_owned(),
             readers: Mutex::default(),
             is_stopped: AtomicBool::new(false),
@@ -171,7 +178,12 @@ impl Drop for Feed {
 impl Shared {
     fn run(&self) {
         let mut doubts = Doubts::default();
+        let mut asker_served = SystemClock.instant();
         while !self.is_stopped.load(Ordering::Acquire) {
+            if asker_served.elapsed() >= POLL {
+                self.serve_asker();
+                asker_served = SystemClock.instant();
+            }
             match self.consumer.poll(POLL) {
                 None => {}
                 Some(Ok(message)) => self.take(&message),
@@ -180,6 +192,13 @@ impl Shared {
             if doubts.are_due() {
                 self.resolve(&mut doubts);
             }
+        }
+    }
+
+    /// It reads nothing, but its tokens are renewed by those who poll.
+    fn serve_asker(&self) {
+        if let Some(Err(error)) = self.asker.poll(Duration::ZERO) {
+            tracing::debug!(%error, "asking Kafka for ends is held up");
         }
     }
 
@@ -313,7 +332,7 @@ impl Shared {
                 return partitions.iter().map(|_| Err(unavailable(error.to_string()))).collect();
             }
         }
-        let told = match self.consumer.offsets_for_times(asked, timeout) {
+        let told = match self.asker.offsets_for_times(asked, timeout) {
             Ok(told) => told,
             Err(error) => return partitions.iter().map(|_| Err(unavailable(error.to_string()))).collect(),
         };

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Default)]
 pub(super) struct Bucket {
     tokens: f64,
+    /// Times that more than the burst was refused since it was granted last.
+    refused: u32,
     filled_at: Option<Instant>,
 }
 
@@ -19,9 +21,16 @@ impl Bucket {
     }
 
     /// As [`Bucket::take`], but a full bucket grants more items than the burst too. They are a debt, and nothing is
-    /// granted until it is paid off at the rate.
+    /// granted until it is paid off at the rate. Each time that they are refused half as much has to be there: others,
+    /// who need less, would never let the bucket become full.
     pub(super) fn borrow(&mut self, items: u64, rate: f64, burst: u64, now: Instant) -> Result<(), Duration> {
-        self.take_up_to(items, items.min(burst), rate, burst, now)
+        if items <= burst {
+            return self.take(items, rate, burst, now);
+        }
+        let needed = burst.checked_shr(self.refused).unwrap_or(0).max(1);
+        let taken = self.take_up_to(items, needed, rate, burst, now);
+        self.refused = if taken.is_ok() { 0 } else { self.refused.saturating_add(1) };
+        taken
     }
 
     /// Takes `items` once there are `needed` tokens.
@@ -79,6 +88,26 @@ mod tests {
         assert_eq!(bucket.take(1, 100.0, 200, at(1)), Err(Duration::from_millis(8_010)));
         assert_eq!(bucket.borrow(1_000, 100.0, 200, at(1)), Err(Duration::from_secs(10)));
         assert_eq!(bucket.take(1, 100.0, 200, at(10)), Ok(()));
+    }
+
+    #[test]
+    fn who_borrows_gets_its_turn_beside_others_that_leave_nothing_and_they_get_theirs() {
+        let start = SystemClock.instant();
+        let (mut bucket, mut small, mut large) = (Bucket::default(), 0, 0);
+        bucket.take(200, 100.0, 200, start).unwrap();
+        let mut next = start;
+        for tick in 1..=12_000 {
+            let now = start + Duration::from_millis(10 * tick);
+            small += 10 * u64::from(bucket.take(10, 100.0, 200, now).is_ok());
+            if now >= next {
+                match bucket.borrow(1_000, 100.0, 200, now) {
+                    Ok(()) => large += 1_000,
+                    Err(wait) => next = now + wait.max(Duration::from_millis(10)),
+                }
+            }
+        }
+        assert!(small >= 20 && large >= 5_000, "{small} in small, {large} in large requests");
+        assert!(small + large <= 12_000 + 1_000, "{small} + {large} in two minutes at 100 a second");
     }
 
     #[test]

@@ -155,14 +155,22 @@ impl Decoder {
         let limits = otlp::Limits { body_bytes: self.max_bytes, translated_bytes: self.max_bytes };
         let translated = otlp::translate(encoding, value, &self.otlp, self.tenant.attribute(), limits);
         let translated = translated.map_err(bad)?;
-        let mut parts: Vec<Part> = Vec::with_capacity(translated.bodies.len());
+        let lost = translated.dropped;
+        let reason = lost.first.filter(|_| lost.points > 0);
+        let mut decoded = Decoded { parts: Vec::new(), dropped: lost.points, reason };
         for body in translated.bodies.iter().filter(|body| body.samples > 0) {
-            let tenant = self.tenant.find(record, body.tenant.as_deref()).map_err(CodecError::Bad)?;
-            let (tenant, protocol) = (tenant.into_owned(), Some(Protocol::RemoteWrite2));
-            parts.push(Part { tenant, protocol, body: pack(&body.body)? });
+            match self.tenant.find(record, body.tenant.as_deref()) {
+                Ok(tenant) => {
+                    let (tenant, protocol) = (tenant.into_owned(), Some(Protocol::RemoteWrite2));
+                    decoded.parts.push(Part { tenant, protocol, body: pack(&body.body)? });
+                }
+                Err(reason) => {
+                    decoded.dropped += body.samples;
+                    decoded.reason.get_or_insert(reason);
+                }
+            }
         }
-        let dropped = translated.dropped;
-        Ok(Decoded { parts, dropped: dropped.points, reason: dropped.first.filter(|_| dropped.points > 0) })
+        Ok(decoded)
     }
 }
 

@@ -102,7 +102,7 @@ impl Lane {
 
     async fn store(&self, Taken { record, ticket }: Taken) {
         let Some(ticket) = ticket.begin() else { return };
-        let (record, ticket) = (Arc::new(record), ticket);
+        let record = Arc::new(record);
         let decoded = loop {
             match self.decode(&record).await {
                 Ok(decoded) => break decoded,
@@ -111,8 +111,7 @@ impl Lane {
                 }
                 Err(CodecError::NoRoom(_)) => {
                     // Others are being decoded; what they hold is free at once when they are written.
-                    let wait = LEAST_WAIT;
-                    self.pause(wait).await;
+                    self.pause(LEAST_WAIT).await;
                 }
             }
         };
@@ -127,10 +126,9 @@ impl Lane {
             let mut held = shared.in_flight.enter();
             let now_ms = shared.clock.now_ms();
             let decode = AssertUnwindSafe(|| shared.config.decoder.decode(&of, now_ms, &mut held));
-            let decoded = catch_unwind(decode).unwrap_or_else(|_| {
+            catch_unwind(decode).unwrap_or_else(|_| {
                 Err(CodecError::Bad("reading the record panicked, which is a bug".to_owned()))
-            });
-            decoded
+            })
         };
         if record.value.as_ref().is_none_or(|value| value.len() <= INLINE_VALUE) {
             return decode();

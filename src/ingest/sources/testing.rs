@@ -93,12 +93,12 @@ impl Feed for FakeFeed {
 }
 
 /// What reached the gateway: tenant, version, decoded body.
-pub(crate) type Written = (String, Protocol, Vec<u8>);
+pub(crate) type Received = (String, Protocol, Vec<u8>);
 
 /// A gateway that answers by tenant what a test says, and else that everything is stored.
 #[derive(Default)]
 pub(crate) struct FakeGateway {
-    pub(crate) written: Mutex<Vec<Written>>,
+    pub(crate) written: Mutex<Vec<Received>>,
     pub(crate) answers: Mutex<BTreeMap<String, VecDeque<Result<WriteOutcome, Failure>>>>,
 }
 
@@ -142,10 +142,13 @@ pub(crate) fn failure(
     Failure { code, message: message.to_owned(), retry_after, is_other_protocol: false }
 }
 
-/// Letters that were written: topic, offset, reason, tenant.
+/// A letter: topic, offset, reason, tenant.
+pub(crate) type Written = (String, i64, String, Option<String>);
+
+/// Letters that were written.
 #[derive(Default)]
 pub(crate) struct FakeLetters {
-    pub(crate) written: Mutex<Vec<(String, i64, String, Option<String>)>>,
+    pub(crate) written: Mutex<Vec<Written>>,
     pub(crate) fail: Mutex<Option<LetterError>>,
 }
 

@@ -1,6 +1,6 @@
 //! From records to what the gateway gets, what becomes of each, and what waits for what.
 
-use super::testing::{FakeGateway, FakeLetters, Topic, bad, failure, record};
+use super::testing::{FakeGateway, FakeLetters, Topic, Written, bad, failure, record};
 use super::*;
 use crate::protocol::encoder::{rw1, rw2, series, snappy};
 use crate::protocol::otlp::{Encoding, OtlpSettings};
@@ -53,7 +53,7 @@ impl Rig {
         self.gateway.written.lock().iter().map(|(tenant, protocol, _)| (tenant.clone(), *protocol)).collect()
     }
 
-    fn letters(&self) -> Vec<(String, i64, String, Option<String>)> {
+    fn letters(&self) -> Vec<Written> {
         self.letters.written.lock().clone()
     }
 }
@@ -130,6 +130,27 @@ async fn each_format_becomes_a_body_and_each_resource_has_its_tenant() {
             "the same when it comes again"
         );
     }
+}
+
+#[tokio::test]
+async fn a_resource_without_a_tenant_is_refused_alone() {
+    let resource = |attributes: &str| {
+        format!(
+            r#"{{"resource":{{"attributes":[{attributes}]}},"scopeMetrics":[{{"metrics":[
+            {{"name":"m","gauge":{{"dataPoints":[{{"timeUnixNano":"1000000","asDouble":1}}]}}}}]}}]}}"#
+        )
+    };
+    let (some, none) = (resource(r#"{"key":"team","value":{"stringValue":"a"}}"#), resource(""));
+    let mut config = config(Format::Otlp(Encoding::Json));
+    config.decoder.tenant.from = TenantFrom::Attribute("team".to_owned());
+    let rig = Rig::start(config);
+    rig.topic.push(record(0, format!(r#"{{"resourceMetrics":[{none},{some}]}}"#).as_bytes()));
+    rig.topic.push(record(1, format!(r#"{{"resourceMetrics":[{none}]}}"#).as_bytes()));
+    rig.finished(2).await;
+    assert_eq!(rig.written(), [("a".to_owned(), Protocol::RemoteWrite2)]);
+    let letters = rig.letters();
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    assert!(letters[0].1 == 1 && letters[0].2.contains("no attribute \"team\""), "{letters:?}");
 }
 
 #[tokio::test]

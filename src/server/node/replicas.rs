@@ -397,7 +397,12 @@ async fn watch_over(
             tracing::warn!(partition = %id, %reason, "the replica takes the state of another one");
             return rebuild(replicas, id).await;
         }
-        strong.fail(format!("partition {id} stopped: {reason}{}", advice(lacks_entries)));
+        let told = format!("partition {id} stopped: {reason}{}", advice(lacks_entries));
+        let other_topic = match &strong.ground.kafka {
+            Some(kafka) => kafka.why_unfit().await,
+            None => None,
+        };
+        strong.fail(other_topic.unwrap_or(told));
     }
 }
 

@@ -15,7 +15,11 @@ use quorate_ingest::sources::{self, Failure, Gateway};
 use quorate_ingest::{Held, Protocol, WriteOutcome, WriteRequest};
 use quorate_model::{Clock, ErrorCode};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 use tokio::task::JoinHandle;
+
+/// How long the brokers may take when a source ends, beside the wait for its records.
+const BROKERS_LIMIT: Duration = Duration::from_secs(10);
 
 /// All sources of a node. Dropped, they end without waiting.
 #[derive(Default)]
@@ -25,6 +29,8 @@ pub struct Sources {
 
 struct Running {
     member: Member,
+    /// Longest wait for it to end.
+    limit: Duration,
     storing: JoinHandle<()>,
 }
 
@@ -55,16 +61,23 @@ impl Sources {
             let (feed, member) = opened.map_err(|error| failed(error.to_string()))?;
             tracing::info!(source = source.name, topics = source.topics.join(","), "a source was started");
             let storing = sources::run(feed, storing, gateway.clone(), Arc::new(letters), clock.clone());
-            running.push(Running { member, storing: tokio::spawn(storing) });
+            let limit = Duration::from(source.revoke_wait) + BROKERS_LIMIT;
+            running.push(Running { member, limit, storing: tokio::spawn(storing) });
         }
         Ok(Self { running })
     }
 
     /// Takes no further records, waits a bounded time for those under way, commits and leaves the groups.
     pub async fn stop(self) {
-        let ending = self.running.into_iter().map(|Running { member, storing }| async move {
-            if tokio::task::spawn_blocking(move || member.stop()).await.is_err() {
-                tracing::error!("leaving the group of a source panicked");
+        let ending = self.running.into_iter().map(|Running { member, limit, storing }| async move {
+            let stopping = tokio::task::spawn_blocking(move || member.stop());
+            match tokio::time::timeout(limit, stopping).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => tracing::error!("leaving the group of a source panicked"),
+                // Nothing is lost by that: its offsets stay where they were committed last.
+                Err(_) => {
+                    tracing::warn!("a source does not end because no broker answers; it is left as it is")
+                }
             }
             // What is still under way is taken again by whoever has its partition next.
             storing.abort();

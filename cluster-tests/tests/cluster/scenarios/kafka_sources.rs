@@ -59,6 +59,17 @@ sources:
   max_in_flight: 1MiB
 ";
 
+const PACED: &str = "
+overrides: {limited: {ingestion_rate: 100, ingestion_burst_size: 50}}
+sources:
+- name: paced
+  topics: [paced]
+  format: remote-write
+  tenant: {header: tenant}
+  max_in_flight: 1MiB
+  kafka: {brokers: [BROKERS]}
+";
+
 fn start(kafka: &Kafka, config: &str) -> Server {
     let brokers = format!("'{}'", kafka.bootstrap());
     let config = config.replace("BROKERS", &brokers);
@@ -211,6 +222,47 @@ fn each_format_is_stored_for_its_tenant_and_what_cannot_be_read_is_put_aside() {
 }
 
 #[test]
+fn a_tenant_over_its_rate_waits_alone_and_records_above_its_burst_pass() {
+    if is_missing("kafka sources: rates") {
+        return;
+    }
+    const EACH: usize = 200;
+    let kafka = Kafka::start(1, &[]);
+    kafka.create_topic("paced", 2, 1, &[]);
+    let begin = now_ms() - 600_000;
+    let body = |at: usize| {
+        let mut request = RequestBuilder::new(Protocol::V2);
+        let samples: Vec<(i64, f64)> = (0..EACH).map(|n| (begin + (at * EACH + n) as i64, 1.0)).collect();
+        request.add(&Labels::from_pairs([("__name__", "paced")]), &samples);
+        request.finish()
+    };
+    let bodies: Vec<Vec<u8>> = (0..4).map(body).collect();
+    let of = |tenant: &'static str, partition: i32| {
+        let headers: &'static [(&str, &[u8])] = match tenant {
+            "limited" => &[("tenant", b"limited")],
+            _ => &[("tenant", b"free")],
+        };
+        bodies
+            .iter()
+            .map(move |body| Record { partition: Some(partition), headers, ..value(body) })
+            .collect::<Vec<_>>()
+    };
+    let server = start(&kafka, PACED);
+    kafka.produce_all("paced", &of("limited", 0));
+    kafka.produce_all("paced", &of("free", 1));
+    wait_sum(&server, "free", "paced", (4 * EACH) as f64);
+    let limited = of_tenant(&server, "limited");
+    let stored = values(&limited, "sum(sum_over_time(paced[1h]))").into_values().next().unwrap_or(0.0);
+    assert!(stored < (4 * EACH) as f64, "800 samples take seconds at 100 a second");
+    wait_sum(&server, "limited", "paced", (4 * EACH) as f64);
+    let page = server.client().get("/metrics", &[]).expect("metrics").text();
+    assert!(
+        !page.lines().any(|line| line.starts_with("quorate_source_dead_letters_total")),
+        "nothing is put aside"
+    );
+}
+
+#[test]
 fn a_node_that_is_killed_in_the_middle_loses_and_repeats_nothing() {
     if is_missing("kafka sources: kills") {
         return;
@@ -266,6 +318,8 @@ fn a_node_that_is_killed_in_the_middle_loses_and_repeats_nothing() {
             page.lines().filter(|line| line.starts_with("quorate_source_lag_records{")).collect();
         (lags.len() == PARTITIONS as usize && lags.iter().all(|line| line.ends_with(" 0"))).then_some(())
     });
-    assert!(server.terminate().success(), "SIGTERM drains and exits 0");
+    let mut kafka = kafka;
+    kafka.kill(0);
+    assert!(server.terminate().success(), "SIGTERM drains and exits 0, brokers or not");
     report(&format!("kafka sources: {KILLS} kills, {} samples stored once", RECORDS * SERIES));
 }

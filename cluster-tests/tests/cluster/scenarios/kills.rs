@@ -25,11 +25,11 @@ const HOUR_MS: i64 = 3_600_000;
 pub(super) const LEAST_PER_PHASE: usize = 2;
 pub(super) const LEAST_PER_PHASE_OF_CAMPAIGN: usize = 10;
 const SERIES_PER_WRITER: usize = 1_000;
-const PACE: u64 = 80_000;
+pub(super) const PACE: u64 = 80_000;
 /// Requests are in flight at this rate at least, or the run proves too little.
 const LEAST_RATE: f64 = 50_000.0;
 /// A fail point that is not met within this time is a failure: the step it stands for did not happen.
-const DEATH_LIMIT: Duration = Duration::from_secs(120);
+pub(super) const DEATH_LIMIT: Duration = Duration::from_secs(120);
 /// Retention looks at one partition after the other, each 75 seconds after the one before.
 const RETAIN_LIMIT: Duration = Duration::from_secs(400);
 const SIGKILL: i32 = 9;
@@ -96,7 +96,7 @@ fn kill_one_folder(folder: usize, tally: &mut Tally) -> Findings {
 }
 
 /// One life of the server; returns how long it was ready for writes.
-fn live_and_die(server: &mut Server, team: &Team, end: End) -> Duration {
+pub(super) fn live_and_die(server: &mut Server, team: &Team, end: End) -> Duration {
     match end {
         End::Kill(samples) => live_until_killed(server, team, samples),
         End::Failpoint { phase, place, nth } => {
@@ -139,7 +139,7 @@ fn live_until_killed(server: &mut Server, team: &Team, samples: u64) -> Duration
 }
 
 /// Opens the gate for as long as `live` takes; returns how long that was.
-fn under_load(team: &Team, live: impl FnOnce()) -> Duration {
+pub(super) fn under_load(team: &Team, live: impl FnOnce()) -> Duration {
     let begin = SystemClock.instant();
     team.gate().open();
     live();
@@ -199,7 +199,12 @@ fn assert_expired(server: &mut Server) {
 }
 
 fn expiring(server: &Server) -> Client {
-    server.client().with_header("X-Scope-OrgID", EXPIRING_TENANT)
+    strong(server).with_header("X-Scope-OrgID", EXPIRING_TENANT)
+}
+
+/// Whatever the log is, an answer has all that was acknowledged.
+fn strong(server: &Server) -> Client {
+    server.client().with_header("X-Read-Consistency", "strong")
 }
 
 #[track_caller]
@@ -222,9 +227,9 @@ pub(super) fn streams() -> Vec<Stream> {
 }
 
 #[track_caller]
-fn check_all(server: &Server, team: &Team, when: &str) -> Findings {
+pub(super) fn check_all(server: &Server, team: &Team, when: &str) -> Findings {
     let ledgers = team.ledgers();
-    let findings = check(&server.client(), &ledgers, &ledgers);
+    let findings = check(&strong(server), &ledgers, &ledgers);
     assert!(findings.is_clean(), "{when}: {findings}");
     assert!(findings.right > 0, "{when}: nothing was checked");
     findings

@@ -182,7 +182,7 @@ fn placed_on(overview: &Value, node: usize) -> BTreeSet<u64> {
 }
 
 /// Partitions of which a node has files.
-fn folders(cluster: &Cluster, node: usize) -> BTreeSet<u64> {
+pub(super) fn folders(cluster: &Cluster, node: usize) -> BTreeSet<u64> {
     let entries = std::fs::read_dir(cluster.data_dir(node).join("partitions"));
     let names = entries.into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     names.filter_map(|name| name.parse().ok()).collect()
@@ -222,14 +222,14 @@ pub(super) fn wait_settled(cluster: &Cluster, at: usize, nodes: &BTreeSet<u64>) 
 
 /// Each writer has a batch acknowledged that it began from now on.
 #[track_caller]
-fn goes_on(team: &Team) {
+pub(super) fn goes_on(team: &Team) {
     let before = team.acknowledged();
     wait_for("acknowledged writes", LIMIT, || (team.acknowledged() >= before + PACE).then_some(()));
 }
 
 /// The replicas on `nodes` are equal, and each of these shows exactly what the ledgers know.
 #[track_caller]
-fn check_at(cluster: &Cluster, nodes: &[usize], ledgers: &[Ledger], when: &str) {
+pub(super) fn check_at(cluster: &Cluster, nodes: &[usize], ledgers: &[Ledger], when: &str) {
     wait_for("equal replicas", LIMIT, || {
         let mut seen: BTreeMap<u64, BTreeSet<_>> = BTreeMap::new();
         let mut count = 0;
@@ -252,7 +252,7 @@ fn check_at(cluster: &Cluster, nodes: &[usize], ledgers: &[Ledger], when: &str) 
 
 /// What `quorate cluster` prints, good or bad, asked at a node.
 #[track_caller]
-fn admin(cluster: &Cluster, node: usize, order: &[&str]) -> String {
+pub(super) fn admin(cluster: &Cluster, node: usize, order: &[&str]) -> String {
     let mut command = Command::new(binary());
     command.arg("cluster").args(order).args(["--url", &cluster.url(node)]);
     let output = command.output().expect("the binary runs");

@@ -26,13 +26,13 @@ const ROUNDS: usize = 100;
 const OFFSETS: &str = "x-read-consistency-offsets";
 
 /// A row of series that get the same value with each write, one higher than before.
-struct Row {
+pub(super) struct Row {
     labels: Vec<Labels>,
     start_ms: i64,
 }
 
 impl Row {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let labels = |series: usize| {
             Labels::from_pairs([("__name__", METRIC), ("series", series.to_string().as_str())])
         };
@@ -41,7 +41,7 @@ impl Row {
 
     /// Writes `value`, again until it is acknowledged. Gives the token.
     #[track_caller]
-    fn write(&self, client: &Client, value: i64) -> String {
+    pub(super) fn write(&self, client: &Client, value: i64) -> String {
         assert!(value < READ_AFTER_MS, "more writes than a row has times for");
         let mut request = RequestBuilder::new(Protocol::V1);
         for labels in &self.labels {
@@ -66,7 +66,7 @@ impl Row {
 
     /// The lowest value that a session with `token` sees; a series that is missing counts as 0. `None` if it is refused.
     #[track_caller]
-    fn lowest(&self, client: &Client, token: &str) -> Option<(i64, Answer)> {
+    pub(super) fn lowest(&self, client: &Client, token: &str) -> Option<(i64, Answer)> {
         let query = format!("min({METRIC}) and (count({METRIC}) == {SERIES})");
         let answer = self.ask(&session(client, token), &query, false);
         if answer.status == 503 {

@@ -21,7 +21,7 @@ const HEAL_BAR: Duration = Duration::from_secs(10);
 /// Bars are looked at afterwards, so that a miss tells its figure.
 pub(super) const LIMIT: Duration = Duration::from_secs(60);
 /// How long a sender of the load waits at one node before it turns to the next.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// A question that a node is to refuse is asked for longer than any deadline of its own.
 const REFUSAL_LIMIT: Duration = Duration::from_secs(30);
 const CHECK_LIMIT: Duration = Duration::from_secs(60);
@@ -29,7 +29,7 @@ const CHECK_LIMIT: Duration = Duration::from_secs(60);
 const BETWEEN_TRIES: Duration = Duration::from_millis(20);
 const PAUSE: Duration = Duration::from_secs(10);
 const SERIES_PER_WRITER: usize = 300;
-const PACE: u64 = 9_000;
+pub(super) const PACE: u64 = 9_000;
 /// Questions at a node at one time, so that some are on their way whatever happens.
 const READERS: usize = 4;
 /// So many answers are judged after a fault.
@@ -208,14 +208,18 @@ pub(super) fn start_load(cluster: &Cluster) -> Team {
 /// One writer fills hours of days that are long over, two write at the present; each begins at another node. Together
 /// they send `pace` samples a second.
 pub(super) fn start_load_at(cluster: &Cluster, pace: u64) -> Team {
-    let now = now_ms() / 15_000 * 15_000;
-    let past = Stream { writer: 0, series: SERIES_PER_WRITER, base_ms: now - 5 * DAY_MS, step_ms: 15_000 };
-    let live = |writer| Stream { writer, base_ms: now - 60_000, step_ms: 10, ..past.clone() };
-    let streams = vec![live(1), live(2), past.clone()];
-    let team = Team::start_at(&cluster.clients(cluster.all(), PATIENCE), streams, pace);
+    let team = Team::start_at(&cluster.clients(cluster.all(), PATIENCE), streams(), pace);
     team.gate().open();
     wait_for("a load", LIMIT, || (team.acknowledged() >= pace).then_some(()));
     team
+}
+
+/// One of days that are long over, two of the present.
+pub(super) fn streams() -> Vec<Stream> {
+    let now = now_ms() / 15_000 * 15_000;
+    let past = Stream { writer: 0, series: SERIES_PER_WRITER, base_ms: now - 5 * DAY_MS, step_ms: 15_000 };
+    let live = |writer| Stream { writer, base_ms: now - 60_000, step_ms: 10, ..past.clone() };
+    vec![live(1), live(2), past.clone()]
 }
 
 /// Injects a fault, and waits until each writer had a batch acknowledged that it began after it. Each batch has

@@ -245,7 +245,7 @@ impl Worker {
                 None => {}
             }
             let now = self.clock.instant();
-            if now - steered >= STEER_INTERVAL {
+            if self.lanes.has_orders() || now - steered >= STEER_INTERVAL {
                 self.steer(member);
                 steered = now;
             }

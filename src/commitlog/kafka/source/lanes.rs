@@ -93,6 +93,8 @@ struct Lane {
     next: Option<i64>,
     /// In the order of offsets; the first one is not done.
     entries: VecDeque<Entry>,
+    /// Entries to be fetched again.
+    wanted: usize,
     bytes: usize,
     phase: Phase,
     is_full: bool,
@@ -111,6 +113,8 @@ struct State {
     assignments: u64,
     used: usize,
     is_full: bool,
+    /// Whether something is to be told to the consumer before it polls again.
+    has_orders: bool,
     /// Records that were deleted before they could be taken again.
     lost: u64,
 }
@@ -129,6 +133,7 @@ impl Lane {
             assignment,
             next: None,
             entries: VecDeque::new(),
+            wanted: 0,
             bytes: 0,
             phase: Phase::Open,
             is_full: false,
@@ -142,6 +147,9 @@ impl Lane {
     }
 
     fn wanted(&self) -> Option<i64> {
+        if self.wanted == 0 {
+            return None;
+        }
         self.entries.iter().find(|entry| entry.stage == Stage::Wanted).map(|entry| entry.offset)
     }
 
@@ -154,9 +162,17 @@ impl Lane {
         self.entries.front().map(|entry| entry.offset).or(self.next)
     }
 
-    fn entry(&mut self, offset: i64) -> Option<&mut Entry> {
+    fn stage(&self, offset: i64) -> Option<Stage> {
         let at = self.entries.binary_search_by_key(&offset, |entry| entry.offset).ok()?;
-        self.entries.get_mut(at)
+        Some(self.entries[at].stage)
+    }
+
+    fn set(&mut self, offset: i64, stage: Stage) {
+        if let Ok(at) = self.entries.binary_search_by_key(&offset, |entry| entry.offset) {
+            let before = std::mem::replace(&mut self.entries[at].stage, stage);
+            self.wanted += usize::from(stage == Stage::Wanted);
+            self.wanted -= usize::from(before == Stage::Wanted);
+        }
     }
 
     fn is_held(&self, now: Instant, is_all_full: bool) -> bool {
@@ -203,15 +219,16 @@ impl Lane {
                 self.entries.iter_mut().filter(|e| e.stage == Stage::Wanted && e.offset < seen.offset)
             {
                 entry.stage = Stage::Done;
+                self.wanted -= 1;
                 *lost += 1;
             }
             self.drop_finished();
         }
         self.looks = 0;
-        if let Some(entry) = self.entry(seen.offset) {
-            let is_wanted = entry.stage == Stage::Wanted;
+        if let Some(stage) = self.stage(seen.offset) {
+            let is_wanted = stage == Stage::Wanted;
             if is_wanted {
-                entry.stage = Stage::Taken;
+                self.set(seen.offset, Stage::Taken);
             }
             return is_wanted;
         }
@@ -250,15 +267,18 @@ impl Lanes {
         if lane.is_paused || lane.must_seek || lane.is_held(now, state.is_full) {
             lane.next.get_or_insert(seen.offset);
             lane.must_seek = true;
+            state.has_orders = true;
             return Verdict::Drop;
         }
         if !lane.admit(seen, &mut state.lost) {
+            state.has_orders |= lane.must_seek;
             return Verdict::Drop;
         }
         lane.bytes += seen.bytes;
         lane.is_full = lane.bytes >= self.max_bytes / LANE_PART;
         state.used += seen.bytes;
         state.is_full = state.used >= self.max_bytes;
+        state.has_orders |= state.is_full || lane.is_held(now, false);
         let (topic, partition) = name.clone();
         Verdict::Take(Place { topic, partition, offset: seen.offset, assignment: lane.assignment })
     }
@@ -269,6 +289,7 @@ impl Lanes {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let mut orders = Vec::new();
+        state.has_orders = false;
         for (name, lane) in &mut state.lanes {
             lane.wake(now);
             let is_held = lane.is_held(now, state.is_full);
@@ -281,6 +302,11 @@ impl Lanes {
             }
         }
         orders
+    }
+
+    /// Whether there are orders that should not wait for the next turn.
+    pub(super) fn has_orders(&self) -> bool {
+        self.state.lock().has_orders
     }
 
     /// The consumer could not go on with a partition: it is tried again.
@@ -370,10 +396,10 @@ impl Settle for Lanes {
         let mut state = self.state.lock();
         let Some(lane) = state.lane(place) else { return false };
         let may = !lane.is_leaving && !matches!(lane.phase, Phase::Waiting(_));
-        let Some(entry) = lane.entry(place.offset).filter(|entry| entry.stage == Stage::Taken) else {
+        if lane.stage(place.offset) != Some(Stage::Taken) {
             return false;
-        };
-        entry.stage = if may { Stage::Begun } else { Stage::Wanted };
+        }
+        lane.set(place.offset, if may { Stage::Begun } else { Stage::Wanted });
         lane.must_seek |= !may;
         may
     }
@@ -381,8 +407,7 @@ impl Settle for Lanes {
     fn finish(&self, place: &Place) {
         let mut state = self.state.lock();
         let Some(lane) = state.lane(place) else { return };
-        let Some(entry) = lane.entry(place.offset) else { return };
-        entry.stage = Stage::Done;
+        lane.set(place.offset, Stage::Done);
         if lane.phase == Phase::Trying {
             lane.phase = Phase::Open;
         }
@@ -395,8 +420,10 @@ impl Settle for Lanes {
         let until = self.clock.instant() + after;
         let mut state = self.state.lock();
         let Some(lane) = state.lane(place) else { return };
-        let Some(entry) = lane.entry(place.offset).filter(|entry| entry.stage != Stage::Done) else { return };
-        entry.stage = Stage::Wanted;
+        if lane.stage(place.offset).is_none_or(|stage| stage == Stage::Done) {
+            return;
+        }
+        lane.set(place.offset, Stage::Wanted);
         lane.must_seek = true;
         lane.phase = match lane.phase {
             Phase::Waiting(other) => Phase::Waiting(until.max(other)),

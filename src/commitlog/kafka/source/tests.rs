@@ -360,7 +360,10 @@ fn the_offset_to_commit_is_the_first_that_is_not_finished() {
 fn a_ticket_of_an_earlier_assignment_settles_nothing() {
     let alone = Alone::new(1_000);
     let (old, unbegun) = (alone.take(1), alone.see(2).unwrap());
-    assert_eq!(alone.lanes.leave(&[alone.name.clone()], Duration::ZERO), [(alone.name.clone(), 1)]);
+    assert_eq!(
+        alone.lanes.leave(std::slice::from_ref(&alone.name), Duration::ZERO),
+        [(alone.name.clone(), 1)]
+    );
     alone.lanes.assign(vec![alone.name.clone()]);
     let new = alone.take(1);
     old.finish();
@@ -434,6 +437,6 @@ fn leaving_waits_for_records_that_are_begun_and_for_no_others() {
     };
     let (begun, _waiting) = (take(0).begin().unwrap(), take(1));
     let finishing = std::thread::spawn(move || begun.finish());
-    assert_eq!(lanes.leave(&[name.clone()], LIMIT), [(name.clone(), 1)]);
+    assert_eq!(lanes.leave(std::slice::from_ref(&name), LIMIT), [(name.clone(), 1)]);
     finishing.join().unwrap();
 }

@@ -1,0 +1,129 @@
+//! The contract of a partition's log over a real broker, which keeps records on a disk, deletes them, and is killed.
+//!
+//! The one place where the product is not seen from outside: what a log owes to its readers cannot be asked over HTTP.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use quorate_cluster_tests::harness::kafka::{Kafka as Brokers, is_missing};
+use quorate_commitlog::conformance::{Place, check_log};
+use quorate_commitlog::kafka::topic::{TopicSettings, open};
+use quorate_commitlog::kafka::{ClientSettings, Kafka, KafkaLog, ProduceSettings};
+use quorate_commitlog::{LogEntry, LogError, PartitionLog};
+use quorate_model::{Clock, PartitionId, Position, SystemClock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(60);
+const PARTITIONS: u32 = 2;
+/// The partition with the log.
+const PARTITION: PartitionId = PartitionId(1);
+
+/// A new topic of the broker.
+struct Topic<'a> {
+    brokers: &'a Brokers,
+    name: String,
+}
+
+impl Topic<'_> {
+    async fn connect(&self) -> KafkaLog {
+        let brokers = vec![self.brokers.bootstrap()];
+        let settings = ClientSettings { brokers, ..ClientSettings::default() };
+        let wanted = TopicSettings {
+            name: self.name.clone(),
+            partitions: PARTITIONS,
+            replication: 1,
+            retention_ms: 86_400_000,
+            create: true,
+            allow_unsafe: true,
+        };
+        let topic = open(&settings, &wanted).await.expect("the topic is fit");
+        let produce = ProduceSettings {
+            compression: "zstd".to_owned(),
+            linger: Duration::from_millis(1),
+            timeout: LIMIT,
+        };
+        KafkaLog::new(Kafka::connect(settings, produce, topic).expect("clients can be made"), PARTITION)
+    }
+}
+
+#[async_trait]
+impl Place for Topic<'_> {
+    async fn open(&mut self) -> Arc<dyn PartitionLog> {
+        Arc::new(self.connect().await)
+    }
+
+    async fn close(&mut self) {}
+
+    /// As retention does it: the log itself deletes nothing.
+    async fn trim(&mut self, log: &dyn PartitionLog, up_to: Position) -> bool {
+        log.trim(up_to).await.expect("a trim succeeds");
+        let before = i64::try_from(up_to.0).expect("an offset");
+        tokio::task::block_in_place(|| {
+            let partition = PARTITION.0 as i32;
+            let first = self.brokers.start_offsets(&self.name)[PARTITION.0 as usize];
+            self.brokers.delete_records(&self.name, partition, before.max(first));
+        });
+        true
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_keeps_the_contract_of_a_log() {
+    if is_missing("a_topic_keeps_the_contract_of_a_log") {
+        return;
+    }
+    let brokers = Brokers::start(1, &[]);
+    let topics = AtomicUsize::new(0);
+    check_log(|| {
+        let name = format!("log-{}", topics.fetch_add(1, Ordering::Relaxed));
+        Topic { brokers: &brokers, name }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn positions_go_on_after_the_broker_was_killed() {
+    if is_missing("positions_go_on_after_the_broker_was_killed") {
+        return;
+    }
+    let mut brokers = Brokers::start(1, &[]);
+    let (mut expected, mut logs) = (Vec::new(), Vec::new());
+    for round in 0..3u8 {
+        // Those of before live on, over the same connections.
+        logs.push(Topic { brokers: &brokers, name: "log".to_owned() }.connect().await);
+        assert_eq!(logs[0].incarnation(), logs[usize::from(round)].incarnation());
+        for (log, number) in logs.iter().cycle().zip(0..30u8) {
+            let payload = Bytes::from(vec![round, number]);
+            let position = log.append(payload.clone()).await.expect("an append succeeds");
+            assert!(expected.last().is_none_or(|last: &LogEntry| last.position < position));
+            expected.push(LogEntry { position, payload });
+        }
+        for log in &logs {
+            assert_eq!(Some(end_of(log).await), expected.last().map(|last| last.position));
+            let mut reader = log.read_from(Position(0));
+            let mut found = Vec::new();
+            while found.len() < expected.len() {
+                found.extend(reader.next().await.expect("a read succeeds"));
+            }
+            assert_eq!(found, expected);
+        }
+        brokers.kill(0);
+        brokers.start_broker(0);
+    }
+}
+
+/// Asks again while the client still takes the broker for the one that was killed.
+async fn end_of(log: &KafkaLog) -> Position {
+    let begin = SystemClock.instant();
+    loop {
+        match log.committed().await {
+            Ok(end) => return end,
+            Err(LogError::Unavailable { reason }) => {
+                assert!(begin.elapsed() < LIMIT, "the end is not told: {reason}");
+                tokio::task::yield_now().await;
+            }
+            Err(error) => panic!("the end: {error}"),
+        }
+    }
+}
