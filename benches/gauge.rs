@@ -45,7 +45,8 @@ pub fn cpu_by_thread(pid: u32) -> Result<Vec<(String, Duration)>, String> {
         let path = thread.map_err(|e| format!("{folder}: {e}"))?.path().join("stat");
         // A thread may end meanwhile.
         let Ok(stat) = std::fs::read_to_string(path) else { continue };
-        let name = stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(')')).map_or("", |(name, _)| name);
+        let name =
+            stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(')')).map_or("", |(name, _)| name);
         let name: String = name.chars().filter(|c| !c.is_ascii_digit()).collect();
         *sums.entry(name).or_insert(0) += ticks(&stat)?;
     }

@@ -164,5 +164,7 @@ fn heading(sizes: &Sizes) -> String {
     let commit = std::env::var("QUORATE_COMMIT").unwrap_or_else(|_| "unknown".into());
     let Sizes { series, scrapes, samples_per_request, .. } = sizes;
     let machine = machine();
-    format!("Commit {commit}; {machine}; {series} series, {scrapes} scrapes, {samples_per_request} samples a request.")
+    format!(
+        "Commit {commit}; {machine}; {series} series, {scrapes} scrapes, {samples_per_request} samples a request."
+    )
 }

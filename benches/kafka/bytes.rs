@@ -34,7 +34,7 @@ pub(crate) fn measure(sizes: &Sizes) -> Result<Vec<Figure>, String> {
         };
         let how = format!("; {new:.0} B for the first sample of a series, its labels included");
         figures.push(figure("as fast as they are taken", fast, sizes.fast_scrapes, how));
-        let how = format!(", {rate} samples/s");
+        let how = format!(", {rate} samples/s over {} connections", sizes.connections);
         figures.push(figure("at the pace of 15 s", timely, sizes.timely_scrapes, how));
     }
     Ok(figures)

@@ -57,7 +57,8 @@ pub(crate) fn measure(sizes: &Sizes) -> Result<Vec<Figure>, String> {
     let rate = missed.samples as f64 / took.as_secs_f64();
     let p99 = |times: &[Duration]| times[times.len() * 99 / 100].as_secs_f64() * 1e3;
     let rate = Figure {
-        name: "a node that was away catches up on one core, against VictoriaMetrics' writes on one".to_owned(),
+        name: "a node that was away catches up on one core, against VictoriaMetrics' writes on one"
+            .to_owned(),
         value: rate / rival,
         bar: Bar::AtLeast(RATE_BAR),
         unit: Unit::Times,
@@ -73,7 +74,12 @@ pub(crate) fn measure(sizes: &Sizes) -> Result<Vec<Figure>, String> {
         value: p99(&during) / p99(&idle),
         bar: Bar::AtMost(QUERY_BAR),
         unit: Unit::Times,
-        how: format!("{:.1} ms, idle {:.1} ms; eventual, {} queries each", p99(&during), p99(&idle), idle.len()),
+        how: format!(
+            "{:.1} ms, idle {:.1} ms; eventual, {} queries each",
+            p99(&during),
+            p99(&idle),
+            idle.len()
+        ),
     };
     Ok(vec![rate, asked])
 }
@@ -160,7 +166,11 @@ fn positions(client: &Client, gauge: &str) -> Result<BTreeMap<String, u64>, Stri
         Some((partition.to_owned(), value.trim().parse::<f64>().ok()? as u64))
     };
     let found: BTreeMap<String, u64> = page.lines().filter_map(line).collect();
-    if found.len() == PARTITIONS as usize { Ok(found) } else { Err(format!("{gauge} of {} partitions", found.len())) }
+    if found.len() == PARTITIONS as usize {
+        Ok(found)
+    } else {
+        Err(format!("{gauge} of {} partitions", found.len()))
+    }
 }
 
 /// Asks the node that stays the instant queries of the list, one after the other.

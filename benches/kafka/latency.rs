@@ -35,14 +35,16 @@ pub(crate) fn measure(sizes: &Sizes) -> Result<Vec<Figure>, String> {
     let ms = |report: &Report, share| report.quantile(share).as_secs_f64() * 1e3;
     let [embedded, kafka] = &reports;
     let how = format!(
-        "{:.1} ms, embedded {:.1} ms (p50 {:.1} and {:.1} ms); {} samples/s, {} rounds of {} s each",
+        "{:.1} ms, embedded {:.1} ms (p50 {:.1} and {:.1} ms); {:.0} and {:.0} samples/s, {} rounds of {} s each; {}",
         ms(kafka, 0.99),
         ms(embedded, 0.99),
         ms(kafka, 0.5),
         ms(embedded, 0.5),
-        sizes.rate,
+        kafka.rate(),
+        embedded.rate(),
         sizes.latency_rounds,
         sizes.latency_s,
+        sizes.compression,
     );
     let name = "write p99 at the same pace, Kafka against embedded log".to_owned();
     let value = ms(kafka, 0.99) / ms(embedded, 0.99);

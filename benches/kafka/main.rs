@@ -168,7 +168,10 @@ fn heading(sizes: &Sizes) -> String {
         machine(),
         version(&binary(), "--version"),
         setup::kafka_version(),
-        victoria::program().map_or_else(|error| error, |program| version(&program, "-version")),
+        victoria::program().map_or_else(
+            |error| error,
+            |program| format!("VictoriaMetrics {}", version(&program, "-version"))
+        ),
     )
 }
 
@@ -177,5 +180,6 @@ fn version(program: &Path, flag: &str) -> String {
     let output = Command::new(program).arg(flag).output();
     let text = output.map(|output| [output.stdout, output.stderr].concat()).unwrap_or_default();
     let text = String::from_utf8_lossy(&text).into_owned();
-    text.lines().next().unwrap_or("unknown version").trim().to_owned()
+    let line = text.lines().next().unwrap_or_default().trim();
+    if line.is_empty() { "of unknown version".to_owned() } else { line.to_owned() }
 }

@@ -132,7 +132,8 @@ impl Spent {
 
     /// The threads that took most since `before`, by the names they share, in percent of the whole.
     pub(crate) fn threads_since(&self, before: &Self) -> String {
-        let earlier = |name: &str| before.threads.iter().find(|(known, _)| known == name).map(|(_, time)| *time);
+        let earlier =
+            |name: &str| before.threads.iter().find(|(known, _)| known == name).map(|(_, time)| *time);
         let all = (self.all - before.all).as_secs_f64();
         let since = |(name, time): &(String, Duration)| {
             (name.clone(), time.saturating_sub(earlier(name).unwrap_or_default()).as_secs_f64() / all * 100.0)
