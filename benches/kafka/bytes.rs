@@ -18,7 +18,7 @@ pub(crate) fn measure(sizes: &Sizes) -> Result<Vec<Figure>, String> {
     for (codec, bar) in BARS {
         let scrapes = 1 + sizes.fast_scrapes + sizes.timely_scrapes;
         let log = kafka_log(&kafka, codec, codec);
-        let node = Node::start(&[log, without_writing_out(scrapes)].concat());
+        let node = Node::start(sizes.partitions, &[log, without_writing_out(scrapes)].concat());
         let mut series = series(sizes, scrapes);
         let cost = |bodies: &[Vec<Body>], rate| bytes_per_sample(&kafka, codec, &node, bodies, rate);
         let new = cost(&series.next(1), 0)?;

@@ -16,7 +16,8 @@ pub(crate) fn measure(sizes: &Sizes) -> Result<Vec<Figure>, String> {
     let scrapes = 1 + sizes.cpu_rounds * sizes.cpu_scrapes;
     let delays = without_writing_out(scrapes);
     let log = kafka_log(&kafka, "cpu", &sizes.compression);
-    let nodes = [Node::start(&delays), Node::start(&[log, delays].concat())];
+    let nodes =
+        [Node::start(sizes.partitions, &delays), Node::start(sizes.partitions, &[log, delays].concat())];
     let mut series = series(sizes, scrapes);
     let create = series.next(1);
     for node in &nodes {

@@ -46,6 +46,9 @@ struct Arguments {
     /// Samples per second of a load with a pace.
     #[arg(long)]
     rate: Option<u64>,
+    /// Partitions, of the embedded log too.
+    #[arg(long)]
+    partitions: Option<u32>,
 }
 
 /// What can be measured.
@@ -83,6 +86,8 @@ struct Sizes {
     connections: usize,
     /// Codec where nothing else is said.
     compression: String,
+    /// Partitions of a node or cluster.
+    partitions: u32,
     /// Scrapes whose bytes are counted when they come as fast as they are taken.
     fast_scrapes: usize,
     /// Scrapes whose bytes are counted at the pace of their times.
@@ -109,6 +114,7 @@ impl Sizes {
         sizes.connections = arguments.connections.unwrap_or(sizes.connections);
         sizes.compression = arguments.compression.clone().unwrap_or(sizes.compression);
         sizes.rate = arguments.rate.unwrap_or(sizes.rate);
+        sizes.partitions = arguments.partitions.unwrap_or(sizes.partitions);
         sizes
     }
 
@@ -118,6 +124,8 @@ impl Sizes {
             samples_per_request: 2_000,
             connections: 4,
             compression: "zstd".to_owned(),
+            // What a cluster has by default; a node alone has 4.
+            partitions: 32,
             fast_scrapes: 40,
             timely_scrapes: 4,
             cpu_rounds: 5,
@@ -160,10 +168,10 @@ fn main() -> ExitCode {
 fn heading(sizes: &Sizes) -> String {
     let commit = std::env::var("QUORATE_COMMIT").unwrap_or_else(|_| "unknown".into());
     let command: Vec<String> = std::env::args().skip(1).collect();
-    let Sizes { series, samples_per_request, connections, .. } = sizes;
+    let Sizes { series, samples_per_request, connections, partitions, .. } = sizes;
     format!(
         "`make bench-kafka ARGS=\"{}\"`; commit {commit}; {}, nodes that are measured on core 0, broker and driver on \
-         another; {series} series, {samples_per_request} samples a request, {connections} connections. {}; Kafka {}; {}.",
+         another; {series} series, {samples_per_request} samples a request, {connections} connections, {partitions} partitions. {}; Kafka {}; {}.",
         command.join(" "),
         machine(),
         version(&binary(), "--version"),

@@ -88,9 +88,11 @@ pub(crate) struct Node {
 
 impl Node {
     #[track_caller]
-    pub(crate) fn start(args: &[String]) -> Self {
+    pub(crate) fn start(partitions: u32, args: &[String]) -> Self {
         let server = Server::prepare(Options { args: args.to_vec(), ..Options::default() });
-        let command = pinned(server.command().args(["--self-monitor", "false"]));
+        let mut command = server.command();
+        command.args(["--self-monitor", "false", "--partitions", &partitions.to_string()]);
+        let command = pinned(&command);
         let mut process = Process::start("quorate", &command, &server.log_path());
         wait_ready(&mut process, &server.client(), "/-/ready");
         Self { process, server }
