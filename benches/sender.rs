@@ -100,12 +100,11 @@ pub fn send(to: &[Destination], connections: &[Vec<Body>], rate: u64) -> Result<
     let all: f64 = connections.iter().map(|bodies| samples(bodies)).sum();
     let start = SystemClock.instant();
     let reports: Vec<Result<Report, String>> = std::thread::scope(|scope| {
-        let connections = connections.iter().enumerate();
-        let start_one = |(at, bodies): (usize, &Vec<Body>)| {
-            let (share, bodies) = (rate as f64 * samples(bodies) / all, bodies.as_slice());
-            scope.spawn(move || send_one(to, at, bodies, share))
-        };
-        let threads: Vec<_> = connections.map(start_one).collect();
+        let shares = connections.iter().map(|bodies| rate as f64 * samples(bodies) / all);
+        let connections = connections.iter().zip(shares).enumerate();
+        let threads: Vec<_> = connections
+            .map(|(at, (bodies, share))| scope.spawn(move || send_one(to, at, bodies, share)))
+            .collect();
         let join = |t: std::thread::ScopedJoinHandle<'_, _>| t.join().expect("a sender does not panic");
         threads.into_iter().map(join).collect()
     });
