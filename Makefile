@@ -1,7 +1,7 @@
 # The commands of the project. `make` alone lists them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run test verify checks fix bench bench-peers bench-cluster campaign simulation jepsen jepsen-teeth
+.PHONY: help run test verify checks fix bench bench-peers bench-cluster bench-kafka campaign simulation jepsen jepsen-teeth
 
 ENV := .ci/setup build && . .ci/env &&
 
@@ -33,6 +33,9 @@ bench-peers: ## Quorate, Prometheus and VictoriaMetrics side by side; prints the
 
 bench-cluster: ## What three nodes cost and do, against the bars; CHECK=1 fails below one, ARGS="--only cpu,idle" selects
 	@CHECK="$(CHECK)" .ci/bench-cluster $(ARGS)
+
+bench-kafka: ## Kafka as the log, beside the embedded one and VictoriaMetrics, against the bars; CHECK and ARGS as above
+	@CHECK="$(CHECK)" .ci/bench-kafka $(ARGS)
 
 jepsen: ## Clusters under faults: clients, histories, checkers; ten minutes, all cells must pass
 	@.ci/jepsen clean

@@ -4,6 +4,7 @@
 
 use quorate_cluster_tests::harness::{find_tool, pause};
 use quorate_model::{Clock, SystemClock};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -32,8 +33,33 @@ pub fn cpu_of_all(pids: &[u32]) -> Result<Duration, String> {
     pids.iter().map(|pid| cpu(*pid)).sum()
 }
 
+/// CPU time of the threads that a process has now, those together whose names differ in numbers only, the largest
+/// first. What ended with its thread is in [`cpu`] alone.
+///
+/// # Errors
+/// When there is no such process.
+pub fn cpu_by_thread(pid: u32) -> Result<Vec<(String, Duration)>, String> {
+    let folder = format!("/proc/{pid}/task");
+    let mut sums = BTreeMap::new();
+    for thread in std::fs::read_dir(&folder).map_err(|e| format!("{folder}: {e}"))? {
+        let path = thread.map_err(|e| format!("{folder}: {e}"))?.path().join("stat");
+        // A thread may end meanwhile.
+        let Ok(stat) = std::fs::read_to_string(path) else { continue };
+        let name =
+            stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(')')).map_or("", |(name, _)| name);
+        let name: String = name.chars().filter(|c| !c.is_ascii_digit()).collect();
+        *sums.entry(name).or_insert(0) += ticks(&stat)?;
+    }
+    let mut sorted: Vec<(String, u64)> = sums.into_iter().collect();
+    sorted.sort_by_key(|(_, ticks)| std::cmp::Reverse(*ticks));
+    Ok(sorted.into_iter().map(|(name, ticks)| (name, TICK * ticks as u32)).collect())
+}
+
 fn cpu_ticks(pid: u32) -> Result<u64, String> {
-    let stat = read(pid, "stat")?;
+    ticks(&read(pid, "stat")?)
+}
+
+fn ticks(stat: &str) -> Result<u64, String> {
     // The command's name stands in brackets and may hold spaces; utime and stime are fields 14 and 15.
     let rest = stat.rsplit_once(')').map(|(_, rest)| rest).ok_or("no command in stat")?;
     let fields: Vec<&str> = rest.split_whitespace().collect();
@@ -162,5 +188,6 @@ mod tests {
         let this = std::process::id();
         assert!(resident(this).is_ok_and(|bytes| bytes > 0));
         assert_eq!(cpu_of_all(&[this, this]).is_ok(), cpu(this).is_ok());
+        assert!(cpu_by_thread(this).is_ok_and(|threads| !threads.is_empty()));
     }
 }

@@ -77,9 +77,18 @@ pub struct Destination {
     pub headers: Vec<(String, String)>,
 }
 
+impl Destination {
+    /// The remote write 1.0 endpoint of `base`.
+    pub fn new(base: &str) -> Self {
+        let path = "/api/v1/write".to_owned();
+        Self { base: base.to_owned(), path, protocol: Protocol::V1, headers: Vec::new() }
+    }
+}
+
 /// Sends the bodies of each connection in order, all connections at once. With several destinations, which are nodes
 /// of one cluster, each connection begins at another one, and turns to the next where a request fails. `rate`
-/// samples per second are not exceeded; 0 means as fast as they are taken.
+/// samples per second are not exceeded, of which each connection has the share that it has of the samples, so that all
+/// end together; 0 means as fast as they are taken.
 ///
 /// # Errors
 /// Without a destination; the first refusal, or the first request that stayed unanswered for a minute.
@@ -87,12 +96,15 @@ pub fn send(to: &[Destination], connections: &[Vec<Body>], rate: u64) -> Result<
     if to.is_empty() {
         return Err("nowhere to send to".to_owned());
     }
-    let share = rate as f64 / connections.len() as f64;
+    let samples = |bodies: &[Body]| bodies.iter().map(|body| body.samples).sum::<usize>() as f64;
+    let all: f64 = connections.iter().map(|bodies| samples(bodies)).sum();
     let start = SystemClock.instant();
     let reports: Vec<Result<Report, String>> = std::thread::scope(|scope| {
-        let connections = connections.iter().enumerate();
-        let threads: Vec<_> =
-            connections.map(|(at, bodies)| scope.spawn(move || send_one(to, at, bodies, share))).collect();
+        let shares = connections.iter().map(|bodies| rate as f64 * samples(bodies) / all);
+        let connections = connections.iter().zip(shares).enumerate();
+        let threads: Vec<_> = connections
+            .map(|(at, (bodies, share))| scope.spawn(move || send_one(to, at, bodies, share)))
+            .collect();
         let join = |t: std::thread::ScopedJoinHandle<'_, _>| t.join().expect("a sender does not panic");
         threads.into_iter().map(join).collect()
     });

@@ -1,9 +1,10 @@
 //! A fourth node joins three under load: how evenly replicas stand afterwards, and what writers notice meanwhile.
 
-use crate::figure::{Figure, Unit};
+use crate::Sizes;
 use crate::load::{LIMIT, Load, nodes_of, setup};
-use crate::{Sizes, note};
+use quorate_benches::figure::{Bar, Figure, Unit};
 use quorate_benches::gauge;
+use quorate_benches::results::note;
 use quorate_benches::sender::{Destination, Report, send};
 use quorate_cluster_tests::harness::cluster::{Cluster, Setup, Status};
 use quorate_cluster_tests::harness::{pause, wait_for};
@@ -137,21 +138,21 @@ fn figures(
         Figure {
             name: name("replicas per node from their mean"),
             value: uneven.fold(0.0, f64::max),
-            bar: UNEVEN_BAR_PERCENT,
+            bar: Bar::AtMost(UNEVEN_BAR_PERCENT),
             unit: Unit::Percent,
             how: format!("{replicas:?} after {:.0} s; data dirs of {megabytes:?} MiB", took.as_secs_f64()),
         },
         Figure {
             name: name("failed requests"),
             value: (before.retries + during.retries) as f64,
-            bar: 0.0,
+            bar: Bar::AtMost(0.0),
             unit: Unit::Requests,
             how: format!("{} samples acknowledged meanwhile", during.samples),
         },
         Figure {
             name: name("write p99 against before"),
             value: ms(during) / ms(before),
-            bar: P99_BAR,
+            bar: Bar::AtMost(P99_BAR),
             unit: Unit::Times,
             how: format!("{:.1} ms after {:.1} ms", ms(during), ms(before)),
         },

@@ -1,9 +1,10 @@
 //! What partitions cost that nobody writes to: CPU time of three nodes, each with a replica of all of them.
 
-use crate::figure::{Figure, Unit};
+use crate::Sizes;
 use crate::load::{pids, setup};
-use crate::{Sizes, note};
+use quorate_benches::figure::{Bar, Figure, Unit};
 use quorate_benches::gauge;
+use quorate_benches::results::note;
 use quorate_cluster_tests::harness::cluster::{Cluster, Setup};
 use quorate_cluster_tests::harness::pause;
 use quorate_model::{Clock, SystemClock};
@@ -34,7 +35,7 @@ pub(crate) fn measure(sizes: &Sizes) -> Result<Vec<Figure>, String> {
     Ok(vec![Figure {
         name: format!("{partitions} idle partitions, the busiest node, of a core"),
         value: shares.iter().copied().fold(f64::NAN, f64::max),
-        bar: BAR_PERCENT,
+        bar: Bar::AtMost(BAR_PERCENT),
         unit: Unit::Percent,
         how: format!("{shares:.1?} % over {} s", sizes.idle_s),
     }])

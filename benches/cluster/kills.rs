@@ -1,8 +1,9 @@
 //! How long no write is acknowledged after the kill of a node that leads: partitions, or the metadata.
 
-use crate::figure::{Figure, Unit, median};
+use crate::Sizes;
 use crate::load::{LIMIT, setup};
-use crate::{Sizes, note};
+use quorate_benches::figure::{Bar, Figure, Unit, median};
+use quorate_benches::results::note;
 use quorate_cluster_tests::harness::cluster::Cluster;
 use quorate_cluster_tests::harness::{now_ms, wait_for};
 use quorate_cluster_tests::ledger::{Stream, Team, check};
@@ -86,7 +87,13 @@ fn figures_of(victim: Victim, times: Vec<f64>) -> [Figure; 2] {
     let name = |which| format!("kill of {}: acknowledged writes again, {which}", victim.name());
     let each: Vec<String> = times.iter().map(|time| format!("{time:.1}")).collect();
     let how = format!("{} kills: {} s", times.len(), each.join(", "));
-    let seconds = |which, value, bar, how| Figure { name: name(which), value, bar, unit: Unit::Seconds, how };
+    let seconds = |which, value, bar, how| Figure {
+        name: name(which),
+        value,
+        bar: Bar::AtMost(bar),
+        unit: Unit::Seconds,
+        how,
+    };
     [
         seconds("slowest", slowest, SLOWEST_BAR, how),
         seconds("median", median(times), MEDIAN_BAR, String::new()),

@@ -1,12 +1,11 @@
 //! What the measures share: nodes on the loopback interface, and bodies for them.
 
 use crate::Sizes;
-use quorate_benches::bodies::{Body, Plan, build};
+use quorate_benches::bodies::Body;
+use quorate_benches::scrapes::{Scrapes, Shape};
 use quorate_benches::sender::Destination;
-use quorate_benches::universe::Universe;
 use quorate_cluster_tests::harness::cluster::{Cluster, Setup};
 use quorate_cluster_tests::harness::now_ms;
-use quorate_cluster_tests::remote_write::Protocol;
 use std::time::Duration;
 
 /// Distance of two scrapes in the data where nothing else is said.
@@ -15,58 +14,31 @@ pub(crate) const STEP: Duration = Duration::from_secs(15);
 const CONNECTIONS: usize = 4;
 /// Partitions that a cluster has by default.
 const PARTITIONS: u32 = 32;
-const SEED: u64 = 1;
 /// Nodes get this long to do what they are waited for.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
 /// Series, scraped again and again. Its last scrape is at about the present.
-pub(crate) struct Load {
-    universe: Universe,
-    next_ms: i64,
-    step: Duration,
-    samples_per_request: usize,
-    connections: usize,
-}
+pub(crate) struct Load(Scrapes);
 
 impl Load {
     /// Series that are created and then scraped as `sizes` say, up to the present.
     pub(crate) fn new(sizes: &Sizes) -> Self {
         let step_ms = STEP.as_millis() as i64;
-        let next_ms = now_ms() / step_ms * step_ms - (1 + sizes.scrapes as i64) * step_ms;
-        let universe = Universe::new(sizes.series, SEED);
-        Self {
-            universe,
-            next_ms,
-            step: STEP,
-            samples_per_request: sizes.samples_per_request,
-            connections: sizes.connections,
-        }
+        let first_ms = now_ms() / step_ms * step_ms - (1 + sizes.scrapes as i64) * step_ms;
+        let &Sizes { series, samples_per_request, connections, .. } = sizes;
+        Self(Scrapes::new(Shape { series, step: STEP, samples_per_request, connections }, first_ms))
     }
 
     /// `series` that are scraped each second from now on, with requests of 500 samples.
     pub(crate) fn live(series: usize) -> Self {
-        let universe = Universe::new(series, SEED);
-        Self {
-            universe,
-            next_ms: now_ms(),
-            step: Duration::from_secs(1),
-            samples_per_request: 500,
-            connections: CONNECTIONS,
-        }
+        let step = Duration::from_secs(1);
+        let shape = Shape { series, step, samples_per_request: 500, connections: CONNECTIONS };
+        Self(Scrapes::new(shape, now_ms()))
     }
 
     /// The bodies of the next `scrapes` scrapes.
     pub(crate) fn next(&mut self, scrapes: usize) -> Vec<Vec<Body>> {
-        let plan = Plan {
-            protocol: Protocol::V1,
-            connections: self.connections,
-            scrapes,
-            samples_per_request: self.samples_per_request,
-            start_ms: self.next_ms,
-            step_ms: self.step.as_millis() as i64,
-        };
-        self.next_ms += scrapes as i64 * plan.step_ms;
-        build(&mut self.universe, &plan)
+        self.0.next(scrapes)
     }
 }
 
@@ -77,13 +49,7 @@ pub(crate) fn setup() -> Setup {
 
 /// Where a load for `urls` goes.
 pub(crate) fn destinations(urls: impl IntoIterator<Item = String>) -> Vec<Destination> {
-    let to = |base| Destination {
-        base,
-        path: "/api/v1/write".to_owned(),
-        protocol: Protocol::V1,
-        headers: Vec::new(),
-    };
-    urls.into_iter().map(to).collect()
+    urls.into_iter().map(|url| Destination::new(&url)).collect()
 }
 
 /// Where a load for all nodes of a cluster goes.

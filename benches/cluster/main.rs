@@ -5,7 +5,6 @@
 //! run. One that breaks off counts as missed, and the others are still measured.
 
 mod cpu;
-mod figure;
 mod growth;
 mod idle;
 mod kills;
@@ -14,10 +13,9 @@ mod moved;
 mod reads;
 
 use clap::{Parser, ValueEnum};
-use figure::Figure;
+use quorate_benches::figure::Figure;
 use quorate_benches::gauge::machine;
-use std::fmt::Write as _;
-use std::io::Write as _;
+use quorate_benches::results::{self, Taken};
 use std::process::ExitCode;
 
 /// Measures a cluster on this machine and prints a table.
@@ -150,59 +148,23 @@ impl Sizes {
     }
 }
 
-/// One measure with its figures, or why it has none.
-struct Taken {
-    measure: Measure,
-    figures: Result<Vec<Figure>, String>,
-}
-
-impl Taken {
-    fn is_met(&self) -> bool {
-        self.figures.as_ref().is_ok_and(|figures| figures.iter().all(Figure::is_met))
-    }
-}
-
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let sizes = Sizes::of(&arguments);
     let chosen =
         if arguments.only.is_empty() { Measure::value_variants().to_vec() } else { arguments.only.clone() };
-    let taken: Vec<Taken> = chosen.into_iter().map(|measure| take(measure, &sizes)).collect();
-    let told = writeln!(std::io::stdout(), "{}", table(&sizes, &taken));
-    let is_missed = arguments.check && !taken.iter().all(Taken::is_met);
-    if told.is_ok() && !is_missed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let taken: Vec<Taken> = chosen
+        .into_iter()
+        .map(|measure| results::take(format!("{measure:?}"), || measure.take(&sizes)))
+        .collect();
+    results::tell(&heading(&sizes), &taken, arguments.check)
 }
 
-/// On a thread of its own: what the harness finds wrong it says by a panic, which costs this measure alone.
-fn take(measure: Measure, sizes: &Sizes) -> Taken {
-    note(&format!("{measure:?}"));
-    let figures = std::thread::scope(|scope| scope.spawn(|| measure.take(sizes)).join());
-    let figures = figures.unwrap_or_else(|_| Err("it broke off, as told above".to_owned()));
-    if let Err(error) = &figures {
-        note(&format!("  {error}"));
-    }
-    Taken { measure, figures }
-}
-
-fn table(sizes: &Sizes, taken: &[Taken]) -> String {
+fn heading(sizes: &Sizes) -> String {
     let commit = std::env::var("QUORATE_COMMIT").unwrap_or_else(|_| "unknown".into());
     let Sizes { series, scrapes, samples_per_request, .. } = sizes;
-    let mut out = format!("Commit {commit}; {}; {series} series, {scrapes} scrapes, ", machine());
-    let _infallible = write!(out, "{samples_per_request} samples a request.\n\n");
-    out.push_str("|  | measured | bar |  | how |\n|---|---:|---:|---|---|\n");
-    for Taken { measure, figures } in taken {
-        let rows: Vec<String> = match figures {
-            Ok(figures) => figures.iter().map(ToString::to_string).collect(),
-            Err(error) => vec![format!("| {measure:?} | none |  | missed | {error} |")],
-        };
-        for row in rows {
-            let _infallible = writeln!(out, "{row}");
-        }
-    }
-    out
-}
-
-/// Tells of the progress; the table is the result.
-fn note(text: &str) {
-    let _nobody_listens = writeln!(std::io::stderr(), "{text}");
+    let machine = machine();
+    format!(
+        "Commit {commit}; {machine}; {series} series, {scrapes} scrapes, {samples_per_request} samples a request."
+    )
 }

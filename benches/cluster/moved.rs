@@ -1,11 +1,12 @@
 //! Bytes that nodes send each other for an aggregation, with one replica of each partition: two of three series are
 //! elsewhere.
 
-use crate::figure::{Figure, Unit};
+use crate::Sizes;
 use crate::load::{LIMIT, nodes_of, setup};
-use crate::{Sizes, note};
 use quorate_benches::bodies::Body;
+use quorate_benches::figure::{Bar, Figure, Unit};
 use quorate_benches::gauge;
+use quorate_benches::results::note;
 use quorate_benches::sender::send;
 use quorate_cluster_tests::harness::cluster::Cluster;
 use quorate_cluster_tests::harness::http::Client;
@@ -47,7 +48,7 @@ pub(crate) fn measure(sizes: &Sizes) -> Result<Vec<Figure>, String> {
     );
     let name = format!("bytes between nodes for `{QUERY}`, of the raw samples'");
     let value = most as f64 / raw as f64 * 100.0;
-    Ok(vec![Figure { name, value, bar: BAR_PERCENT, unit: Unit::Percent, how }])
+    Ok(vec![Figure { name, value, bar: Bar::AtMost(BAR_PERCENT), unit: Unit::Percent, how }])
 }
 
 fn port(address: &str) -> Result<u16, String> {
