@@ -4,9 +4,11 @@
 //! unknown, unless its history shows a broken promise even so.
 //! Path: `cells`, `main` -> **here** -> `nemesis`, `worker`, `workloads`, `checkers`, `rules`.
 
+use crate::brokers;
 use crate::checkers::Judgement;
+use crate::fault::Fault;
 use crate::history::{self, Kind, NEMESIS, Op, Operation, Outcome, Recorder};
-use crate::nemesis::{Fault, Rig};
+use crate::nemesis::Rig;
 use crate::random::Random;
 use crate::rules::{self, Marks, Setting, Verdict};
 use crate::worker::{Told, Worker};
@@ -17,6 +19,7 @@ use quorate_model::{Clock, SystemClock};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -29,8 +32,7 @@ const PACE: Duration = Duration::from_millis(24);
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_millis(2_500);
 const BEFORE_FAULTS: Duration = Duration::from_secs(4);
-/// How long a fault stays, and how long there is none after it.
-const HOLD: Duration = Duration::from_millis(3_500);
+/// How long there is no fault after one.
 const CALM: Duration = Duration::from_millis(2_000);
 /// How long the last reads may take at each node, and each answer of them.
 const LAST_READS: Duration = Duration::from_secs(60);
@@ -38,6 +40,39 @@ const LAST_PATIENCE: Duration = Duration::from_secs(20);
 /// Maintenance at a pace that lets a short run meet flushes, images and trims.
 const CONFIG: &str = "storage:\n  maintenance_interval: 500ms\n  image_interval: 3s\n  close_delay: 1s\n  \
                       late_delay: 1s\n  log_segment_size: 512KiB\n";
+
+/// What the log of the partitions is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Log {
+    /// That of the nodes.
+    Embedded,
+    /// A topic of Kafka.
+    Kafka,
+}
+
+impl Log {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Embedded => "embedded",
+            Self::Kafka => "kafka",
+        }
+    }
+}
+
+impl fmt::Display for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+impl FromStr for Log {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = [Self::Embedded, Self::Kafka].into_iter().find(|log| log.text() == text);
+        found.ok_or_else(|| format!("no log is named {text:?}"))
+    }
+}
 
 /// A promise and the faults that it must survive.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,27 +85,52 @@ pub struct Cell {
     pub nodes: usize,
     /// Partitions.
     pub partitions: u32,
+    /// Brokers of Kafka, if that is the log.
+    pub brokers: Option<usize>,
 }
 
 impl Cell {
     /// A cell of three nodes and four partitions, or as many nodes as its faults need.
     pub fn new(workload: Name, faults: &[Fault]) -> Self {
         let nodes = faults.iter().map(|fault| fault.nodes()).max().unwrap_or(3);
-        Self { workload, faults: faults.to_vec(), nodes, partitions: 4 }
+        Self { workload, faults: faults.to_vec(), nodes, partitions: 4, brokers: None }
+    }
+
+    /// The same with Kafka as the log: as many brokers as its faults need, or one.
+    pub fn over_kafka(self) -> Self {
+        let brokers = self.faults.iter().map(|fault| fault.brokers()).max().unwrap_or(0).max(1);
+        Self { brokers: Some(brokers), ..self }
+    }
+
+    /// What the log is.
+    pub fn log(&self) -> Log {
+        if self.brokers.is_some() { Log::Kafka } else { Log::Embedded }
     }
 
     /// The tools that this machine lacks for it.
     pub fn missing(&self) -> Vec<String> {
-        self.faults.iter().filter_map(|f| f.missing().map(|why| format!("{f}: {why}"))).collect()
+        let faults = self.faults.iter().filter_map(|f| f.missing().map(|why| format!("{f}: {why}")));
+        faults.chain(self.brokers.and_then(|_| brokers::missing())).collect()
     }
 
     /// Why it would say nothing about its promise: a nemesis must not change what the history is about, for it is no
-    /// client, and what it does is no operation.
+    /// client, and what it does is no operation; nor may it take away what nobody else has.
     pub fn clash(&self) -> Option<&'static str> {
-        let both_drain = self.workload == Name::RegisterMeta && self.faults.contains(&Fault::DrainNode);
-        both_drain.then_some(
-            "the clients of register-meta drain nodes themselves, so drain-node is no fault for it",
-        )
+        let has = |fault| self.faults.contains(&fault);
+        if self.workload == Name::RegisterMeta && has(Fault::DrainNode) {
+            return Some(
+                "the clients of register-meta drain nodes themselves, so drain-node is no fault for it",
+            );
+        }
+        if self.brokers.is_none() && self.faults.iter().any(|fault| fault.brokers() > 0) {
+            return Some("faults of brokers and topics need Kafka as the log: --log kafka");
+        }
+        if has(Fault::TrimTopic) && (has(Fault::KillAll) || has(Fault::PowerLoss)) {
+            return Some(
+                "what trim-topic deletes may be in no image yet, so that all nodes must not end under it",
+            );
+        }
+        None
     }
 
     /// The faults by name, between commas.
@@ -82,7 +142,8 @@ impl Cell {
 
 impl fmt::Display for Cell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} under {}", self.workload, self.fault_names())
+        let over = if self.brokers.is_some() { " over kafka" } else { "" };
+        write!(f, "{}{over} under {}", self.workload, self.fault_names())
     }
 }
 
@@ -147,7 +208,8 @@ pub fn run(plan: &Plan) -> std::io::Result<Report> {
 fn history_name(plan: &Plan, start_ms: i64) -> String {
     let planted = plan.plant.map(|bug| format!("-{bug}")).unwrap_or_default();
     let faults = plan.cell.fault_names().replace(',', "+");
-    format!("{}-{faults}{planted}-{}-{start_ms}.jsonl", plan.cell.workload, plan.seed)
+    let over = if plan.cell.brokers.is_some() { "-kafka" } else { "" };
+    format!("{}{over}-{faults}{planted}-{}-{start_ms}.jsonl", plan.cell.workload, plan.seed)
 }
 
 fn judge(plan: &Plan, events: &[history::Event], mut done: Done, history: PathBuf) -> Report {
@@ -190,7 +252,7 @@ fn lines(judgement: &Judgement, unmet: &[String], marks: Marks, operations: &[Op
 }
 
 fn attempt(plan: &Plan, recorder: &Arc<Recorder>) -> Done {
-    let mut rig = Rig::start(setup(plan), &plan.cell.faults, plan.rounds);
+    let mut rig = Rig::start(setup(plan), plan.cell.brokers, &plan.cell.faults, plan.rounds);
     let workload = plan.cell.workload.begin();
     let workload = workload.as_ref();
     let mut last = worker(&rig.cluster, plan, FREE_CLIENTS + plan.cell.nodes, None, recorder, LAST_PATIENCE);
@@ -281,7 +343,8 @@ fn set_faults(plan: &Plan, rig: &mut Rig, recorder: &Recorder, done: &mut Done) 
         let installed = rig.install(fault, &mut random);
         note(installed.what.clone());
         let set_us = recorder.now_us();
-        pause(HOLD);
+        pause(fault.hold());
+        rig.begin_removal(&installed);
         done.installed.push(Setting { fault, set_us, back_us: recorder.now_us() });
         note(format!("no more {}", installed.what));
         rig.remove(installed);
@@ -357,6 +420,19 @@ mod tests {
         ];
         assert_eq!(names[2], "set-append-kill-one+kill-all-7-5.jsonl");
         assert_eq!(names[3], "set-append-kill-one-local-read-7-5.jsonl");
-        assert_eq!(std::collections::HashSet::from(names).len(), 4);
+        let kafka =
+            Plan { cell: Cell::new(Name::SetAppend, &[KillOne]).over_kafka(), ..plan(&[KillOne], None) };
+        let names = [&names[..], &[history_name(&kafka, 5)]].concat();
+        assert_eq!(names[4], "set-append-kafka-kill-one-7-5.jsonl");
+        assert_eq!(names.into_iter().collect::<std::collections::HashSet<_>>().len(), 5);
+    }
+
+    #[test]
+    fn a_cell_has_the_brokers_that_its_faults_need() {
+        let brokers = |faults: &[Fault]| Cell::new(Name::SetAppend, faults).over_kafka().brokers;
+        assert_eq!(brokers(&[Fault::KillOne]), Some(1));
+        assert_eq!(brokers(&[Fault::KillOne, Fault::KillBroker]), Some(3));
+        assert!(Cell::new(Name::SetAppend, &[Fault::KillBroker]).clash().is_some());
+        assert_eq!(Cell::new(Name::SetAppend, &[Fault::KillBroker]).over_kafka().clash(), None);
     }
 }

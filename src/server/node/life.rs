@@ -192,7 +192,10 @@ impl Life {
     /// Whether the replica of `id` on `node` has caught up with its log. One that does not answer has not.
     pub async fn has_caught_up(&self, node: NodeId, id: PartitionId) -> bool {
         let question = Question { question: Some(Asked::Standing(Standing { partition: id.0 })) };
-        matches!(self.ask(node, question, ASK_TIMEOUT).await, Ok(Told::Stands(Stands { caught_up: true, .. })))
+        matches!(
+            self.ask(node, question, ASK_TIMEOUT).await,
+            Ok(Told::Stands(Stands { caught_up: true, .. }))
+        )
     }
 
     /// This node is about to stop: from now on it says so to those who would have it lead a partition.

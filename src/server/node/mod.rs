@@ -19,8 +19,8 @@ mod rebuild;
 pub mod replicas;
 pub mod services;
 pub mod snapshots;
-mod strangers;
 pub mod sources;
+mod strangers;
 mod tenants;
 pub mod traffic;
 
