@@ -34,8 +34,8 @@ bench-peers: ## Quorate, Prometheus and VictoriaMetrics side by side; prints the
 bench-cluster: ## What three nodes cost and do, against the bars; CHECK=1 fails below one, ARGS="--only cpu,idle" selects
 	@CHECK="$(CHECK)" .ci/bench-cluster $(ARGS)
 
-jepsen: ## Clusters under faults: clients, histories, checkers; ten minutes, all cells must pass
-	@.ci/jepsen clean
+jepsen: ## Clusters under faults over both logs; twenty minutes, all cells must pass; ARGS="--log kafka" takes one log
+	@.ci/jepsen clean $(ARGS)
 
 jepsen-teeth: ## Each planted bug, which the cells must see within ten runs; ARGS="--bug local-read" takes one
 	@.ci/jepsen teeth $(ARGS)

@@ -2,8 +2,8 @@
 //!
 //! Knows names only. The clean cells fit into twenty minutes and the bugs into an hour, on two cores.
 
+use crate::cell::Cell;
 use crate::fault::Fault;
-use crate::run::Cell;
 use crate::workloads::Name;
 use quorate_model::planted::Bug;
 
@@ -116,7 +116,7 @@ fn campaign_of(workload: Name) -> Vec<Cell> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::Log;
+    use crate::cell::Log;
 
     #[test]
     fn the_clean_cells_try_every_workload() {

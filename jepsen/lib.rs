@@ -6,6 +6,7 @@
 //! Path: `main` -> `cells` -> `run` -> `workloads` under `nemesis` -> `history` -> `checkers` -> `rules`.
 
 pub mod brokers;
+pub mod cell;
 pub mod cells;
 pub mod checkers;
 pub mod clock;

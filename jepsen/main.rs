@@ -1,11 +1,12 @@
 //! `quorate-jepsen`: runs cells and prints one verdict for each. Exit code 0 when all pass.
 
 use clap::{Parser, Subcommand};
+use quorate_jepsen::cell::{Cell, Log};
 use quorate_jepsen::cells;
 use quorate_jepsen::fault::Fault;
 use quorate_jepsen::history;
 use quorate_jepsen::rules::{LEAST_FAULTS, Tally, Verdict};
-use quorate_jepsen::run::{Cell, Log, Plan, Report, run};
+use quorate_jepsen::run::{Plan, Report, run};
 use quorate_jepsen::workloads::Name;
 use quorate_model::planted::Bug;
 use quorate_model::{Clock, SystemClock};

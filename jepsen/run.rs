@@ -4,7 +4,7 @@
 //! unknown, unless its history shows a broken promise even so.
 //! Path: `cells`, `main` -> **here** -> `nemesis`, `worker`, `workloads`, `checkers`, `rules`.
 
-use crate::brokers;
+use crate::cell::Cell;
 use crate::checkers::Judgement;
 use crate::fault::Fault;
 use crate::history::{self, Kind, NEMESIS, Op, Operation, Outcome, Recorder};
@@ -12,14 +12,12 @@ use crate::nemesis::Rig;
 use crate::random::Random;
 use crate::rules::{self, Marks, Setting, Verdict};
 use crate::worker::{Told, Worker};
-use crate::workloads::{Name, Workload};
+use crate::workloads::Workload;
 use quorate_cluster_tests::harness::cluster::{Cluster, Setup};
 use quorate_cluster_tests::harness::{now_ms, pause};
 use quorate_model::{Clock, SystemClock};
-use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -40,112 +38,6 @@ const LAST_PATIENCE: Duration = Duration::from_secs(20);
 /// Maintenance at a pace that lets a short run meet flushes, images and trims.
 const CONFIG: &str = "storage:\n  maintenance_interval: 500ms\n  image_interval: 3s\n  close_delay: 1s\n  \
                       late_delay: 1s\n  log_segment_size: 512KiB\n";
-
-/// What the log of the partitions is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Log {
-    /// That of the nodes.
-    Embedded,
-    /// A topic of Kafka.
-    Kafka,
-}
-
-impl Log {
-    fn text(self) -> &'static str {
-        match self {
-            Self::Embedded => "embedded",
-            Self::Kafka => "kafka",
-        }
-    }
-}
-
-impl fmt::Display for Log {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.text())
-    }
-}
-
-impl FromStr for Log {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let found = [Self::Embedded, Self::Kafka].into_iter().find(|log| log.text() == text);
-        found.ok_or_else(|| format!("no log is named {text:?}"))
-    }
-}
-
-/// A promise and the faults that it must survive.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cell {
-    /// The promise.
-    pub workload: Name,
-    /// The faults.
-    pub faults: Vec<Fault>,
-    /// Nodes.
-    pub nodes: usize,
-    /// Partitions.
-    pub partitions: u32,
-    /// Brokers of Kafka, if that is the log.
-    pub brokers: Option<usize>,
-}
-
-impl Cell {
-    /// A cell of three nodes and four partitions, or as many nodes as its faults need.
-    pub fn new(workload: Name, faults: &[Fault]) -> Self {
-        let nodes = faults.iter().map(|fault| fault.nodes()).max().unwrap_or(3);
-        Self { workload, faults: faults.to_vec(), nodes, partitions: 4, brokers: None }
-    }
-
-    /// The same with Kafka as the log: as many brokers as its faults need, or one.
-    pub fn over_kafka(self) -> Self {
-        let brokers = self.faults.iter().map(|fault| fault.brokers()).max().unwrap_or(0).max(1);
-        Self { brokers: Some(brokers), ..self }
-    }
-
-    /// What the log is.
-    pub fn log(&self) -> Log {
-        if self.brokers.is_some() { Log::Kafka } else { Log::Embedded }
-    }
-
-    /// The tools that this machine lacks for it.
-    pub fn missing(&self) -> Vec<String> {
-        let faults = self.faults.iter().filter_map(|f| f.missing().map(|why| format!("{f}: {why}")));
-        faults.chain(self.brokers.and_then(|_| brokers::missing())).collect()
-    }
-
-    /// Why it would say nothing about its promise: a nemesis must not change what the history is about, for it is no
-    /// client, and what it does is no operation; nor may it take away what nobody else has.
-    pub fn clash(&self) -> Option<&'static str> {
-        let has = |fault| self.faults.contains(&fault);
-        if self.workload == Name::RegisterMeta && has(Fault::DrainNode) {
-            return Some(
-                "the clients of register-meta drain nodes themselves, so drain-node is no fault for it",
-            );
-        }
-        if self.brokers.is_none() && self.faults.iter().any(|fault| fault.brokers() > 0) {
-            return Some("faults of brokers and topics need Kafka as the log: --log kafka");
-        }
-        if has(Fault::TrimTopic) && (has(Fault::KillAll) || has(Fault::PowerLoss)) {
-            return Some(
-                "what trim-topic deletes may be in no image yet, so that all nodes must not end under it",
-            );
-        }
-        None
-    }
-
-    /// The faults by name, between commas.
-    pub fn fault_names(&self) -> String {
-        let names: Vec<String> = self.faults.iter().map(Fault::to_string).collect();
-        names.join(",")
-    }
-}
-
-impl fmt::Display for Cell {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let over = if self.brokers.is_some() { " over kafka" } else { "" };
-        write!(f, "{}{over} under {}", self.workload, self.fault_names())
-    }
-}
 
 /// A run that is to be done.
 #[derive(Debug, Clone)]
@@ -401,6 +293,7 @@ fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::workloads::Name;
 
     #[test]
     fn no_two_runs_have_one_history() {
@@ -425,14 +318,5 @@ mod tests {
         let names = [&names[..], &[history_name(&kafka, 5)]].concat();
         assert_eq!(names[4], "set-append-kafka-kill-one-7-5.jsonl");
         assert_eq!(names.into_iter().collect::<std::collections::HashSet<_>>().len(), 5);
-    }
-
-    #[test]
-    fn a_cell_has_the_brokers_that_its_faults_need() {
-        let brokers = |faults: &[Fault]| Cell::new(Name::SetAppend, faults).over_kafka().brokers;
-        assert_eq!(brokers(&[Fault::KillOne]), Some(1));
-        assert_eq!(brokers(&[Fault::KillOne, Fault::KillBroker]), Some(3));
-        assert!(Cell::new(Name::SetAppend, &[Fault::KillBroker]).clash().is_some());
-        assert_eq!(Cell::new(Name::SetAppend, &[Fault::KillBroker]).over_kafka().clash(), None);
     }
 }
