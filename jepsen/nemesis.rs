@@ -11,7 +11,7 @@ use quorate_cluster_tests::harness::cluster::{Cluster, Setup};
 use quorate_cluster_tests::harness::net::Middle;
 use quorate_cluster_tests::harness::power::PowerDisk;
 use quorate_cluster_tests::harness::switch::Rule;
-use quorate_cluster_tests::harness::{net, pause, wait_for};
+use quorate_cluster_tests::harness::{pause, wait_for};
 use rustix::process::Signal;
 use std::time::Duration;
 use tempfile::TempDir;
