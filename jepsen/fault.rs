@@ -10,6 +10,8 @@ use std::time::Duration;
 
 const HOLD: Duration = Duration::from_millis(3_500);
 const HOLD_BROKER: Duration = Duration::from_secs(8);
+const CALM: Duration = Duration::from_secs(2);
+const CALM_BROKER: Duration = Duration::from_secs(10);
 
 /// What is done to the nodes, or to the brokers of their log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +127,14 @@ impl Fault {
         match self {
             Self::KillBroker | Self::PauseBroker => HOLD_BROKER,
             _ => HOLD,
+        }
+    }
+
+    /// How long there is no other fault after it. Clients of brokers ask who leads every ten seconds.
+    pub fn calm(self) -> Duration {
+        match self {
+            Self::KillBroker | Self::PauseBroker | Self::RestartAllBrokers => CALM_BROKER,
+            _ => CALM,
         }
     }
 

@@ -30,8 +30,6 @@ const PACE: Duration = Duration::from_millis(24);
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_millis(2_500);
 const BEFORE_FAULTS: Duration = Duration::from_secs(4);
-/// How long there is no fault after one.
-const CALM: Duration = Duration::from_millis(2_000);
 /// How long the last reads may take at each node, and each answer of them.
 const LAST_READS: Duration = Duration::from_secs(60);
 const LAST_PATIENCE: Duration = Duration::from_secs(20);
@@ -241,7 +239,7 @@ fn set_faults(plan: &Plan, rig: &mut Rig, recorder: &Recorder, done: &mut Done) 
         note(format!("no more {}", installed.what));
         rig.remove(installed);
         done.marks.calm_us = recorder.now_us();
-        pause(CALM);
+        pause(fault.calm());
     }
     done.marks.end_us = recorder.now_us();
 }
