@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use quorate_model::{Clock, PartitionId, Position, SystemClock};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long the brokers may take to tell the ends of partitions.
@@ -37,6 +38,8 @@ pub struct Kafka {
     producer: Producer,
     feed: Arc<Feed>,
     images: Images,
+    /// The newest position of each partition that was acknowledged to this node.
+    acknowledged: Vec<AtomicU64>,
 }
 
 /// When each partition that is read here last had an image, or began to be read.
@@ -73,7 +76,8 @@ impl Kafka {
     ) -> Result<Arc<Self>, KafkaError> {
         let feed = Arc::new(Feed::start(&settings, &topic.name)?);
         let producer = Producer::new(settings.clone(), produce, topic.clone())?;
-        Ok(Arc::new(Self { settings, topic, producer, feed, images: Images::default() }))
+        let acknowledged = (0..topic.partitions).map(|_| AtomicU64::new(0)).collect();
+        Ok(Arc::new(Self { settings, topic, producer, feed, images: Images::default(), acknowledged }))
     }
 
     /// The topic.
@@ -121,6 +125,33 @@ impl Kafka {
         read.into_iter().filter(|id| self.is_image_older(*id, ALARMS_PER_RETENTION)).collect()
     }
 
+    fn newest_acknowledged(&self, id: PartitionId) -> Position {
+        Position(self.acknowledged.get(id.0 as usize).map_or(0, |newest| newest.load(Ordering::Acquire)))
+    }
+
+    /// Notes where a record stands that was sent after `before` had been acknowledged. One that does not stand behind it is in
+    /// another log: the topic was made anew, or lost its end.
+    pub(super) fn acknowledge(
+        &self,
+        id: PartitionId,
+        before: Position,
+        position: Position,
+    ) -> Result<(), LogError> {
+        if position <= before {
+            return Err(LogError::Damaged {
+                reason: format!(
+                    "kafka: a record of partition {id} stands at {position}, and {before} was acknowledged before it was \
+                     sent: the topic {:?} was made anew or has lost records",
+                    self.topic.name
+                ),
+            });
+        }
+        if let Some(newest) = self.acknowledged.get(id.0 as usize) {
+            newest.fetch_max(position.0, Ordering::AcqRel);
+        }
+        Ok(())
+    }
+
     /// Waits for records that are under way. Blocks.
     pub fn flush(&self) {
         self.producer.flush(FLUSH_TIMEOUT);
@@ -154,9 +185,14 @@ impl PartitionLog for KafkaLog {
                           be deleted before they are kept elsewhere";
             return Err(LogError::Unavailable { reason: reason.to_owned() });
         }
+        let before = self.kafka.newest_acknowledged(self.partition);
         let offset = self.kafka.producer.send(self.partition.0, &entry).await?;
         match u64::try_from(offset) {
-            Ok(offset) => Ok(Position(offset + 1)),
+            Ok(offset) => {
+                let position = Position(offset + 1);
+                self.kafka.acknowledge(self.partition, before, position)?;
+                Ok(position)
+            }
             // Another attempt had put it there: it stands before what is the end now.
             Err(_) => self.committed().await.map_err(|error| LogError::Indeterminate {
                 reason: format!("the record is committed and its position is not known: {error}"),

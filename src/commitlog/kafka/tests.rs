@@ -143,6 +143,22 @@ async fn without_brokers_an_append_ends_in_time_and_a_later_one_is_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_stands_before_one_acknowledged_earlier_is_in_another_log() {
+    let mock = Mock::new(1);
+    let place = mock.place();
+    let kafka = place.connect(Duration::from_secs(8));
+    let log = KafkaLog::new(kafka, PartitionId(0));
+    for _ in 0..3 {
+        log.append(Bytes::from_static(b"a")).await.unwrap();
+    }
+    let kafka = log.kafka();
+    assert!(kafka.acknowledge(PartitionId(0), Position(3), Position(4)).is_ok());
+    let error = kafka.acknowledge(PartitionId(0), Position(4), Position(1)).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::Corrupt, "{error}");
+    assert!(error.to_string().contains("made anew"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_brokers_refuse_for_its_size_is_too_large() {
     let mock = Mock::new(1);
     let mut place = mock.place();

@@ -102,7 +102,7 @@ impl Default for KafkaConfig {
             allow_unsafe_topic: false,
             compression: Compression::Zstd,
             linger: HumanDuration::from_ms(5),
-            write_timeout: HumanDuration::from_secs(8),
+            write_timeout: HumanDuration::from_secs(7),
             tls: false,
             tls_ca_file: PathBuf::new(),
             tls_cert_file: PathBuf::new(),

@@ -79,12 +79,14 @@ impl Ends {
 }
 
 impl KafkaHere {
-    /// Finds the topic and connects to it. Waits for the brokers as long as it takes.
+    /// Finds the topic and connects to it. Waits for the brokers as long as it takes. A topic that `is_known` to the cluster is
+    /// never made: another one of its name would not be it.
     ///
     /// # Errors
     /// [`StartError::Kafka`] if it cannot be used.
-    pub async fn open(config: &Config, partitions: u32) -> Result<Arc<Self>, StartError> {
-        let (client, wanted) = (config.kafka.client(), config.kafka.topic(partitions));
+    pub async fn open(config: &Config, partitions: u32, is_known: bool) -> Result<Arc<Self>, StartError> {
+        let (client, mut wanted) = (config.kafka.client(), config.kafka.topic(partitions));
+        wanted.create &= !is_known;
         let mut tries = 0u32;
         let topic = loop {
             match kafka::topic::open(&client, &wanted).await {
@@ -95,6 +97,10 @@ impl KafkaHere {
                     }
                     tries += 1;
                     tokio::time::sleep(TRY_AGAIN).await;
+                }
+                Err(KafkaError::NoTopic { topic }) if is_known => {
+                    let reason = "it was deleted, and what was in it and not applied is lost".to_owned();
+                    return Err(KafkaError::Unfit { topic, reason }.into());
                 }
                 Err(error) => return Err(error.into()),
             }

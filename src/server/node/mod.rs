@@ -108,7 +108,10 @@ impl Node {
         let node = NodeId(session.node.into());
         let kafka = match config.log {
             LogKind::Embedded => None,
-            LogKind::Kafka => Some(KafkaHere::open(config, partitions).await?),
+            LogKind::Kafka => {
+                let is_known = meta.read(|state| state.log().is_some());
+                Some(KafkaHere::open(config, partitions, is_known).await?)
+            }
         };
         match &kafka {
             None => {

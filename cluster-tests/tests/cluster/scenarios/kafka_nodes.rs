@@ -13,7 +13,7 @@ use std::time::Duration;
 pub(super) const TOPIC: &str = "quorate";
 /// Partitions of the topic of a node that is alone, and of a cluster.
 pub(super) const PARTITIONS: i32 = 4;
-pub(super) const PARTITIONS_OF_CLUSTER: i32 = 8;
+const PARTITIONS_OF_CLUSTER: u32 = 8;
 /// For whatever is to happen soon on a machine that does other things too.
 pub(super) const LIMIT: Duration = Duration::from_secs(60);
 
@@ -34,13 +34,15 @@ pub(super) fn lone_node(kafka: &Kafka) -> Options {
 
 /// Three nodes with these arguments, where brokers on the loopback interface can be reached.
 pub(super) fn three_nodes(args: Vec<String>) -> Setup {
-    Setup { on_loopback: true, partitions: PARTITIONS_OF_CLUSTER as u32, args, ..setup() }
+    Setup { on_loopback: true, partitions: PARTITIONS_OF_CLUSTER, args, ..setup() }
 }
 
-/// The load of [`super::three_nodes`], at all nodes.
+/// The load of [`super::three_nodes`], at all nodes. Its writers count from `first_writer`.
 #[track_caller]
-pub(super) fn start_load(cluster: &Cluster) -> Team {
-    let team = Team::start_with(&cluster.clients(cluster.all(), PATIENCE), streams(), PACE, false);
+pub(super) fn start_load(cluster: &Cluster, first_writer: usize) -> Team {
+    let mut streams = streams();
+    streams.iter_mut().for_each(|stream| stream.writer += first_writer);
+    let team = Team::start_with(&cluster.clients(cluster.all(), PATIENCE), streams, PACE, false);
     team.gate().open();
     wait_for("a load", LIMIT, || (team.acknowledged() >= PACE).then_some(()));
     team

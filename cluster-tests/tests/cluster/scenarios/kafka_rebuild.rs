@@ -1,14 +1,17 @@
 //! Replicas that come and go over Kafka: one that finds its records deleted takes the state of another one, a fourth node
 //! takes replicas, and one is drained. Every node shows what was acknowledged, whenever that was.
 
-use super::kafka_nodes::{PARTITIONS_OF_CLUSTER, TOPIC, on_one_broker, start_load, three_nodes};
+use super::kafka_nodes::{TOPIC, on_one_broker, start_load, three_nodes};
 use super::kills::report;
 use super::life::{admin, check_at, folders, goes_on, wait_settled};
 use super::three_nodes::LIMIT;
-use quorate_cluster_tests::harness::cluster::{Cluster, Setup};
+use quorate_cluster_tests::harness::cluster::{Cluster, Replica, Setup};
 use quorate_cluster_tests::harness::kafka::{Kafka, is_missing};
 use quorate_cluster_tests::harness::wait_for;
 use std::collections::BTreeSet;
+
+/// The first number of the writers after the rebuild.
+const LATER_WRITERS: usize = 10;
 
 #[test]
 fn replicas_without_records_take_the_state_of_others_and_move() {
@@ -20,20 +23,22 @@ fn replicas_without_records_take_the_state_of_others_and_move() {
     let mut cluster = Cluster::start(Setup { spare: 1, ..setup });
     let ids = |nodes: &[usize]| nodes.iter().map(|node| *node as u64 + 1).collect::<BTreeSet<u64>>();
     wait_settled(&cluster, 0, &ids(&[0, 1, 2]));
-    let team = start_load(&cluster);
+    let team = start_load(&cluster, 0);
 
     let away = cluster.others(cluster.metadata_leader())[0];
     cluster.kill9(away);
     goes_on(&team);
-    delete_what_is_applied(&kafka, &cluster, &cluster.others(away));
+    let deleted = delete_what_is_applied(&kafka, &cluster, &cluster.others(away));
     cluster.restart(away);
     goes_on(&team);
     let told = cluster.process(away).output();
     let taken = told.matches("the replica takes the state of another one").count();
-    assert!(taken > 0, "its records are gone: {told}");
+    assert_eq!(taken, deleted, "its records are gone: {told}");
     report(&format!("over Kafka: {taken} replicas took the state of others"));
-    wait_settled(&cluster, 0, &ids(&[0, 1, 2]));
+    let mut ledgers = team.finish();
+    check_at(&cluster, &[0, 1, 2], &ledgers, "over Kafka, after a rebuild");
 
+    let team = start_load(&cluster, LATER_WRITERS);
     let fourth = cluster.grow();
     cluster.launch(fourth);
     cluster.wait_ready(fourth);
@@ -47,7 +52,7 @@ fn replicas_without_records_take_the_state_of_others_and_move() {
     wait_settled(&cluster, at, &ids(&left));
     wait_for("its files to go with its replicas", LIMIT, || folders(&cluster, away).is_empty().then_some(()));
     goes_on(&team);
-    let ledgers = team.finish();
+    ledgers.extend(team.finish());
     check_at(&cluster, &left, &ledgers, "over Kafka, after a rebuild, a fourth node and a drain");
 
     // What was taken over is on the disk: nothing of it is in the topic any more.
@@ -59,22 +64,19 @@ fn replicas_without_records_take_the_state_of_others_and_move() {
     check_at(&cluster, &left, &ledgers, "over Kafka, after a kill of all");
 }
 
-/// Deletes the records that all images of `nodes` hold, of each partition some that a node lacks that has been away.
+/// Deletes the records that all of `nodes` have applied; returns of how many partitions there were any.
 #[track_caller]
-fn delete_what_is_applied(kafka: &Kafka, cluster: &Cluster, nodes: &[usize]) {
+fn delete_what_is_applied(kafka: &Kafka, cluster: &Cluster, nodes: &[usize]) -> usize {
     let ends = kafka.end_offsets(TOPIC);
-    wait_for("images of all that was there", LIMIT, || {
-        let is_in_image = |node: &usize| {
-            let status = cluster.status(*node)?;
-            let are_there = status.partitions.iter().all(|replica| {
-                let end = u64::try_from(ends[replica.id as usize]).unwrap_or(u64::MAX);
-                replica.applied.is_some_and(|applied| applied >= end)
-            });
-            are_there.then_some(())
-        };
-        nodes.iter().map(is_in_image).collect::<Option<Vec<()>>>()
-    });
-    (0..PARTITIONS_OF_CLUSTER).for_each(|partition| {
-        kafka.delete_records(TOPIC, partition, ends[partition as usize]);
-    });
+    let has_all = |node: &usize| {
+        let status = cluster.status(*node)?;
+        let is_there =
+            |replica: &Replica| replica.applied.is_some_and(|at| at as i64 >= ends[replica.id as usize]);
+        status.partitions.iter().all(is_there).then_some(())
+    };
+    wait_for("replicas that have all", LIMIT, || nodes.iter().map(has_all).collect::<Option<Vec<()>>>());
+    for (partition, end) in (0..).zip(&ends) {
+        kafka.delete_records(TOPIC, partition, *end);
+    }
+    ends.iter().filter(|end| **end > 0).count()
 }

@@ -8,7 +8,7 @@ use quorate_cluster_tests::harness::wait_for;
 use quorate_model::{Clock, SystemClock};
 use std::time::Duration;
 
-/// The topic is looked at every 30 seconds.
+/// The topic is looked at every 30 seconds, and when a replica misses records.
 const NOTICE_LIMIT: Duration = Duration::from_secs(40);
 
 #[test]
@@ -46,22 +46,33 @@ fn a_topic_that_was_deleted_and_made_again_is_another_log() {
     if is_missing("a_topic_that_was_deleted_and_made_again_is_another_log") {
         return;
     }
-    let (kafka, probe) = (Kafka::start(1, &[]), Probe::new());
-    let mut server = Server::start(lone_node(&kafka));
-    let written = probe.write(&server.client()).expect("an answer");
-    assert!(written.is_success(), "{} {}", written.status, written.text());
+    const GONE: &str = "gone";
+    let kafka = Kafka::start(1, &[]);
+    let start = |topic| {
+        let server = Server::start(lone_node(&kafka).args(&["--kafka-topic", topic]));
+        let written = Probe::new().write(&server.client()).expect("an answer");
+        assert!(written.is_success(), "{} {}", written.status, written.text());
+        server
+    };
+    let (mut server, mut other) = (start(TOPIC), start(GONE));
     kafka.delete_topic(TOPIC);
+    kafka.delete_topic(GONE);
     kafka.create_topic(TOPIC, PARTITIONS, 1, &[]);
     let begin = SystemClock.instant();
-    let end = server.process().wait(LIMIT);
-    let took = begin.elapsed();
-    let output = server.process().output();
-    assert_eq!(end.code(), Some(1), "{output}");
-    assert!(took <= NOTICE_LIMIT, "the node noticed after {took:?}");
-    let reason = format!("the topic {TOPIC:?} cannot be used: it was deleted and made again");
-    assert!(output.contains(&reason), "{output}");
-    server.kill9();
-    assert_refused(&mut server, &["the log of this cluster is the Kafka topic", "was deleted is lost"]);
+    for (server, topic, why) in
+        [(&mut server, TOPIC, "it was deleted and made again"), (&mut other, GONE, "it was deleted")]
+    {
+        let end = server.process().wait(LIMIT);
+        let took = begin.elapsed();
+        let output = server.process().output();
+        assert_eq!(end.code(), Some(1), "{output}");
+        assert!(took <= NOTICE_LIMIT, "the node noticed after {took:?}");
+        let reason = format!("the topic {topic:?} cannot be used: {why}");
+        assert!(output.contains(&reason), "no word of {reason:?}: {output}");
+        server.kill9();
+        // Of a topic that is missing another one is made.
+        assert_refused(server, &["the log of this cluster is the Kafka topic", "was deleted is lost"]);
+    }
 }
 
 #[test]
@@ -75,7 +86,7 @@ fn a_data_dir_keeps_its_kind_of_log() {
     let partitions = PARTITIONS.to_string();
     let embedded = ["--self-monitor", "false", "--partitions", &partitions];
     for (first, second, reason) in [
-        (&embedded[..], &over_kafka[..], "was used with the embedded log"),
+        (&embedded[..], &over_kafka[..], "the log of this cluster is the embedded log"),
         (&over_kafka, &embedded, "the log of this cluster is the Kafka topic"),
     ] {
         let probe = Probe::new();
@@ -103,7 +114,9 @@ fn a_node_waits_for_brokers_that_are_not_there() {
     let mut server = Server::prepare(lone_node(&kafka));
     server.launch(None);
     let process = server.process();
-    wait_for("a word about the brokers", LIMIT, || process.output().contains("waiting for Kafka").then_some(()));
+    wait_for("a word about the brokers", LIMIT, || {
+        process.output().contains("waiting for Kafka").then_some(())
+    });
     assert_eq!(process.exit(), None, "a node waits");
     let ready = server.client().get("/-/ready", &[]);
     assert!(ready.is_ok_and(|answer| answer.status == 503), "it is not ready");
@@ -116,7 +129,9 @@ fn a_node_waits_for_brokers_that_are_not_there() {
     kafka.kill(0);
     server.launch(None);
     let process = server.process();
-    wait_for("a word about the brokers", LIMIT, || process.output().contains("waiting for Kafka").then_some(()));
+    wait_for("a word about the brokers", LIMIT, || {
+        process.output().contains("waiting for Kafka").then_some(())
+    });
     kafka.start_broker(0);
     server.wait_ready();
     assert_eq!(format!("{:?}", probe.read(&server.client())), "Fresh");
