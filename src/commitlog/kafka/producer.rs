@@ -11,7 +11,6 @@ use super::topic::Topic;
 use crate::LogError;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use quorate_model::planted::{Bug, is_planted};
 use rdkafka::bindings::{rd_kafka_message_status, rd_kafka_msg_status_t};
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
@@ -74,14 +73,16 @@ impl Producer {
             return Err(LogError::TooLarge { len: payload.len() });
         }
         let delivered = self.begin(partition, payload)?;
-        if is_planted(Bug::AckBeforeBroker) {
-            return Ok(0);
-        }
         let gone = |_| Err(LogError::Indeterminate { reason: "the producer ended".to_owned() });
         delivered.await.unwrap_or_else(gone)
     }
 
-    fn begin(&self, partition: u32, payload: &[u8]) -> Result<oneshot::Receiver<Delivered>, LogError> {
+    /// Has a record wait to be sent. Dropping what it gives sends it all the same.
+    pub(super) fn begin(
+        &self,
+        partition: u32,
+        payload: &[u8],
+    ) -> Result<oneshot::Receiver<Delivered>, LogError> {
         let current = self.working()?;
         let (answer, delivered) = oneshot::channel();
         let record = BaseRecord::<(), [u8], _>::with_opaque_to(&self.topic.name, Box::new(answer))
