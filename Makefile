@@ -37,8 +37,8 @@ bench-cluster: ## What three nodes cost and do, against the bars; CHECK=1 fails 
 bench-kafka: ## Kafka as the log, beside the embedded one and VictoriaMetrics, against the bars; CHECK and ARGS as above
 	@CHECK="$(CHECK)" .ci/bench-kafka $(ARGS)
 
-jepsen: ## Clusters under faults: clients, histories, checkers; ten minutes, all cells must pass
-	@.ci/jepsen clean
+jepsen: ## Clusters under faults over both logs; twenty minutes, all cells must pass; ARGS="--log kafka" takes one log
+	@.ci/jepsen clean $(ARGS)
 
 jepsen-teeth: ## Each planted bug, which the cells must see within ten runs; ARGS="--bug local-read" takes one
 	@.ci/jepsen teeth $(ARGS)

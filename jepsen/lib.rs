@@ -5,9 +5,12 @@
 //! pass, fail or unknown, and unknown is no pass: `rules` says when. `README.md` says what an answer means.
 //! Path: `main` -> `cells` -> `run` -> `workloads` under `nemesis` -> `history` -> `checkers` -> `rules`.
 
+pub mod brokers;
+pub mod cell;
 pub mod cells;
 pub mod checkers;
 pub mod clock;
+pub mod fault;
 pub mod history;
 pub mod nemesis;
 pub mod random;

@@ -1,11 +1,12 @@
 //! `quorate-jepsen`: runs cells and prints one verdict for each. Exit code 0 when all pass.
 
 use clap::{Parser, Subcommand};
+use quorate_jepsen::cell::{Cell, Log};
 use quorate_jepsen::cells;
+use quorate_jepsen::fault::Fault;
 use quorate_jepsen::history;
-use quorate_jepsen::nemesis::Fault;
 use quorate_jepsen::rules::{LEAST_FAULTS, Tally, Verdict};
-use quorate_jepsen::run::{Cell, Plan, Report, run};
+use quorate_jepsen::run::{Plan, Report, run};
 use quorate_jepsen::workloads::Name;
 use quorate_model::planted::Bug;
 use quorate_model::{Clock, SystemClock};
@@ -32,6 +33,9 @@ struct Arguments {
     /// Cells that this machine lacks the tools for are no failure of `clean`, `teeth` and `campaign`.
     #[arg(long, global = true)]
     allow_missing: bool,
+    /// Only cells over this log; `run` takes the embedded one unless it is told.
+    #[arg(long, global = true)]
+    log: Option<Log>,
     #[command(subcommand)]
     action: Action,
 }
@@ -98,7 +102,8 @@ fn act(arguments: &Arguments) -> io::Result<bool> {
         Action::Campaign { minutes } => campaign(arguments, Duration::from_secs(minutes * 60)),
         Action::Run { workload, faults, rounds, plant } => {
             let plant = plant.as_deref().map(named).transpose()?.map(|(_, name)| name);
-            let cell = shaped(*workload, faults, plant);
+            let log = arguments.log.unwrap_or(Log::Embedded);
+            let cell = shaped(*workload, faults, log, plant);
             if let Some(clash) = cell.clash() {
                 return Err(io::Error::other(clash));
             }
@@ -116,11 +121,20 @@ fn act(arguments: &Arguments) -> io::Result<bool> {
 }
 
 /// The cell of the tables with these names, which may have another shape than others.
-fn shaped(workload: Name, faults: &[Fault], plant: Option<&str>) -> Cell {
-    let planted = plant.and_then(Bug::named).map(cells::teeth);
-    let known = planted.into_iter().chain(cells::clean()).chain(cells::campaign());
-    let same = |cell: &Cell| cell.workload == workload && cell.faults == faults;
-    known.into_iter().find(same).unwrap_or_else(|| Cell::new(workload, faults))
+fn shaped(workload: Name, faults: &[Fault], log: Log, plant: Option<&str>) -> Cell {
+    let planted = plant.and_then(Bug::named).into_iter().flat_map(cells::teeth);
+    let mut known = planted.chain(cells::clean()).chain(cells::campaign());
+    let same = |cell: &Cell| cell.workload == workload && cell.faults == faults && cell.log() == log;
+    known.find(same).unwrap_or_else(|| {
+        let cell = Cell::new(workload, faults);
+        if log == Log::Kafka { cell.over_kafka() } else { cell }
+    })
+}
+
+/// Those over the log that is asked for.
+fn chosen(arguments: &Arguments, mut cells: Vec<Cell>) -> Vec<Cell> {
+    cells.retain(|cell| arguments.log.is_none_or(|log| cell.log() == log));
+    cells
 }
 
 fn plan(arguments: &Arguments, cell: &Cell, nth: u64, rounds: usize, plant: Option<&'static str>) -> Plan {
@@ -130,7 +144,7 @@ fn plan(arguments: &Arguments, cell: &Cell, nth: u64, rounds: usize, plant: Opti
 
 fn clean(arguments: &Arguments) -> io::Result<bool> {
     let mut tally = Tally::default();
-    for cell in cells::clean() {
+    for cell in chosen(arguments, cells::clean()) {
         clean_cell(arguments, &cell, 0, &mut tally)?;
     }
     total(arguments, tally)
@@ -157,21 +171,16 @@ fn teeth(arguments: &Arguments, only: Option<&str>) -> io::Result<bool> {
     let bugs = only.map_or_else(|| Ok(Bug::ALL.to_vec()), |name| named(name).map(|bug| vec![bug]))?;
     let mut tally = Tally::default();
     let mut lines = Vec::new();
-    for (bug, name) in bugs {
-        let cell = cells::teeth(bug);
+    let cells = |bug| chosen(arguments, cells::teeth(bug));
+    for (name, cell) in
+        bugs.into_iter().flat_map(|(bug, name)| cells(bug).into_iter().map(move |c| (name, c)))
+    {
         if !is_runnable(&cell)? {
             tally.not_run += 1;
-            lines.push(format!("{name}: not run"));
+            lines.push(format!("{name}: not run over {}", cell.log()));
             continue;
         }
-        let mut seen = None;
-        for nth in 0..RUNS {
-            let report = one(arguments, plan(arguments, &cell, nth, LEAST_FAULTS, Some(name)))?;
-            if report.verdict == Verdict::Fail {
-                seen = Some(nth + 1);
-                break;
-            }
-        }
+        let seen = first_sight(arguments, name, &cell)?;
         tally.add(seen.is_some());
         let runs = seen.map_or_else(|| format!("NOT SEEN in {RUNS} runs"), |n| format!("seen in run {n}"));
         lines.push(format!("{name}: {runs} of {cell}"));
@@ -180,11 +189,22 @@ fn teeth(arguments: &Arguments, only: Option<&str>) -> io::Result<bool> {
     total(arguments, tally)
 }
 
+/// Which run of a cell saw a bug first, from 1 on.
+fn first_sight(arguments: &Arguments, bug: &'static str, cell: &Cell) -> io::Result<Option<u64>> {
+    for nth in 0..RUNS {
+        let report = one(arguments, plan(arguments, cell, nth, LEAST_FAULTS, Some(bug)))?;
+        if report.verdict == Verdict::Fail {
+            return Ok(Some(nth + 1));
+        }
+    }
+    Ok(None)
+}
+
 fn campaign(arguments: &Arguments, length: Duration) -> io::Result<bool> {
     let begin = SystemClock.instant();
     let (mut tally, mut nth) = (Tally::default(), 0);
     while begin.elapsed() < length {
-        for cell in cells::campaign() {
+        for cell in chosen(arguments, cells::campaign()) {
             if begin.elapsed() >= length {
                 break;
             }
@@ -223,9 +243,10 @@ fn one(arguments: &Arguments, plan: Plan) -> io::Result<Report> {
         let plant = plan.plant.map(|bug| format!(" --plant {bug}")).unwrap_or_default();
         say(&format!("    revision {}, history {}", arguments.revision, report.history.display()))?;
         say(&format!(
-            "    again: .ci/jepsen --seed {} run --workload {} --faults {} --rounds {}{plant}",
+            "    again: .ci/jepsen --seed {} run --workload {} --log {} --faults {} --rounds {}{plant}",
             plan.seed,
             plan.cell.workload,
+            plan.cell.log(),
             plan.cell.fault_names(),
             plan.rounds
         ))?;

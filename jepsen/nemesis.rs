@@ -1,18 +1,18 @@
-//! Faults: how each is set and taken back, and which tools it needs.
+//! How each fault is set and taken back.
 //!
-//! Knows processes, links, disks and clocks of nodes. Does not know workloads.
+//! Knows processes, links, disks and clocks of nodes, and the brokers of their log. Does not know workloads.
 //! Path: `run` -> **here** -> the harness of `quorate-cluster-tests`. A fault is taken back before the next one is set.
 
-use crate::clock::{self, Clocks};
+use crate::brokers::Brokers;
+use crate::clock::Clocks;
+use crate::fault::Fault;
 use crate::random::Random;
 use quorate_cluster_tests::harness::cluster::{Cluster, Setup};
 use quorate_cluster_tests::harness::net::Middle;
-use quorate_cluster_tests::harness::power::{self, PowerDisk};
+use quorate_cluster_tests::harness::power::PowerDisk;
 use quorate_cluster_tests::harness::switch::Rule;
-use quorate_cluster_tests::harness::{net, pause, wait_for};
+use quorate_cluster_tests::harness::{pause, wait_for};
 use rustix::process::Signal;
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -21,6 +21,7 @@ const DISK_MB: u64 = 1_024;
 /// How long requests go on while the disk takes nothing any more: a node that then acknowledges is wrong.
 const FROZEN: Duration = Duration::from_millis(400);
 const JUMP_S: i64 = 3_600;
+const NO_KAFKA: &str = "the rig was made for this fault, with Kafka as the log";
 /// How long an order to the cluster may take.
 const ADMIN_LIMIT: Duration = Duration::from_secs(20);
 /// What a slow link does to its frames.
@@ -33,136 +34,6 @@ const SLOW: Rule = Rule {
     corrupt: 0.0,
 };
 
-/// What is done to the nodes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// The node that leads most partitions reaches nobody and nobody reaches it.
-    IsolateLeader,
-    /// Nobody hears the node that leads most partitions; it hears all.
-    MuteLeader,
-    /// The node that leads most partitions hears nobody; all hear it.
-    DeafLeader,
-    /// Of five nodes, two and two reach each other by way of the fifth only.
-    Bridge,
-    /// Of five nodes, each reaches its two neighbours only.
-    Ring,
-    /// kill -9 of the node that leads most partitions.
-    KillLeader,
-    /// kill -9 of any node.
-    KillOne,
-    /// kill -9 of all nodes at once.
-    KillAll,
-    /// SIGSTOP of the node that leads most partitions.
-    PauseLeader,
-    /// SIGSTOP of any node.
-    PauseOne,
-    /// All nodes lose what was not synced, at once.
-    PowerLoss,
-    /// Every link is slow and shaky, loses frames and repeats some.
-    SlowLinks,
-    /// The wall clock of any node is an hour off.
-    ClockJump,
-    /// A node joins, and gets its share of replicas.
-    AddNode,
-    /// A node gives up its replicas, of which another one gets some, and then may have some again.
-    DrainNode,
-}
-
-impl Fault {
-    /// All of them.
-    pub const ALL: [Self; 15] = [
-        Self::IsolateLeader,
-        Self::MuteLeader,
-        Self::DeafLeader,
-        Self::Bridge,
-        Self::Ring,
-        Self::KillLeader,
-        Self::KillOne,
-        Self::KillAll,
-        Self::PauseLeader,
-        Self::PauseOne,
-        Self::PowerLoss,
-        Self::SlowLinks,
-        Self::ClockJump,
-        Self::AddNode,
-        Self::DrainNode,
-    ];
-
-    fn text(self) -> &'static str {
-        match self {
-            Self::IsolateLeader => "isolate-leader",
-            Self::MuteLeader => "mute-leader",
-            Self::DeafLeader => "deaf-leader",
-            Self::Bridge => "bridge",
-            Self::Ring => "ring",
-            Self::KillLeader => "kill-leader",
-            Self::KillOne => "kill-one",
-            Self::KillAll => "kill-all",
-            Self::PauseLeader => "pause-leader",
-            Self::PauseOne => "pause-one",
-            Self::PowerLoss => "power-loss",
-            Self::SlowLinks => "slow-links",
-            Self::ClockJump => "clock-jump",
-            Self::AddNode => "add-node",
-            Self::DrainNode => "drain-node",
-        }
-    }
-
-    /// Nodes that it needs.
-    pub fn nodes(self) -> usize {
-        match self {
-            Self::Bridge | Self::Ring => 5,
-            Self::DrainNode => 4,
-            _ => 3,
-        }
-    }
-
-    /// Whether some node cannot do its work under it, so that a client that asks this node must notice.
-    pub fn is_felt(self) -> bool {
-        match self {
-            Self::IsolateLeader | Self::MuteLeader | Self::DeafLeader => true,
-            Self::KillLeader | Self::KillOne | Self::KillAll => true,
-            Self::PauseLeader | Self::PauseOne | Self::PowerLoss => true,
-            Self::Bridge | Self::Ring | Self::SlowLinks => false,
-            Self::ClockJump | Self::AddNode | Self::DrainNode => false,
-        }
-    }
-
-    /// Why it cannot be had here, or `None`.
-    pub fn missing(self) -> Option<String> {
-        match self {
-            Self::IsolateLeader | Self::MuteLeader | Self::DeafLeader | Self::Bridge | Self::Ring => {
-                net::available().err()
-            }
-            Self::SlowLinks => net::switch_available().err(),
-            Self::PowerLoss => power::missing(),
-            Self::ClockJump => clock::missing(),
-            Self::KillLeader
-            | Self::KillOne
-            | Self::KillAll
-            | Self::PauseLeader
-            | Self::PauseOne
-            | Self::AddNode
-            | Self::DrainNode => None,
-        }
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.text())
-    }
-}
-
-impl FromStr for Fault {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let found = Self::ALL.into_iter().find(|fault| fault.text() == text);
-        found.ok_or_else(|| format!("no fault is named {text:?}"))
-    }
-}
-
 /// How a fault is taken back.
 #[derive(Debug)]
 #[must_use]
@@ -173,6 +44,10 @@ enum Undo {
     SpeedUp,
     SetClock(usize),
     Undrain(usize),
+    /// All of them that do not run.
+    StartBrokers,
+    ResumeBroker(usize),
+    StartWithoutRecords(usize),
     /// It stays.
     Nothing,
 }
@@ -185,9 +60,11 @@ pub struct Installed {
     undo: Undo,
 }
 
-/// A cluster, with what is needed to set faults. Fields are dropped in this order: no process outlives its disk.
+/// A cluster, with what is needed to set faults. Fields are dropped in this order: no process outlives its disk or its
+/// network.
 #[derive(Debug)]
 pub struct Rig {
+    brokers: Option<Brokers>,
     /// The nodes.
     pub cluster: Cluster,
     disk: Option<PowerDisk>,
@@ -196,12 +73,13 @@ pub struct Rig {
 }
 
 impl Rig {
-    /// Starts a cluster in which `faults` can be set, and waits until each node is ready.
+    /// Starts a cluster in which `faults` can be set, over so many brokers of Kafka if that is the log, and waits until each
+    /// node is ready.
     ///
     /// # Panics
     /// When something cannot be made or a node does not get ready.
     #[track_caller]
-    pub fn start(mut setup: Setup, faults: &[Fault], rounds: usize) -> Self {
+    pub fn start(mut setup: Setup, brokers: Option<usize>, faults: &[Fault], rounds: usize) -> Self {
         let scratch = tempfile::Builder::new().prefix("quorate-jepsen-").tempdir();
         let scratch = scratch.expect("a temporary folder can be made");
         let has = |fault| faults.contains(&fault);
@@ -220,7 +98,17 @@ impl Rig {
             Clocks::create(scratch.path(), names).expect("a small library can be built")
         });
         setup.env.extend(clocks.iter().flat_map(Clocks::environment));
-        Self { cluster: Cluster::start(setup), disk, clocks, scratch }
+        let (place, count) = (setup.nodes + setup.spare, brokers.unwrap_or(0));
+        setup.spare += count;
+        let (config, mut text) =
+            (scratch.path().join("config.yaml"), setup.config.take().unwrap_or_default());
+        setup = setup.args(&["--config", &config.display().to_string()]);
+        let mut cluster = Cluster::prepare(setup);
+        let brokers = brokers.map(|count| Brokers::start(count, &cluster, place));
+        text.extend(brokers.iter().map(Brokers::config));
+        std::fs::write(config, text).expect("a file can be written");
+        cluster.launch_all();
+        Self { brokers, cluster, disk, clocks, scratch }
     }
 
     /// Sets a fault.
@@ -239,8 +127,49 @@ impl Rig {
             | Fault::PauseLeader => self.cluster.busiest(None),
             _ => any,
         };
+        if matches!(fault, Fault::KillBroker | Fault::PauseBroker | Fault::RestartAllBrokers) {
+            return self.install_at_brokers(fault, random);
+        }
         let undo = self.set(fault, target, random);
         Installed { what: format!("{fault} at n{}", target + 1), undo }
+    }
+
+    #[track_caller]
+    fn install_at_brokers(&mut self, fault: Fault, random: &mut Random) -> Installed {
+        let brokers = self.brokers.as_mut().expect(NO_KAFKA);
+        let target = brokers.some_leader(random);
+        let undo = match fault {
+            Fault::RestartAllBrokers => {
+                brokers.kill_all();
+                return Installed { what: fault.to_string(), undo: Undo::StartBrokers };
+            }
+            Fault::PauseBroker => {
+                brokers.pause(target);
+                Undo::ResumeBroker(target)
+            }
+            _ => {
+                brokers.kill(target);
+                Undo::StartBrokers
+            }
+        };
+        Installed { what: format!("{fault} at broker {}", target + 1), undo }
+    }
+
+    /// Does the part of taking a fault back that is no part of how fast the nodes recover: starts brokers, which Java takes
+    /// its time for, or has the topic delete records.
+    ///
+    /// # Panics
+    /// When that takes too long.
+    #[track_caller]
+    pub fn begin_removal(&mut self, installed: &Installed) {
+        match installed.undo {
+            Undo::StartBrokers => self.brokers.as_mut().expect(NO_KAFKA).start_killed(),
+            Undo::StartWithoutRecords(away) => {
+                let others = self.cluster.others(away);
+                self.brokers.as_ref().expect(NO_KAFKA).delete_what_is_applied(&self.cluster, &others);
+            }
+            _ => {}
+        }
     }
 
     #[track_caller]
@@ -256,6 +185,10 @@ impl Rig {
             Fault::KillLeader | Fault::KillOne => {
                 self.cluster.kill9(target);
                 Undo::Start(vec![target])
+            }
+            Fault::TrimTopic => {
+                self.cluster.kill9(target);
+                Undo::StartWithoutRecords(target)
             }
             Fault::KillAll => {
                 self.kill_all();
@@ -288,6 +221,9 @@ impl Rig {
                 self.tell_to("drain", target);
                 Undo::Undrain(target)
             }
+            Fault::KillBroker | Fault::PauseBroker | Fault::RestartAllBrokers => {
+                unreachable!("{fault} is no fault of a node")
+            }
         }
     }
 
@@ -302,7 +238,7 @@ impl Rig {
         });
     }
 
-    /// Takes a fault back, and waits until every node is ready again and every partition has a leader.
+    /// Takes a fault back, after [`Rig::begin_removal`], and waits until every node is ready again and every partition has a leader.
     ///
     /// # Panics
     /// When that takes too long.
@@ -318,7 +254,9 @@ impl Rig {
             Undo::SpeedUp => self.cluster.network().unshape(),
             Undo::SetClock(node) => self.set_clock(node, 0),
             Undo::Undrain(node) => self.tell_to("undrain", node),
-            Undo::Nothing => {}
+            Undo::ResumeBroker(broker) => self.brokers.as_ref().expect(NO_KAFKA).resume(broker),
+            Undo::StartWithoutRecords(node) => self.cluster.restart(node),
+            Undo::StartBrokers | Undo::Nothing => {}
         }
         self.cluster.leaders();
     }
@@ -384,17 +322,5 @@ impl Rig {
     fn set_clock(&self, node: usize, seconds: i64) {
         let clocks = self.clocks.as_ref().expect("the rig was made for this fault");
         clocks.set(&format!("n{}", node + 1), seconds).expect("its file can be written");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_fault_has_a_name_of_its_own() {
-        for fault in Fault::ALL {
-            assert_eq!(fault.to_string().parse(), Ok(fault));
-        }
     }
 }

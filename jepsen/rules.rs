@@ -4,8 +4,8 @@
 //! Source: the traffic floor of etcd's robustness tests, and the three verdicts of openraft's.
 
 use crate::checkers::Judgement;
+use crate::fault::Fault;
 use crate::history::{Op, Operation, Outcome};
-use crate::nemesis::Fault;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;

@@ -4,17 +4,18 @@
 //! unknown, unless its history shows a broken promise even so.
 //! Path: `cells`, `main` -> **here** -> `nemesis`, `worker`, `workloads`, `checkers`, `rules`.
 
+use crate::cell::Cell;
 use crate::checkers::Judgement;
+use crate::fault::Fault;
 use crate::history::{self, Kind, NEMESIS, Op, Operation, Outcome, Recorder};
-use crate::nemesis::{Fault, Rig};
+use crate::nemesis::Rig;
 use crate::random::Random;
 use crate::rules::{self, Marks, Setting, Verdict};
 use crate::worker::{Told, Worker};
-use crate::workloads::{Name, Workload};
+use crate::workloads::Workload;
 use quorate_cluster_tests::harness::cluster::{Cluster, Setup};
 use quorate_cluster_tests::harness::{now_ms, pause};
 use quorate_model::{Clock, SystemClock};
-use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,62 +30,12 @@ const PACE: Duration = Duration::from_millis(24);
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_millis(2_500);
 const BEFORE_FAULTS: Duration = Duration::from_secs(4);
-/// How long a fault stays, and how long there is none after it.
-const HOLD: Duration = Duration::from_millis(3_500);
-const CALM: Duration = Duration::from_millis(2_000);
 /// How long the last reads may take at each node, and each answer of them.
 const LAST_READS: Duration = Duration::from_secs(60);
 const LAST_PATIENCE: Duration = Duration::from_secs(20);
 /// Maintenance at a pace that lets a short run meet flushes, images and trims.
 const CONFIG: &str = "storage:\n  maintenance_interval: 500ms\n  image_interval: 3s\n  close_delay: 1s\n  \
                       late_delay: 1s\n  log_segment_size: 512KiB\n";
-
-/// A promise and the faults that it must survive.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cell {
-    /// The promise.
-    pub workload: Name,
-    /// The faults.
-    pub faults: Vec<Fault>,
-    /// Nodes.
-    pub nodes: usize,
-    /// Partitions.
-    pub partitions: u32,
-}
-
-impl Cell {
-    /// A cell of three nodes and four partitions, or as many nodes as its faults need.
-    pub fn new(workload: Name, faults: &[Fault]) -> Self {
-        let nodes = faults.iter().map(|fault| fault.nodes()).max().unwrap_or(3);
-        Self { workload, faults: faults.to_vec(), nodes, partitions: 4 }
-    }
-
-    /// The tools that this machine lacks for it.
-    pub fn missing(&self) -> Vec<String> {
-        self.faults.iter().filter_map(|f| f.missing().map(|why| format!("{f}: {why}"))).collect()
-    }
-
-    /// Why it would say nothing about its promise: a nemesis must not change what the history is about, for it is no
-    /// client, and what it does is no operation.
-    pub fn clash(&self) -> Option<&'static str> {
-        let both_drain = self.workload == Name::RegisterMeta && self.faults.contains(&Fault::DrainNode);
-        both_drain.then_some(
-            "the clients of register-meta drain nodes themselves, so drain-node is no fault for it",
-        )
-    }
-
-    /// The faults by name, between commas.
-    pub fn fault_names(&self) -> String {
-        let names: Vec<String> = self.faults.iter().map(Fault::to_string).collect();
-        names.join(",")
-    }
-}
-
-impl fmt::Display for Cell {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} under {}", self.workload, self.fault_names())
-    }
-}
 
 /// A run that is to be done.
 #[derive(Debug, Clone)]
@@ -147,7 +98,8 @@ pub fn run(plan: &Plan) -> std::io::Result<Report> {
 fn history_name(plan: &Plan, start_ms: i64) -> String {
     let planted = plan.plant.map(|bug| format!("-{bug}")).unwrap_or_default();
     let faults = plan.cell.fault_names().replace(',', "+");
-    format!("{}-{faults}{planted}-{}-{start_ms}.jsonl", plan.cell.workload, plan.seed)
+    let over = if plan.cell.brokers.is_some() { "-kafka" } else { "" };
+    format!("{}{over}-{faults}{planted}-{}-{start_ms}.jsonl", plan.cell.workload, plan.seed)
 }
 
 fn judge(plan: &Plan, events: &[history::Event], mut done: Done, history: PathBuf) -> Report {
@@ -190,7 +142,7 @@ fn lines(judgement: &Judgement, unmet: &[String], marks: Marks, operations: &[Op
 }
 
 fn attempt(plan: &Plan, recorder: &Arc<Recorder>) -> Done {
-    let mut rig = Rig::start(setup(plan), &plan.cell.faults, plan.rounds);
+    let mut rig = Rig::start(setup(plan), plan.cell.brokers, &plan.cell.faults, plan.rounds);
     let workload = plan.cell.workload.begin();
     let workload = workload.as_ref();
     let mut last = worker(&rig.cluster, plan, FREE_CLIENTS + plan.cell.nodes, None, recorder, LAST_PATIENCE);
@@ -281,12 +233,13 @@ fn set_faults(plan: &Plan, rig: &mut Rig, recorder: &Recorder, done: &mut Done) 
         let installed = rig.install(fault, &mut random);
         note(installed.what.clone());
         let set_us = recorder.now_us();
-        pause(HOLD);
+        pause(fault.hold());
+        rig.begin_removal(&installed);
         done.installed.push(Setting { fault, set_us, back_us: recorder.now_us() });
         note(format!("no more {}", installed.what));
         rig.remove(installed);
         done.marks.calm_us = recorder.now_us();
-        pause(CALM);
+        pause(fault.calm());
     }
     done.marks.end_us = recorder.now_us();
 }
@@ -338,6 +291,7 @@ fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::workloads::Name;
 
     #[test]
     fn no_two_runs_have_one_history() {
@@ -357,6 +311,10 @@ mod tests {
         ];
         assert_eq!(names[2], "set-append-kill-one+kill-all-7-5.jsonl");
         assert_eq!(names[3], "set-append-kill-one-local-read-7-5.jsonl");
-        assert_eq!(std::collections::HashSet::from(names).len(), 4);
+        let kafka =
+            Plan { cell: Cell::new(Name::SetAppend, &[KillOne]).over_kafka(), ..plan(&[KillOne], None) };
+        let names = [&names[..], &[history_name(&kafka, 5)]].concat();
+        assert_eq!(names[4], "set-append-kafka-kill-one-7-5.jsonl");
+        assert_eq!(names.into_iter().collect::<std::collections::HashSet<_>>().len(), 5);
     }
 }

@@ -23,11 +23,19 @@ pub enum Bug {
     LimitAfterAck,
     /// A position token is taken and means nothing.
     SessionIgnored,
+    /// With Kafka as the log a record counts as acknowledged once it waits to be sent.
+    AckBeforeBroker,
+    /// A reader of the topic goes on behind a record after brokers were out of reach.
+    SkipAfterError,
+    /// A reader whose records the topic deleted goes on at its end.
+    SilentReset,
+    /// A strong read takes the end of the topic that was seen last.
+    RememberedEnd,
 }
 
 impl Bug {
     /// All of them, with the names that choose them.
-    pub const ALL: [(Self, &str); 8] = [
+    pub const ALL: [(Self, &str); 12] = [
         (Self::AckBeforeSync, "ack-before-sync"),
         (Self::OffsetBeforeData, "offset-before-data"),
         (Self::LocalRead, "local-read"),
@@ -36,6 +44,10 @@ impl Bug {
         (Self::ShortRead, "short-read"),
         (Self::LimitAfterAck, "limit-after-ack"),
         (Self::SessionIgnored, "session-ignored"),
+        (Self::AckBeforeBroker, "ack-before-broker"),
+        (Self::SkipAfterError, "skip-after-error"),
+        (Self::SilentReset, "silent-reset"),
+        (Self::RememberedEnd, "remembered-end"),
     ];
 
     /// The bug with a name.

@@ -13,6 +13,7 @@ use super::client::{ClientSettings, Context};
 use crate::{LogEntry, LogError};
 use bytes::Bytes;
 use parking_lot::Mutex;
+use quorate_model::planted::{Bug, is_planted};
 use quorate_model::{Clock, Position, SystemClock};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -283,6 +284,9 @@ impl Shared {
                     format!("kafka: the log of a partition of {:?} was truncated: {error}", self.topic);
                 self.fail_all(&Failure::Damaged(reason));
             }
+            _ if is_planted(Bug::SkipAfterError) => {
+                self.readers.lock().values().for_each(|reader| reader.state.lock().next += 1);
+            }
             _ => tracing::debug!(%error, "reading from Kafka is held up"),
         }
     }
@@ -315,6 +319,11 @@ impl Shared {
                 Err(error) => {
                     tracing::debug!(partition, %error, "the ends of a partition are not known");
                     is_open = true;
+                }
+                Ok((first, end)) if first > state.next && is_planted(Bug::SilentReset) => {
+                    state.next = end;
+                    self.unassign(partition);
+                    self.assign(partition, &mut state);
                 }
                 Ok((first, _)) if first > state.next => state.failed = Some(Failure::Trimmed(after)),
                 Ok((_, end)) if end < state.next => match doubts.have_lasted(LOST_AFTER) {

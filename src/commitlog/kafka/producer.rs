@@ -77,7 +77,12 @@ impl Producer {
         delivered.await.unwrap_or_else(gone)
     }
 
-    fn begin(&self, partition: u32, payload: &[u8]) -> Result<oneshot::Receiver<Delivered>, LogError> {
+    /// Has a record wait to be sent. Dropping what it gives sends it all the same.
+    pub(super) fn begin(
+        &self,
+        partition: u32,
+        payload: &[u8],
+    ) -> Result<oneshot::Receiver<Delivered>, LogError> {
         let current = self.working()?;
         let (answer, delivered) = oneshot::channel();
         let record = BaseRecord::<(), [u8], _>::with_opaque_to(&self.topic.name, Box::new(answer))
