@@ -120,6 +120,11 @@ impl PartitionStore {
         self.head.pass(position)
     }
 
+    /// The highest epoch of a builder that was applied.
+    pub fn builder_epoch(&self) -> u32 {
+        self.head.builder_epoch()
+    }
+
     /// The marks that a leader should propose at cluster time `now_ms`: for windows that ended a while ago, for
     /// late samples that are many or have waited long, and for the window with most samples out of order if those
     /// are over the late budget. Proposing more or fewer changes cost only.

@@ -11,6 +11,7 @@
 
 use super::bytes::{Reader, Writer};
 use super::command::{Command, NodeState, Response};
+use super::log::LogKind;
 use super::{MetaError, MetaHandle, MetaState, NodeEntry};
 use quorate_model::NodeId;
 use std::collections::BTreeMap;
@@ -34,6 +35,8 @@ impl MetaVersion {
     pub(super) const SECRET: Self = Self(2);
     /// The version whose log says what each node reads.
     pub(super) const GATES: Self = Self(3);
+    /// The version that says what the log of the partitions is.
+    pub(super) const LOG: Self = Self(4);
     /// The newest one that this build reads and writes.
     pub const NEWEST: Self = Self(4);
 
@@ -191,6 +194,11 @@ impl MetaState {
             return Response::Refused(format!("{name} reads metadata up to version {reads}, not {version}"));
         }
         self.version = self.version.max(version);
+        // A cluster that runs already has the embedded log: the metadata knew no other before. Those who found one activate
+        // first.
+        if self.version >= MetaVersion::LOG && !self.partitions.is_empty() {
+            self.log.get_or_insert(LogKind::Embedded);
+        }
         Response::Done
     }
 
@@ -350,6 +358,17 @@ mod tests {
         let [name, address, zone] = ["n9", "h:9", ""].map(str::to_owned);
         state.apply(Command::AddNode { name, address, zone, replace: false });
         assert!(matches!(state.apply(to(5, &[(1, 5), (2, 5)])), Response::Refused(_)), "one has come");
+    }
+
+    #[test]
+    fn a_cluster_that_runs_already_has_the_embedded_log_once_that_can_be_said() {
+        let mut state = cluster(3, &[(MEMBER, 4)]);
+        assert_eq!(state.apply(activate(4, &[]).unwrap()), Response::Done);
+        assert_eq!(state.log(), None, "it is not founded yet");
+        let mut state = state_of(&[MEMBER], 3, vec![vec![NodeId(1)]]);
+        state.version = MetaVersion(3);
+        assert_eq!(state.apply(activate(4, &[(1, 4)]).unwrap()), Response::Done);
+        assert_eq!(state.log(), Some(&LogKind::Embedded));
     }
 
     #[test]

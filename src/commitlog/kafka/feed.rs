@@ -5,7 +5,9 @@
 //!
 //! - FE1: a reader gets every record after its position in order and once; what librdkafka gives twice is left out.
 //! - FE2: a partition whose reader is slow is paused; it holds up no other, and the thread goes on.
-//! - FE3: a position that the topic does not hold is an error of its reader. A leader that has just changed may not know
+//! - FE3: a reader that is in doubt goes on behind the very record that it got last, or not at all: a log that lost its end and
+//!   grew over the place is another one.
+//! - FE4: a position that the topic does not hold is an error of its reader. A leader that has just changed may not know
 //!   the end yet, so that the end lies before a position counts only when it stays so.
 
 use super::KafkaError;
@@ -68,6 +70,10 @@ struct State {
     bytes: usize,
     /// The next offset that it gets.
     next: i64,
+    /// Offset and CRC-32C of the record that it got last here.
+    last: Option<(i64, u32)>,
+    /// Whether that record has to be met again before the next one counts.
+    is_in_doubt: bool,
     is_paused: bool,
     /// Why it gets nothing any more.
     failed: Option<Failure>,
@@ -89,6 +95,48 @@ impl Failure {
             Self::Damaged(reason) => LogError::Damaged { reason },
             Self::Internal(reason) => LogError::Internal { reason },
         }
+    }
+}
+
+/// What a record is to its reader.
+#[derive(Debug, PartialEq, Eq)]
+enum Met {
+    /// One that it had.
+    Known,
+    /// The next one, behind so many offsets without one.
+    Next { hole: i64 },
+    /// Not what may follow, and why.
+    Wrong(String),
+}
+
+impl State {
+    /// Where librdkafka reads from: with a doubt from the last record on.
+    fn begin(&self) -> i64 {
+        self.last.filter(|_| self.is_in_doubt).map_or(self.next, |(last, _)| last)
+    }
+
+    /// Meets the record at `offset`.
+    fn meet(&mut self, offset: i64, payload: &[u8]) -> Met {
+        if let Some((last, crc)) = self.last.filter(|_| self.is_in_doubt) {
+            if offset == last && crc32c::crc32c(payload) == crc {
+                self.is_in_doubt = false;
+            } else if offset >= last {
+                return Met::Wrong(format!(
+                    "the record at offset {last} is not the one that was read there before"
+                ));
+            }
+            return Met::Known;
+        }
+        let hole = offset - self.next;
+        if hole < 0 {
+            return Met::Known;
+        }
+        if hole > MAX_HOLE {
+            return Met::Wrong(format!("it does not hold the offsets {} to {}", self.next, offset - 1));
+        }
+        self.next = offset + 1;
+        self.last = Some((offset, crc32c::crc32c(payload)));
+        Met::Next { hole }
     }
 }
 
@@ -144,6 +192,8 @@ impl Feed {
             waiting: VecDeque::new(),
             bytes: 0,
             next: i64::try_from(after.0).unwrap_or(i64::MAX),
+            last: None,
+            is_in_doubt: false,
             is_paused: false,
             failed: None,
         };
@@ -219,7 +269,7 @@ impl Shared {
     /// Has librdkafka read a partition from where its reader is.
     fn assign(&self, partition: u32, state: &mut State) {
         state.is_paused = false;
-        if let Err(error) = self.consumer.incremental_assign(&self.list(partition, Some(state.next))) {
+        if let Err(error) = self.consumer.incremental_assign(&self.list(partition, Some(state.begin()))) {
             state.failed = Some(Failure::Internal(format!("kafka: a partition cannot be read: {error}")));
         }
     }
@@ -239,29 +289,26 @@ impl Shared {
         let Some(reader) = self.readers.lock().get(&partition).cloned() else { return };
         let (offset, payload) = (message.offset(), message.payload().unwrap_or_default());
         let mut state = reader.state.lock();
-        if offset < state.next || state.failed.is_some() {
+        if state.failed.is_some() {
             return;
         }
-        let hole = offset - state.next;
-        if hole > MAX_HOLE {
-            let reason = format!(
-                "kafka: the topic {:?} does not hold the offsets {} to {} of partition {partition}",
-                self.topic,
-                state.next,
-                offset - 1
-            );
-            state.failed = Some(Failure::Damaged(reason));
-        } else {
-            if hole > 0 {
-                metrics::counter!("quorate_kafka_passed_offsets_total").increment(hole as u64);
-                tracing::warn!(partition, offset, hole, "offsets without records were passed");
+        match state.meet(offset, payload) {
+            Met::Known => return,
+            Met::Wrong(why) => {
+                let reason = format!("kafka: partition {partition} of the topic {:?}: {why}", self.topic);
+                state.failed = Some(Failure::Damaged(reason));
             }
-            state.next = offset + 1;
-            state.bytes += payload.len() + ENTRY_COST;
-            let position = Position(state.next as u64);
-            state.waiting.push_back(LogEntry { position, payload: Bytes::copy_from_slice(payload) });
-            if state.bytes >= MAX_WAITING && !state.is_paused {
-                state.is_paused = self.pauses(partition);
+            Met::Next { hole } => {
+                if hole > 0 {
+                    metrics::counter!("quorate_kafka_passed_offsets_total").increment(hole as u64);
+                    tracing::warn!(partition, offset, hole, "offsets without records were passed");
+                }
+                state.bytes += payload.len() + ENTRY_COST;
+                let position = Position(state.next as u64);
+                state.waiting.push_back(LogEntry { position, payload: Bytes::copy_from_slice(payload) });
+                if state.bytes >= MAX_WAITING && !state.is_paused {
+                    state.is_paused = self.pauses(partition);
+                }
             }
         }
         drop(state);
@@ -279,22 +326,10 @@ impl Shared {
     fn note(&self, error: &Cause, doubts: &mut Doubts) {
         match error.rdkafka_error_code() {
             Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => doubts.raise(),
-            Some(Code::LogTruncation) => {
-                let reason =
-                    format!("kafka: the log of a partition of {:?} was truncated: {error}", self.topic);
-                self.fail_all(&Failure::Damaged(reason));
-            }
             _ if is_planted(Bug::SkipAfterError) => {
                 self.readers.lock().values().for_each(|reader| reader.state.lock().next += 1);
             }
             _ => tracing::debug!(%error, "reading from Kafka is held up"),
-        }
-    }
-
-    fn fail_all(&self, failure: &Failure) {
-        for reader in self.readers.lock().values() {
-            reader.state.lock().failed.get_or_insert_with(|| failure.clone());
-            reader.arrived.notify_one();
         }
     }
 
@@ -330,7 +365,9 @@ impl Shared {
                     true => state.failed = Some(Failure::Lost(after)),
                     false => is_open = true,
                 },
-                Ok(_) => {
+                Ok((first, _)) => {
+                    // What was read last may have been deleted in its time; then nobody can tell any more.
+                    state.is_in_doubt = state.last.is_some_and(|(last, _)| last >= first);
                     self.unassign(partition);
                     self.assign(partition, &mut state);
                 }
@@ -434,6 +471,51 @@ impl Doubts {
         self.again = is_open.then(|| SystemClock.instant() + DOUBT_PAUSE);
         if !is_open {
             self.since = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(next: i64) -> State {
+        let (waiting, bytes, last) = (VecDeque::new(), 0, None);
+        State { waiting, bytes, next, last, is_in_doubt: false, is_paused: false, failed: None }
+    }
+
+    #[test]
+    fn records_count_once_and_only_small_holes_are_passed() {
+        let mut state = state(5);
+        assert_eq!(state.meet(4, b"a"), Met::Known);
+        assert_eq!(state.meet(5, b"b"), Met::Next { hole: 0 });
+        assert_eq!(state.meet(5, b"b"), Met::Known);
+        assert_eq!(state.meet(7, b"c"), Met::Next { hole: 1 });
+        assert!(
+            matches!(state.meet(8 + MAX_HOLE + 1, b"d"), Met::Wrong(why) if why.contains("offsets 8 to"))
+        );
+    }
+
+    #[test]
+    fn who_is_in_doubt_goes_on_behind_the_record_that_it_had() {
+        let mut state = state(5);
+        assert_eq!(state.begin(), 5);
+        state.meet(5, b"b");
+        state.is_in_doubt = true;
+        assert_eq!(state.begin(), 5, "from the last record on");
+        assert_eq!(state.meet(4, b"x"), Met::Known, "that one is older");
+        assert_eq!(state.meet(5, b"b"), Met::Known);
+        assert_eq!((state.begin(), state.meet(6, b"c")), (6, Met::Next { hole: 0 }));
+    }
+
+    #[test]
+    fn a_log_that_lost_its_end_and_grew_over_the_place_is_not_read_on() {
+        for (offset, payload) in [(5, &b"other"[..]), (6, b"c"), (9, b"c")] {
+            let mut state = state(5);
+            state.meet(5, b"b");
+            state.is_in_doubt = true;
+            let met = state.meet(offset, payload);
+            assert!(matches!(&met, Met::Wrong(why) if why.contains("at offset 5")), "{offset}: {met:?}");
         }
     }
 }

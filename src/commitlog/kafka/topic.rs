@@ -115,6 +115,11 @@ fn judge(
     kept: &BTreeMap<String, String>,
 ) -> Result<Topic, KafkaError> {
     let name = &wanted.name;
+    if described.id == 0 {
+        let reason =
+            "its brokers give topics no id, by which one that is made anew is told: use Kafka 2.8 or newer";
+        return Err(unfit(name, reason.to_owned()));
+    }
     let partitions = described.replicas.len();
     if partitions != wanted.partitions as usize {
         return Err(unfit(
@@ -351,9 +356,11 @@ mod tests {
 
     #[test]
     fn the_incarnation_is_never_0_and_that_of_the_topic() {
-        let described = Described { id: 0, replicas: vec![3, 3] };
-        let topic = judge(&wanted(false), &described, &safe()).unwrap();
-        assert_eq!(topic.incarnation(), 1);
+        let described = |id| Described { id, replicas: vec![3, 3] };
+        let topic = judge(&wanted(false), &described(7), &safe()).unwrap();
+        // Words that cancel each other.
+        assert_eq!(Topic { id: 1 | 1 << 104, ..topic.clone() }.incarnation(), 1);
+        assert!(judge(&wanted(true), &described(0), &safe()).is_err_and(|e| e.to_string().contains("no id")));
         assert_ne!(
             Topic { id: 9 << 70, ..topic.clone() }.incarnation(),
             Topic { id: 8 << 70, ..topic }.incarnation()

@@ -24,8 +24,11 @@ const TRIES_PER_LINE: u32 = 10;
 /// How often the ends of the partitions are looked at, and the longest wait for them.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
-/// How often it is looked whether the topic is still the same.
-const TOPIC_INTERVAL: Duration = Duration::from_secs(30);
+/// How often it is looked whether the topic is still the same. What one broker says of a topic that it does not know yet counts
+/// only when it stays so: the number of looks, and the pause between them.
+const TOPIC_INTERVAL: Duration = Duration::from_secs(20);
+const LOOKS: u32 = 6;
+const LOOK_PAUSE: Duration = Duration::from_secs(2);
 /// Ends that are remembered of a partition that is behind: 20 minutes of one a second.
 const MAX_ENDS: usize = 1_200;
 
@@ -87,7 +90,7 @@ impl KafkaHere {
     pub async fn open(config: &Config, partitions: u32, is_known: bool) -> Result<Arc<Self>, StartError> {
         let (client, mut wanted) = (config.kafka.client(), config.kafka.topic(partitions));
         wanted.create &= !is_known;
-        let mut tries = 0u32;
+        let (mut tries, mut missed) = (0u32, 0u32);
         let topic = loop {
             match kafka::topic::open(&client, &wanted).await {
                 Ok(topic) => break topic,
@@ -97,6 +100,10 @@ impl KafkaHere {
                     }
                     tries += 1;
                     tokio::time::sleep(TRY_AGAIN).await;
+                }
+                Err(KafkaError::NoTopic { .. }) if is_known && missed < LOOKS => {
+                    missed += 1;
+                    tokio::time::sleep(LOOK_PAUSE).await;
                 }
                 Err(KafkaError::NoTopic { topic }) if is_known => {
                     let reason = "it was deleted, and what was in it and not applied is lost".to_owned();
@@ -147,7 +154,7 @@ impl KafkaHere {
                         continue;
                     }
                     // Another node of this cluster may have claimed it meanwhile, and written.
-                    Ok(ends) if ends.iter().any(|end| end.0 > 0) && !is_claimed(meta).await? => {
+                    Ok(ends) if ends.iter().any(|end| end.0 > 0) && !is_claimed(meta).await => {
                         let reason = "it holds records that this cluster has not written: give the cluster a topic of \
                                       its own, or delete this one if nobody needs it";
                         return Err(KafkaError::Unfit {
@@ -221,10 +228,13 @@ impl KafkaHere {
     }
 }
 
-/// Whether the cluster has a log by now.
-async fn is_claimed(meta: &MetaHandle) -> Result<bool, StartError> {
-    meta.fresh().await?;
-    Ok(meta.read(|state| state.log().is_some()))
+/// Whether the cluster has a log by now. Waits for a leader that knows.
+async fn is_claimed(meta: &MetaHandle) -> bool {
+    while let Err(error) = meta.fresh().await {
+        tracing::warn!(%error, "waiting to know whether the cluster has a log");
+        tokio::time::sleep(TRY_AGAIN).await;
+    }
+    meta.read(|state| state.log().is_some())
 }
 
 async fn follow_ends(here: Arc<KafkaHere>, replicas: Weak<Replicas>) {
@@ -253,7 +263,14 @@ async fn watch_topic(here: Arc<KafkaHere>, replicas: Weak<Replicas>) {
     let mut turns = tokio::time::interval(TOPIC_INTERVAL);
     loop {
         turns.tick().await;
-        let checked = here.kafka.check_topic().await;
+        let mut checked = here.kafka.check_topic().await;
+        for _ in 1..LOOKS {
+            if !matches!(checked, Err(KafkaError::Unfit { .. })) {
+                break;
+            }
+            tokio::time::sleep(LOOK_PAUSE).await;
+            checked = here.kafka.check_topic().await;
+        }
         let Some(replicas) = replicas.upgrade() else { return };
         match checked {
             Ok(()) => {}

@@ -209,7 +209,7 @@ impl Keeper {
                         None => self.life.stays(to, Some(id)).await,
                     };
                     heirs.insert(to, stays);
-                    if stays {
+                    if stays && self.is_whole(to, Some(id)).await {
                         self.hand_over(&group, to).await;
                     }
                 }
@@ -342,7 +342,7 @@ impl Keeper {
     ) {
         if !voters.contains(&self.node) && turn.is_multiple_of(2) {
             for heir in group.heirs().into_iter().filter(|node| voters.contains(node)) {
-                if self.life.stays(heir, id).await {
+                if self.life.stays(heir, id).await && self.is_whole(heir, id).await {
                     return self.hand_over(group, heir).await;
                 }
             }
@@ -352,6 +352,15 @@ impl Keeper {
             _ => true,
         };
         change_members(group, voters, learners, may_vote).await;
+    }
+
+    /// Whether a node that is to lead a group has what it takes: where groups hold no records, that its replica has caught up.
+    /// One that has not proposes no marks.
+    async fn is_whole(&self, node: NodeId, id: Option<PartitionId>) -> bool {
+        match id {
+            Some(id) if self.replicas.are_fed_by_kafka() => self.life.has_caught_up(node, id).await,
+            _ => true,
+        }
     }
 
     /// Whether those of `voters` that do not vote yet have what the others have. A group without entries of its own cannot

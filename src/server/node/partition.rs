@@ -150,14 +150,17 @@ impl Partition {
     }
 
     /// Under which epoch this node proposes marks. Of a log that any node can append to, who leads the group does, and its
-    /// term is the epoch: one that was deposed and does not know it yet has a lower one than its heir.
+    /// term is the epoch: one that was deposed and does not know it yet has a lower one than its heir. Terms may begin anew, as
+    /// when a cluster is recovered; what was applied in the log counts then, so that marks go on.
     fn builder(&self) -> Builder {
         match &self.log {
             Log::Raft(_) => Arc::new(|| Some(ONLY_EPOCH)),
             Log::Kafka(..) => {
-                let (group, me) = (self.group.clone(), self.me);
+                let (group, me, store) = (self.group.clone(), self.me, Arc::downgrade(&self.store));
                 Arc::new(move || {
-                    (group.leader() == Some(me)).then(|| u32::try_from(group.term()).ok()).flatten()
+                    let leads = group.leader() == Some(me);
+                    let (term, store) = (u32::try_from(group.term()).ok()?, store.upgrade()?);
+                    leads.then(|| term.max(store.builder_epoch()))
                 })
             }
         }

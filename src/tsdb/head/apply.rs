@@ -101,6 +101,11 @@ impl Head {
         outcome
     }
 
+    /// The highest epoch of a builder that was applied.
+    pub(crate) fn builder_epoch(&self) -> u32 {
+        self.writer.lock().builder_epoch
+    }
+
     /// Goes on behind `position` without applying anything: what stands there is no record. A position that was applied
     /// before changes nothing.
     pub(crate) fn pass(&self, position: Position) -> Result<(), ApplyError> {

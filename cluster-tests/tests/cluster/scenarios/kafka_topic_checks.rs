@@ -8,7 +8,7 @@ use quorate_cluster_tests::harness::wait_for;
 use quorate_model::{Clock, SystemClock};
 use std::time::Duration;
 
-/// The topic is looked at every 30 seconds, and when a replica misses records.
+/// The topic is looked at every 20 seconds and for 10 more, and when a replica misses records.
 const NOTICE_LIMIT: Duration = Duration::from_secs(40);
 
 #[test]
