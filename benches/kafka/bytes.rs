@@ -15,29 +15,45 @@ const BARS: [(&str, f64); 2] = [("none", 10.0), ("zstd", 6.0)];
 pub(crate) fn measure(sizes: &Sizes) -> Result<Vec<Figure>, String> {
     let kafka = broker()?;
     let mut figures = Vec::new();
-    for (codec, bar) in BARS {
-        let scrapes = 1 + sizes.fast_scrapes + sizes.timely_scrapes;
-        let log = kafka_log(&kafka, codec, codec);
-        let node = Node::start(sizes.partitions, &[log, without_writing_out(scrapes)].concat());
-        let mut series = series(sizes, scrapes);
-        let cost = |bodies: &[Vec<Body>], rate| bytes_per_sample(&kafka, codec, &node, bodies, rate);
-        let new = cost(&series.next(1), 0)?;
-        let fast = cost(&series.next(sizes.fast_scrapes), 0)?;
-        let rate = sizes.series as u64 / STEP.as_secs();
-        let timely = cost(&series.next(sizes.timely_scrapes), rate)?;
-        let figure = |pace: &str, value, scrapes: usize, how| Figure {
-            name: format!("bytes of a sample in the topic, {codec}, {pace}"),
-            value,
-            bar: Bar::AtMost(bar),
-            unit: Unit::Bytes,
-            how: format!("{scrapes} scrapes{how}"),
-        };
-        let how = format!("; {new:.0} B for the first sample of a series, its labels included");
-        figures.push(figure("as fast as they are taken", fast, sizes.fast_scrapes, how));
-        let how = format!(", {rate} samples/s over {} connections", sizes.connections);
-        figures.push(figure("at the pace of 15 s", timely, sizes.timely_scrapes, how));
+    for partitions in &sizes.partitions {
+        for (codec, bar) in BARS {
+            figures.extend(with_codec(sizes, &kafka, *partitions, codec, bar)?);
+        }
     }
     Ok(figures)
+}
+
+/// As fast as samples are taken, and at the pace of their times.
+fn with_codec(
+    sizes: &Sizes,
+    kafka: &Kafka,
+    partitions: u32,
+    codec: &str,
+    bar: f64,
+) -> Result<[Figure; 2], String> {
+    let scrapes = 1 + sizes.fast_scrapes + sizes.timely_scrapes;
+    let topic = format!("{codec}{partitions}");
+    let log = kafka_log(kafka, &topic, codec);
+    let node = Node::start(partitions, &[log, without_writing_out(scrapes)].concat());
+    let mut series = series(sizes, scrapes);
+    let cost = |bodies: &[Vec<Body>], rate| bytes_per_sample(kafka, &topic, &node, bodies, rate);
+    let new = cost(&series.next(1), 0)?;
+    let fast = cost(&series.next(sizes.fast_scrapes), 0)?;
+    let rate = sizes.series as u64 / STEP.as_secs();
+    let timely = cost(&series.next(sizes.timely_scrapes), rate)?;
+    let figure = |pace: &str, value, scrapes: usize, how| Figure {
+        name: format!("bytes of a sample in the topic, {codec}, {pace}, {partitions} partitions"),
+        value,
+        bar: Bar::AtMost(bar),
+        unit: Unit::Bytes,
+        how: format!("{scrapes} scrapes{how}"),
+    };
+    let first = format!("; {new:.0} B for the first sample of a series, its labels included");
+    let paced = format!(", {rate} samples/s over {} connections", sizes.connections);
+    Ok([
+        figure("as fast as they are taken", fast, sizes.fast_scrapes, first),
+        figure("at the pace of 15 s", timely, sizes.timely_scrapes, paced),
+    ])
 }
 
 fn bytes_per_sample(

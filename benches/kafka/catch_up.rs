@@ -36,7 +36,7 @@ pub(crate) fn measure(sizes: &Sizes) -> Result<Vec<Figure>, String> {
     let rival = victoria::rate(sizes)?;
     let kafka = broker()?;
     let log = kafka_log(&kafka, "catch-up", &sizes.compression);
-    let mut pair = Pair::start(sizes.partitions, &log);
+    let mut pair = Pair::start(sizes.first_partitions(), &log);
     let mut series = series(sizes, 1 + 2 * sizes.missed_scrapes);
     send(&pair.to(), &series.next(1), 0)?;
 

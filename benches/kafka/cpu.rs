@@ -12,12 +12,15 @@ use quorate_benches::sender::send;
 const BAR: f64 = 1.6;
 
 pub(crate) fn measure(sizes: &Sizes) -> Result<Vec<Figure>, String> {
+    sizes.partitions.iter().map(|partitions| against_embedded(sizes, *partitions)).collect()
+}
+
+fn against_embedded(sizes: &Sizes, partitions: u32) -> Result<Figure, String> {
     let kafka = broker()?;
     let scrapes = 1 + sizes.cpu_rounds * sizes.cpu_scrapes;
     let delays = without_writing_out(scrapes);
     let log = kafka_log(&kafka, "cpu", &sizes.compression);
-    let nodes =
-        [Node::start(sizes.partitions, &delays), Node::start(sizes.partitions, &[log, delays].concat())];
+    let nodes = [Node::start(partitions, &delays), Node::start(partitions, &[log, delays].concat())];
     let mut series = series(sizes, scrapes);
     let create = series.next(1);
     for node in &nodes {
@@ -46,8 +49,8 @@ pub(crate) fn measure(sizes: &Sizes) -> Result<Vec<Figure>, String> {
         sizes.compression,
         median(of_broker),
     );
-    let name = "CPU of a sample, Kafka against embedded log".to_owned();
-    Ok(vec![Figure { name, value: kafka / embedded, bar: Bar::AtMost(BAR), unit: Unit::Times, how }])
+    let name = format!("CPU of a sample, Kafka against embedded log, {partitions} partitions");
+    Ok(Figure { name, value: kafka / embedded, bar: Bar::AtMost(BAR), unit: Unit::Times, how })
 }
 
 /// Microseconds of CPU time for each sample, from the first request until the last sample is applied.

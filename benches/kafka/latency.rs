@@ -15,8 +15,8 @@ pub(crate) fn measure(sizes: &Sizes) -> Result<Vec<Figure>, String> {
     let scrapes = 1 + sizes.latency_rounds * of_round;
     let delays = without_writing_out(scrapes);
     let log = kafka_log(&kafka, "latency", &sizes.compression);
-    let nodes =
-        [Node::start(sizes.partitions, &delays), Node::start(sizes.partitions, &[log, delays].concat())];
+    let partitions = sizes.first_partitions();
+    let nodes = [Node::start(partitions, &delays), Node::start(partitions, &[log, delays].concat())];
     let mut series = series(sizes, scrapes);
     let create = series.next(1);
     for node in &nodes {

@@ -46,9 +46,9 @@ struct Arguments {
     /// Samples per second of a load with a pace.
     #[arg(long)]
     rate: Option<u64>,
-    /// Partitions, of the embedded log too.
-    #[arg(long)]
-    partitions: Option<u32>,
+    /// Partitions, of the embedded log too: bytes and CPU time are measured with each number, the rest with the first.
+    #[arg(long, value_delimiter = ',')]
+    partitions: Vec<u32>,
 }
 
 /// What can be measured.
@@ -86,8 +86,8 @@ struct Sizes {
     connections: usize,
     /// Codec where nothing else is said.
     compression: String,
-    /// Partitions of a node or cluster.
-    partitions: u32,
+    /// Numbers of partitions, at least one.
+    partitions: Vec<u32>,
     /// Scrapes whose bytes are counted when they come as fast as they are taken.
     fast_scrapes: usize,
     /// Scrapes whose bytes are counted at the pace of their times.
@@ -114,7 +114,9 @@ impl Sizes {
         sizes.connections = arguments.connections.unwrap_or(sizes.connections);
         sizes.compression = arguments.compression.clone().unwrap_or(sizes.compression);
         sizes.rate = arguments.rate.unwrap_or(sizes.rate);
-        sizes.partitions = arguments.partitions.unwrap_or(sizes.partitions);
+        if !arguments.partitions.is_empty() {
+            sizes.partitions.clone_from(&arguments.partitions);
+        }
         sizes
     }
 
@@ -124,8 +126,8 @@ impl Sizes {
             samples_per_request: 2_000,
             connections: 4,
             compression: "zstd".to_owned(),
-            // What a cluster has by default; a node alone has 4.
-            partitions: 32,
+            // What a node alone has by default, and what a cluster has.
+            partitions: vec![4, 32],
             fast_scrapes: 40,
             timely_scrapes: 4,
             cpu_rounds: 5,
@@ -135,6 +137,11 @@ impl Sizes {
             latency_s: 20,
             missed_scrapes: 200,
         }
+    }
+
+    /// Of what is measured once.
+    fn first_partitions(&self) -> u32 {
+        self.partitions.first().copied().unwrap_or(1)
     }
 
     fn small() -> Self {
@@ -171,7 +178,7 @@ fn heading(sizes: &Sizes) -> String {
     let Sizes { series, samples_per_request, connections, partitions, .. } = sizes;
     format!(
         "`make bench-kafka ARGS=\"{}\"`; commit {commit}; {}, nodes that are measured on core 0, broker and driver on \
-         another; {series} series, {samples_per_request} samples a request, {connections} connections, {partitions} partitions. {}; Kafka {}; {}.",
+         another; {series} series, {samples_per_request} samples a request, {connections} connections, {partitions:?} partitions. {}; Kafka {}; {}.",
         command.join(" "),
         machine(),
         version(&binary(), "--version"),

@@ -19,11 +19,12 @@ mod control;
 mod definitions;
 mod histograms;
 mod metadata;
+mod packed;
 mod sub_batch;
 #[cfg(test)]
 mod tests;
 
-pub use sub_batch::SubBatchEncoder;
+pub use sub_batch::{SubBatchEncoder, Values};
 
 use bytes::{Reader, put_varint};
 use definitions::Scratch;
@@ -79,7 +80,7 @@ pub(crate) fn malformed(what: &'static str) -> RecordError {
     RecordError::Malformed { what }
 }
 
-/// Appends the byte form of `record` to `out`.
+/// Appends the byte form of `record` to `out`, one that every version reads.
 ///
 /// # Panics
 /// Never on records whose columns have equal lengths, which [`SubBatch`] promises.
@@ -91,7 +92,7 @@ pub fn encode(record: &LogRecord, out: &mut Vec<u8>) {
             put_varint(out, batches.len() as u64);
             let mut encoder = SubBatchEncoder::default();
             for batch in batches {
-                encoder.encode(batch, out);
+                encoder.encode(batch, Values::Raw, out);
             }
         }
         RecordBody::FlushMark(marks) => {

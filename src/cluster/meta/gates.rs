@@ -37,8 +37,10 @@ impl MetaVersion {
     pub(super) const GATES: Self = Self(3);
     /// The version that says what the log of the partitions is.
     pub(super) const LOG: Self = Self(4);
+    /// The version whose nodes read packed values in the records of the log.
+    pub const PACKED_VALUES: Self = Self(5);
     /// The newest one that this build reads and writes.
-    pub const NEWEST: Self = Self(4);
+    pub const NEWEST: Self = Self(5);
 
     /// The version in a message of another node; one that does not tell sends 0.
     pub fn told(number: u32) -> Self {

@@ -25,14 +25,15 @@ use tokio::sync::oneshot;
 
 /// Bytes that wait for the brokers at most. Gateways hold less: each partition's queue has its own bound.
 const MAX_QUEUED_KIB: &str = "262144";
+/// How long a record waits here for those of other partitions. Gateways have put together what goes into one; this spares the
+/// thread of a broker a turn for each.
+const LINGER_MS: &str = "1";
 
 /// How records are sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProduceSettings {
     /// How they are compressed: `none`, `gzip`, `snappy`, `lz4` or `zstd`.
     pub compression: String,
-    /// How long a record waits for others of its partition.
-    pub linger: Duration,
     /// How long the brokers may take to acknowledge one; after this the outcome is unknown.
     pub timeout: Duration,
 }
@@ -139,7 +140,7 @@ impl Current {
         config.set("acks", "all").set("enable.idempotence", "true");
         config.set("max.in.flight.requests.per.connection", "5");
         config.set("compression.type", &produce.compression);
-        config.set("linger.ms", format!("{:.3}", produce.linger.as_secs_f64() * 1_000.0));
+        config.set("linger.ms", LINGER_MS);
         config.set("batch.size", "1000000").set("retry.backoff.ms", "50");
         config.set("message.timeout.ms", timeout_ms.to_string());
         config.set("request.timeout.ms", (timeout_ms * 3 / 4).max(1).to_string());

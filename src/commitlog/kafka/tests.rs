@@ -52,8 +52,7 @@ impl Broker {
     fn connect(&self, timeout: Duration) -> Arc<Kafka> {
         let brokers = vec![self.bootstrap.clone()];
         let settings = ClientSettings { brokers, ..ClientSettings::default() };
-        let produce =
-            ProduceSettings { compression: "lz4".to_owned(), linger: Duration::from_millis(1), timeout };
+        let produce = ProduceSettings { compression: "lz4".to_owned(), timeout };
         Kafka::connect(settings, produce, self.topic.clone()).unwrap()
     }
 }

@@ -140,13 +140,36 @@ fn sub_batches_encoded_apart_join_to_the_same_record() {
     let mut encoder = SubBatchEncoder::default();
     let mut part = |batches: &[SubBatch]| {
         let mut out = Vec::new();
-        batches.iter().for_each(|batch| encoder.encode(batch, &mut out));
+        batches.iter().for_each(|batch| encoder.encode(batch, Values::Raw, &mut out));
         out
     };
     let parts = [part(&batches[..2]), part(&batches[2..])];
     let mut joined = Vec::new();
     assemble(&header(), 3, parts.iter().map(Vec::as_slice), &mut joined);
     assert_eq!(joined, bytes_of(&data(batches)));
+}
+
+fn packed(batch: &SubBatch) -> Vec<u8> {
+    let (mut part, mut out) = (Vec::new(), Vec::new());
+    SubBatchEncoder::default().encode(batch, Values::Packed, &mut part);
+    assemble(&header(), 1, [part.as_slice()].into_iter(), &mut out);
+    out
+}
+
+#[test]
+fn golden_bytes_of_packed_values() {
+    let bytes = packed(&full_batch());
+    assert_eq!(hex(&bytes), include_str!("golden/packed.hex").trim());
+    assert_eq!(decode(&bytes).map(|r| format!("{r:?}")), Ok(format!("{:?}", data(vec![full_batch()]))));
+}
+
+#[test]
+fn values_are_packed_only_where_that_is_shorter() {
+    let whole = SubBatch { values: vec![1.0; 50], ..scrape(1, 50, 5) };
+    assert!(packed(&whole).len() + 6 * 50 < bytes_of(&data(vec![whole.clone()])).len());
+    assert_eq!(decode(&packed(&whole)), Ok(data(vec![whole])));
+    let broken = SubBatch { values: vec![1.0 / 3.0; 50], ..scrape(1, 50, 5) };
+    assert_eq!(packed(&broken), bytes_of(&data(vec![broken])));
 }
 
 #[test]
@@ -189,7 +212,7 @@ fn every_changed_bit_is_found() {
 /// A sub-batch with one sample and one extra section of the given id.
 fn with_extra_section(id: u8) -> Vec<u8> {
     let mut part = Vec::new();
-    SubBatchEncoder::default().encode(&scrape(1, 1, 5), &mut part);
+    SubBatchEncoder::default().encode(&scrape(1, 1, 5), Values::Raw, &mut part);
     let table_at = 4 + 8 + 8 + 2;
     let sections = part[table_at];
     part[table_at] += 1;
@@ -205,7 +228,7 @@ fn with_extra_section(id: u8) -> Vec<u8> {
 fn an_unknown_section_is_skipped_only_if_it_is_optional() {
     assert_eq!(decode(&with_extra_section(0x81)).unwrap(), data(vec![scrape(1, 1, 5)]));
     assert_eq!(decode(&with_extra_section(0xff)).unwrap(), data(vec![scrape(1, 1, 5)]));
-    assert_eq!(decode(&with_extra_section(9)), Err(RecordError::Section { id: 9 }));
+    assert_eq!(decode(&with_extra_section(10)), Err(RecordError::Section { id: 10 }));
 }
 
 #[test]
@@ -238,7 +261,7 @@ fn large_layouts_are_repeated_only_as_often_as_a_reader_copies_them() {
     let sample = HistogramSample { reference: SeriesRef(1), ts_ms: 1, start_ms: 0, histogram };
     let batch = SubBatch { histograms: vec![sample; 140], ..SubBatch::default() };
     let mut bytes = Vec::new();
-    SubBatchEncoder::default().encode(&batch, &mut bytes);
+    SubBatchEncoder::default().encode(&batch, Values::Raw, &mut bytes);
     assert_eq!(RecordDecoder::default().check(&bytes, 1), Ok(()));
     // 128 copies of 512 KiB; the first layout and those beyond are written.
     assert_eq!(bytes.len() / (2 * 65_536), 12);
@@ -247,8 +270,8 @@ fn large_layouts_are_repeated_only_as_often_as_a_reader_copies_them() {
 #[test]
 fn a_part_is_checked_as_a_record_would_be() {
     let mut bytes = Vec::new();
-    SubBatchEncoder::default().encode(&full_batch(), &mut bytes);
-    SubBatchEncoder::default().encode(&scrape(1, 3, 1), &mut bytes);
+    SubBatchEncoder::default().encode(&full_batch(), Values::Packed, &mut bytes);
+    SubBatchEncoder::default().encode(&scrape(1, 3, 1), Values::Packed, &mut bytes);
     let mut decoder = RecordDecoder::default();
     assert_eq!(decoder.check(&bytes, 2), Ok(()));
     assert!(decoder.check(&bytes, 1).is_err());

@@ -44,7 +44,7 @@ use quorate_model::{Clock, Labels, PartitionId, SessionId, Slot, TenantId};
 use share::Share;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
@@ -64,8 +64,10 @@ pub struct DistributorConfig {
     pub max_record_bytes: usize,
     /// A partition's buffer is sent when it has this many bytes.
     pub group_bytes: usize,
-    /// A partition's buffer is sent when its oldest bytes have waited this long, at once while the log is idle.
+    /// A partition's buffer is sent when its oldest bytes have waited this long.
     pub group_wait: Duration,
+    /// Whether it waits too while the log is idle: an append then costs more than the wait, as a request to a broker does.
+    pub groups_when_idle: bool,
     /// Appends of one partition that may be under way at once.
     pub max_appends: usize,
     /// After this a write is answered as unknown.
@@ -88,6 +90,7 @@ impl Default for DistributorConfig {
             max_record_bytes: 64 << 20,
             group_bytes: 256 << 10,
             group_wait: Duration::from_millis(5),
+            groups_when_idle: false,
             max_appends: 4,
             write_timeout: Duration::from_secs(30),
             verdict_timeout: Duration::from_secs(5),
@@ -135,6 +138,8 @@ struct Inner {
     limits: Arc<LimitsProvider>,
     /// Gateways of the cluster.
     members: AtomicU32,
+    /// Whether every node reads packed values.
+    packs: AtomicBool,
     placement: Placement,
     partitions: Vec<Arc<PartitionQueue>>,
     session: ArcSwap<Session>,
@@ -195,6 +200,7 @@ impl Distributor {
             clock,
             limits,
             members: AtomicU32::new(1),
+            packs: AtomicBool::new(false),
             placement,
             partitions,
             session: ArcSwap::from_pointee(session),
@@ -329,6 +335,11 @@ impl Distributor {
     /// As many gateways have the tenants' limits in common; one unless it is told.
     pub fn share_limits(&self, members: u32) {
         self.inner.members.store(members.max(1), Ordering::Relaxed);
+    }
+
+    /// Every node of the cluster reads packed values, now and from now on: records have them.
+    pub fn pack_values(&self) {
+        self.inner.packs.store(true, Ordering::Relaxed);
     }
 
     /// Samples, exemplars and metadata a second that a tenant offers here, smoothed over some seconds; 0 while no others

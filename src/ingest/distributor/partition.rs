@@ -85,6 +85,7 @@ pub(super) struct PartitionQueue {
     max_queued_bytes: usize,
     group_bytes: usize,
     group_wait: Duration,
+    groups_when_idle: bool,
     verdict_timeout: Duration,
     clock: Arc<dyn Clock>,
 }
@@ -114,6 +115,7 @@ impl PartitionQueue {
             max_queued_bytes: config.max_queued_bytes,
             group_bytes: config.group_bytes,
             group_wait: config.group_wait,
+            groups_when_idle: config.groups_when_idle,
             verdict_timeout: config.verdict_timeout,
             clock,
         });
@@ -190,11 +192,11 @@ impl PartitionQueue {
         }
     }
 
-    /// Waits while others may still join: not at all if no append is under way.
+    /// Waits while others may still join: not at all if no append is under way, unless the log is to be spared.
     async fn window(&self) {
         let wait = tokio::time::sleep(self.group_wait);
         tokio::pin!(wait);
-        while self.appends.available_permits() < self.max_appends
+        while (self.groups_when_idle || self.appends.available_permits() < self.max_appends)
             && self.waiting.lock().bytes < self.group_bytes
         {
             tokio::select! {

@@ -13,7 +13,7 @@ use crate::refusal::{self, Loss, Refusals, TimeBounds};
 use crate::series_cache::{NewMetadata, ResolveError, Resolver, Scratch, SentMetadata, Session};
 use crate::series_cache::{Stored, TenantSeries, label_bounds};
 use quorate_cluster::limits::Limits;
-use quorate_commitlog::record::{self, RecordDecoder, SubBatchEncoder};
+use quorate_commitlog::record::{self, RecordDecoder, SubBatchEncoder, Values};
 use quorate_model::{Labels, METRIC_NAME, PartitionId, SessionId, TenantId};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -336,6 +336,7 @@ impl Inner {
         work: &mut Work,
     ) -> Result<Vec<Encoded>, WriteError> {
         let Buffers { columns, encoder, checker, .. } = &mut work.rest;
+        let values = if self.packs.load(Ordering::Relaxed) { Values::Packed } else { Values::Raw };
         let mut parts = Vec::new();
         for (index, columns) in columns.iter_mut().enumerate() {
             let counts = columns.finish(id, read.bounds.first_ms);
@@ -351,10 +352,10 @@ impl Inner {
             }
             let mut bytes = Vec::with_capacity(64 + 10 * counts.samples as usize);
             if counts.has_floats {
-                encoder.encode(&columns.floats, &mut bytes);
+                encoder.encode(&columns.floats, values, &mut bytes);
             }
             if counts.has_histograms {
-                encoder.encode(&columns.histograms, &mut bytes);
+                encoder.encode(&columns.histograms, values, &mut bytes);
             }
             let (record, limit) = (MAX_HEADER + bytes.len(), self.config.max_record_bytes);
             if record > limit {

@@ -67,7 +67,7 @@ pub struct KafkaConfig {
     pub allow_unsafe_topic: bool,
     /// How records are compressed.
     pub compression: Compression,
-    /// How long a record waits for others of its partition.
+    /// How long writes wait for others of their partition, to go into one record.
     pub linger: HumanDuration,
     /// How long the brokers may take to acknowledge a record.
     pub write_timeout: HumanDuration,
@@ -119,7 +119,7 @@ impl Default for KafkaConfig {
 /// Longest name of a topic, and the least and longest wait for an acknowledgement in milliseconds.
 const LONGEST_TOPIC: usize = 200;
 const WRITE_TIMEOUT_MS: std::ops::RangeInclusive<i64> = 500..=60_000;
-/// Longest linger in milliseconds: librdkafka's own bound is far above what a write may take.
+/// Longest linger in milliseconds: each write waits for it.
 const LONGEST_LINGER_MS: i64 = 1_000;
 
 impl KafkaConfig {
@@ -224,7 +224,6 @@ impl KafkaConfig {
     pub fn produce(&self) -> ProduceSettings {
         ProduceSettings {
             compression: self.compression.name().to_owned(),
-            linger: self.linger.into(),
             timeout: self.write_timeout.into(),
         }
     }

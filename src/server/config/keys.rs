@@ -187,7 +187,7 @@ pub const KEYS: &[Key] = &[
         "Whether a topic is used that may lose what was acknowledged, as with fewer than 3 replicas.",
     ),
     text("kafka.compression", "How records are compressed: none, gzip, snappy, lz4 or zstd."),
-    text("kafka.linger", "How long a record waits for others of its partition."),
+    text("kafka.linger", "How long writes wait for others of their partition, to go into one record."),
     text(
         "kafka.write_timeout",
         "How long the brokers may take to acknowledge a record; then the write gets an error.",

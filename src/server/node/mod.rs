@@ -36,7 +36,7 @@ use life::Life;
 use partition::{Index, Origin, PARTITIONS, Partition};
 use quorate_cluster::formation::Consultant;
 use quorate_cluster::limits::LimitsProvider;
-use quorate_cluster::meta::{LogKind as ClusterLog, SECRET_BYTES};
+use quorate_cluster::meta::{LogKind as ClusterLog, MetaVersion, SECRET_BYTES};
 use quorate_cluster::{MetaError, MetaHandle, SlotTable, TargetLabels};
 use quorate_ingest::appender::PEER_BYTES;
 use quorate_ingest::{
@@ -170,9 +170,8 @@ impl Node {
         }
         let inputs = (0..partitions).map(PartitionId);
         let inputs = inputs.map(|id| input(id, node, &origin, kafka.as_deref(), &replicas)).collect();
-        let max_record_bytes = kafka.as_ref().map(|kafka| kafka.topic().max_entry);
-        let distributor =
-            Arc::new(distributor(config, inputs, max_record_bytes, session, &meta, &limits, &clock));
+        let grouping = grouping(config, kafka.as_deref());
+        let distributor = Arc::new(distributor(config, grouping, inputs, session, &meta, &limits, &clock));
         if company.is_some() {
             life.set_tenants(Tenants::new(node, &distributor, &limits, &meta, &replicas));
         }
@@ -361,27 +360,47 @@ async fn open_disk(config: &Config, node: u16, dir: &Path) -> Result<(Arc<RocksK
     opening.await.map_err(|_| StartError::Panicked)?
 }
 
+/// How writes are put together into records: for a topic as it takes them best.
+fn grouping(config: &Config, kafka: Option<&KafkaHere>) -> DistributorConfig {
+    let usual = DistributorConfig::default();
+    match kafka {
+        None => usual,
+        Some(kafka) => DistributorConfig {
+            max_record_bytes: kafka.topic().max_entry.min(usual.max_record_bytes),
+            group_wait: config.kafka.linger.into(),
+            groups_when_idle: true,
+            ..usual
+        },
+    }
+}
+
 fn distributor(
     config: &Config,
+    grouping: DistributorConfig,
     inputs: Vec<PartitionInput>,
-    max_record_bytes: Option<usize>,
     session: SessionId,
     meta: &MetaHandle,
     limits: &Arc<LimitsProvider>,
     clock: &Arc<dyn Clock>,
 ) -> Distributor {
-    let usual = DistributorConfig::default();
     let settings = DistributorConfig {
-        max_record_bytes: max_record_bytes
-            .map_or(usual.max_record_bytes, |most| most.min(usual.max_record_bytes)),
         max_decoded_bytes: config.http.max_write_body.as_usize(),
         retention: config.retention,
         hash_seed: meta.cluster_id() as u64,
-        ..usual
+        ..grouping
     };
     let table = Arc::new(SlotTable::build(inputs.len() as u32));
     let place = placement(table, Arc::new(TargetLabels::default()));
-    Distributor::start(settings, inputs, place, session, limits.clone(), clock.clone())
+    let gateway = Distributor::start(settings, inputs, place, session, limits.clone(), clock.clone());
+    write_what_all_read(&gateway, meta);
+    gateway
+}
+
+/// Lets a gateway write what every node of the cluster reads by now.
+fn write_what_all_read(gateway: &Distributor, meta: &MetaHandle) {
+    if meta.read(|state| state.active_version()) >= MetaVersion::PACKED_VALUES {
+        gateway.pack_values();
+    }
 }
 
 fn maintenance(
@@ -405,6 +424,7 @@ fn maintenance(
     let (gateway, runtime, time) = (services.clone(), Handle::current(), clock.clone());
     let forget_idle = Box::new(move || {
         gateway.distributor.forget_idle();
+        write_what_all_read(&gateway.distributor, &gateway.meta);
         let session = gateway.distributor.session();
         if session.is_worn() || session.is_idle(time.since_boot()) {
             let _runtime = runtime.enter();

@@ -38,11 +38,7 @@ impl Topic<'_> {
             allow_unsafe: true,
         };
         let topic = open(&settings, &wanted).await.expect("the topic is fit");
-        let produce = ProduceSettings {
-            compression: "zstd".to_owned(),
-            linger: Duration::from_millis(1),
-            timeout: LIMIT,
-        };
+        let produce = ProduceSettings { compression: "zstd".to_owned(), timeout: LIMIT };
         KafkaLog::new(Kafka::connect(settings, produce, topic).expect("clients can be made"), PARTITION)
     }
 }
