@@ -4,8 +4,13 @@
 //! A node keeps its name, addresses and data folder over restarts. Nodes are counted from 0 here; the node `n1`
 //! is number 0, whatever id the cluster gave it. A cluster has the processor to itself: of several tests
 //! that start one, each waits for its turn, or elections would be lost to the load of the others.
+//!
+//! With `QUORATE_TEST_LOG=kafka` clusters whose setup names no log have theirs in a topic of one broker, which is a further
+//! member of their network, and reads are strong as they are with the embedded log: what a scenario says of one log then holds
+//! for the other.
 
 use super::http::Client;
+use super::kafka::{self, Kafka};
 use super::net::{self, Inside, Middle, Network};
 use super::process::Process;
 use super::server::{DRAIN_LIMIT, READY_LIMIT, binary};
@@ -70,6 +75,12 @@ impl Default for Setup {
 }
 
 impl Setup {
+    /// Whether the log is a topic of a broker that the cluster brings along.
+    fn brings_kafka(&self) -> bool {
+        std::env::var_os("QUORATE_TEST_LOG").is_some_and(|log| log == "kafka")
+            && !self.args.iter().any(|arg| arg == "--log")
+    }
+
     /// Adds arguments.
     pub fn args(mut self, args: &[&str]) -> Self {
         self.args.extend(args.iter().map(|a| (*a).to_owned()));
@@ -159,10 +170,30 @@ impl Node {
 pub struct Cluster {
     nodes: Vec<Node>,
     setup: Setup,
+    _kafka: Option<Kafka>,
     _inside: Option<Inside>,
     network: Option<Network>,
     scratch: TempDir,
     _turn: MutexGuard<'static, ()>,
+}
+
+/// A broker at a member of the network, or beside the nodes on the loopback interface.
+#[track_caller]
+fn broker(network: Option<&Network>, member: usize) -> Kafka {
+    match network {
+        None => Kafka::start(1, &[]),
+        Some(network) => {
+            let setup = kafka::Setup::new(1).hosts(&[network.address(member)]);
+            Kafka::start_at(&setup, |_, command| network.at(member, command))
+        }
+    }
+}
+
+fn kafka_args(kafka: &Kafka) -> Vec<String> {
+    let brokers = kafka.bootstrap();
+    let args = ["--log", "kafka", "--kafka-brokers", &brokers, "--kafka-replication-factor", "1"];
+    let args = args.into_iter().chain(["--kafka-allow-unsafe-topic", "--default-read-consistency", "strong"]);
+    args.map(str::to_owned).collect()
 }
 
 impl Cluster {
@@ -180,15 +211,22 @@ impl Cluster {
     /// # Panics
     /// When no temporary folder can be made.
     #[track_caller]
-    pub fn prepare(setup: Setup) -> Self {
+    pub fn prepare(mut setup: Setup) -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let scratch = tempfile::Builder::new().prefix("quorate-cluster-").tempdir();
         let scratch = scratch.expect("a temporary folder can be made");
         let has_network = !setup.on_loopback && net::available().is_ok();
-        let network = has_network.then(|| Network::create(setup.nodes + setup.spare, setup.middle));
+        let members = setup.nodes + setup.spare;
+        let brings_kafka = setup.brings_kafka();
+        let network = has_network.then(|| Network::create(members + usize::from(brings_kafka), setup.middle));
         let nodes = (0..setup.nodes).map(|at| Node::new(at, network.as_ref(), false)).collect();
         let inside = network.as_ref().map(Network::enter);
-        let cluster = Self { nodes, setup, _inside: inside, network, scratch, _turn: turn };
+        let kafka = brings_kafka.then(|| {
+            let kafka = broker(network.as_ref(), members);
+            setup.args.extend(kafka_args(&kafka));
+            kafka
+        });
+        let cluster = Self { nodes, setup, _kafka: kafka, _inside: inside, network, scratch, _turn: turn };
         if let Some(config) = &cluster.setup.config {
             std::fs::write(cluster.config_path(), config).expect("a file can be written");
         }
