@@ -125,7 +125,7 @@ impl Sizes {
             series: 50_000,
             samples_per_request: 2_000,
             connections: 4,
-            compression: "zstd".to_owned(),
+            compression: "lz4".to_owned(),
             // What a node alone has by default, and what a cluster has.
             partitions: vec![4, 32],
             fast_scrapes: 40,

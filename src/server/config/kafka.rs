@@ -100,7 +100,7 @@ impl Default for KafkaConfig {
             topic_retention: HumanDuration::from_secs(3 * 86_400),
             create_topic: true,
             allow_unsafe_topic: false,
-            compression: Compression::Zstd,
+            compression: Compression::Lz4,
             linger: HumanDuration::from_ms(5),
             write_timeout: HumanDuration::from_secs(7),
             tls: false,
