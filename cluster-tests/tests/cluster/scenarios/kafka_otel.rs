@@ -12,7 +12,7 @@ use quorate_cluster_tests::harness::server::{Options, Server};
 use quorate_cluster_tests::harness::wait_for;
 use quorate_model::{Clock, SystemClock};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -131,10 +131,16 @@ fn config(text: &str, kafka: &Kafka, group: &str) -> String {
     text.replace("BROKERS", &format!("'{}'", kafka.bootstrap())).replace("GROUP", group)
 }
 
-/// Results of a query by the labels `job` and `series`.
-fn values(client: &Client, query: &str) -> BTreeMap<(String, String), f64> {
-    let data = client.api("/api/v1/query", &[("query", query)]);
-    let results = data["result"].as_array().expect("a vector").iter();
+/// Results of a query by the labels `job` and `series`; `None` while the node cannot answer.
+#[track_caller]
+fn values(client: &Client, query: &str) -> Option<BTreeMap<(String, String), f64>> {
+    let answer = client.get("/api/v1/query", &[("query", query)]).ok()?;
+    if answer.status == 503 {
+        return None;
+    }
+    assert_eq!(answer.status, 200, "{query}: {}", answer.text());
+    let data = answer.json();
+    let results = data["data"]["result"].as_array().expect("a vector").iter();
     let read = |result: &Value| {
         let label = |name: &str| result["metric"][name].as_str().unwrap_or_default().to_owned();
         let value = result["value"][1].as_str().expect("a sample").parse().expect("a number");
@@ -143,7 +149,7 @@ fn values(client: &Client, query: &str) -> BTreeMap<(String, String), f64> {
     let values: Vec<_> = results.map(read).collect();
     let (count, map) = (values.len(), BTreeMap::from_iter(values));
     assert_eq!(map.len(), count, "{query}: series differ by job and series: {data}");
-    map
+    Some(map)
 }
 
 /// Waits until the tenant has all that the SDK was told.
@@ -152,7 +158,7 @@ fn assert_told(server: &Server, tenant: &str) {
     let client = server.client().with_header("X-Scope-OrgID", tenant);
     for (query, expected) in ANSWERS {
         wait_for(&format!("{query} of {tenant} to be {expected}"), LIMIT, || {
-            let found = values(&client, query);
+            let found = values(&client, query)?;
             (found.len() == 1 && found.values().all(|value| value == expected)).then_some(())
         });
     }
@@ -193,7 +199,8 @@ fn what_an_sdk_was_told_is_what_queries_give() {
 #[test]
 fn what_an_sdk_tells_a_collector_is_what_queries_give() {
     let name = "kafka otel: a Collector";
-    let (Some(sdk), Some(program)) = (Sdk::find(name), find_collector(name)) else { return };
+    let Some(sdk) = Sdk::find(name) else { return };
+    let Some(program) = find_collector(name) else { return };
     if is_missing(name) {
         return;
     }
@@ -224,22 +231,24 @@ fn assert_nothing_is_put_aside(server: &Server) {
     assert!(told.len() == 2 && told.iter().all(|line| line.contains(r#"outcome="stored""#)), "{told:?}");
 }
 
-/// The partitions of the topic that a node has.
-fn partitions_of(client: &Client) -> usize {
+/// The partitions of the topic that a node has, or has had since it was started.
+fn partitions_of(client: &Client) -> BTreeSet<String> {
     let page = client.get("/metrics", &[]).map(|answer| answer.text()).unwrap_or_default();
-    page.lines().filter(|line| line.starts_with("quorate_source_lag_records{")).count()
+    let lags = page.lines().filter(|line| line.starts_with("quorate_source_lag_records{"));
+    lags.filter_map(|line| Some(line.rsplit_once(' ')?.0.to_owned())).collect()
 }
 
 #[test]
 fn members_that_come_and_go_store_each_sample_of_a_collector_once() {
     let name = "kafka otel: three members";
-    let (Some(sdk), Some(program)) = (Sdk::find(name), find_collector(name)) else { return };
+    let Some(sdk) = Sdk::find(name) else { return };
+    let Some(program) = find_collector(name) else { return };
     if is_missing(name) {
         return;
     }
     let (kafka, folder) = (Kafka::start(1, &[]), folder());
     kafka.create_topic("otlp_metrics", SHARED_PARTITIONS, 1, &[]);
-    // Topic, encoding and keys are its defaults.
+    // Topic, encoding, keys and partitioner are its defaults.
     let exporter =
         format!("{{brokers: ['{}'], sending_queue: {{block_on_overflow: true}}}}", kafka.bootstrap());
     let collector = Collector::start(&program, folder.path(), BATCH, &[("kafka", exporter)]);
@@ -264,8 +273,10 @@ fn members_that_come_and_go_store_each_sample_of_a_collector_once() {
     wait_stored(&cluster, samples);
     for node in cluster.all() {
         let client = strong(&cluster.client(node, ANSWER_LIMIT));
-        let counts = values(&client, "count_over_time(work_done_total[1h])");
-        let sums = values(&client, "sum_over_time(work_done_total[1h])");
+        let [counts, sums] = ["count_over_time", "sum_over_time"].map(|function| {
+            let query = format!("{function}(work_done_total[1h])");
+            wait_for(&format!("{query} at node {}", node + 1), LIMIT, || values(&client, &query))
+        });
         assert_eq!(counts.len(), ledger.len(), "series at node {}", node + 1);
         for (series, (count, sum)) in &ledger {
             let found = (counts.get(series), sums.get(series));
@@ -280,14 +291,14 @@ fn members_that_come_and_go_store_each_sample_of_a_collector_once() {
     ));
 }
 
-/// Waits until these nodes have all partitions of the topic among them, and each has some.
+/// Waits until each of these nodes was given partitions of the topic, and they all of them.
 #[track_caller]
 fn wait_members(cluster: &Cluster, nodes: &[usize]) {
     wait_for(&format!("{} members with all partitions", nodes.len()), LIMIT, || {
         let of = |node: &usize| partitions_of(&cluster.client(*node, ANSWER_LIMIT));
-        let counts: Vec<usize> = nodes.iter().map(of).collect();
-        let is_whole = counts.iter().sum::<usize>() == SHARED_PARTITIONS as usize;
-        (is_whole && counts.iter().all(|count| *count > 0)).then_some(())
+        let given: Vec<BTreeSet<String>> = nodes.iter().map(of).collect();
+        let all: BTreeSet<&String> = given.iter().flatten().collect();
+        (all.len() == SHARED_PARTITIONS as usize && given.iter().all(|some| !some.is_empty())).then_some(())
     });
 }
 
@@ -297,10 +308,7 @@ fn wait_stored(cluster: &Cluster, samples: f64) -> f64 {
     let client = cluster.client(0, ANSWER_LIMIT);
     let query = "sum(count_over_time(work_done_total[1h]))";
     wait_for(&format!("{samples} samples"), LIMIT, || {
-        // A strong read may be refused while leaders change.
-        let answer = client.get("/api/v1/query", &[("query", query)]).ok().filter(|a| a.is_success())?;
-        let answer = answer.json();
-        let stored: f64 = answer["data"]["result"][0]["value"][1].as_str()?.parse().ok()?;
+        let stored: f64 = values(&client, query)?.into_values().sum();
         (stored >= samples).then_some(stored)
     })
 }
