@@ -15,8 +15,13 @@ from confluent_kafka import Producer
 from opentelemetry.exporter.otlp.json.common.metrics_encoder import encode_metrics as encode_json
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics as encode_proto
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-from opentelemetry.sdk.metrics import AlwaysOnExemplarFilter, MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricExporter, MetricExportResult
+from opentelemetry.sdk.metrics import AlwaysOnExemplarFilter, Counter, Histogram, MeterProvider
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    InMemoryMetricReader,
+    MetricExporter,
+    MetricExportResult,
+)
 from opentelemetry.sdk.metrics.view import (
     ExplicitBucketHistogramAggregation,
     ExponentialBucketHistogramAggregation,
@@ -76,7 +81,8 @@ def view_of(instrument):
 
 def tell(args):
     spec = json.loads(pathlib.Path(args.spec).read_text())
-    reader = InMemoryMetricReader()
+    deltas = dict.fromkeys((Counter, Histogram), AggregationTemporality.DELTA)
+    reader = InMemoryMetricReader(preferred_temporality=deltas if spec["delta"] else None)
     provider = MeterProvider(
         metric_readers=[reader],
         resource=Resource.create(spec["resource"]),
@@ -141,7 +147,7 @@ def arguments():
     parser.add_argument("--encoding", choices=ENCODERS)
     what = parser.add_subparsers(dest="what", required=True)
     telling = what.add_parser("tell")
-    telling.add_argument("spec", help="file with the resource, the instruments, and what each is told")
+    telling.add_argument("spec", help="file with the resource, the temporality, the instruments and what each is told")
     streaming = what.add_parser("stream")
     streaming.add_argument("--service", required=True)
     streaming.add_argument("--series", type=int, required=True)

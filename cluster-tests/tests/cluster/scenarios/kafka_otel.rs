@@ -1,7 +1,7 @@
 //! What an OpenTelemetry SDK was told is what queries give: straight through a topic, through a Collector, and from a
 //! topic whose partitions move between three nodes.
 
-use super::kafka_nodes::{on_one_broker, strong, three_nodes};
+use super::kafka_nodes::{metric, on_one_broker, strong, three_nodes};
 use super::kills::report;
 use quorate_cluster_tests::harness::cluster::Cluster;
 use quorate_cluster_tests::harness::http::Client;
@@ -34,6 +34,29 @@ sources:
   kafka: {brokers: [BROKERS]}
 ";
 const TENANTS: [&str; 2] = ["proto", "json"];
+
+/// One topic, of a tenant that takes deltas and of one that does not.
+const DELTAS: &str = "
+sources:
+- name: storing
+  topics: [otlp_metrics]
+  format: otlp-proto
+  group: storing
+  tenant: {fixed: storing}
+  otlp: {delta: store}
+  kafka: {brokers: [BROKERS]}
+- name: refusing
+  topics: [otlp_metrics]
+  format: otlp-proto
+  group: refusing
+  tenant: {fixed: refusing}
+  kafka: {brokers: [BROKERS]}
+";
+/// What has no temporality, or never that of deltas.
+const WITHOUT_DELTAS: [&str; 4] =
+    ["room_temperature_celsius", "disk_used_ratio", "queue_length", "target_info"];
+/// Data points of [`told`] that have one.
+const DELTA_POINTS: f64 = 6.0;
 
 const SHARED: &str = "
 sources:
@@ -95,8 +118,9 @@ const METADATA: &[(&str, [&str; 3])] = &[
     ("payload_bytes", ["histogram", "", "bytes"]),
 ];
 
-fn told() -> Value {
+fn told(delta: bool) -> Value {
     json!({
+        "delta": delta,
         "resource": {
             "service.name": "checkout", "service.namespace": "shop", "service.instance.id": "i-1",
             "deployment.environment.name": "test",
@@ -121,9 +145,9 @@ fn folder() -> TempDir {
     tempfile::Builder::new().prefix("quorate-otel-").tempdir().expect("a temporary folder")
 }
 
-fn write_told(folder: &Path) -> PathBuf {
+fn write_told(folder: &Path, delta: bool) -> PathBuf {
     let path = folder.join("told.json");
-    std::fs::write(&path, told().to_string()).expect("a file can be written");
+    std::fs::write(&path, told(delta).to_string()).expect("a file can be written");
     path
 }
 
@@ -156,17 +180,22 @@ fn values(client: &Client, query: &str) -> Option<BTreeMap<(String, String), f64
 #[track_caller]
 fn assert_told(server: &Server, tenant: &str) {
     let client = server.client().with_header("X-Scope-OrgID", tenant);
-    for (query, expected) in ANSWERS {
-        wait_for(&format!("{query} of {tenant} to be {expected}"), LIMIT, || {
-            let found = values(&client, query)?;
-            (found.len() == 1 && found.values().all(|value| value == expected)).then_some(())
-        });
-    }
+    assert_answers(&client, tenant);
     let metadata = client.api("/api/v1/metadata", &[]);
     for (name, expected) in METADATA {
         let told = &metadata[name][0];
         let told = ["type", "help", "unit"].map(|key| told[key].as_str().unwrap_or("missing"));
         assert_eq!(&told, expected, "metadata of {name} of {tenant}");
+    }
+}
+
+#[track_caller]
+fn assert_answers(client: &Client, tenant: &str) {
+    for (query, expected) in ANSWERS {
+        wait_for(&format!("{query} of {tenant} to be {expected}"), LIMIT, || {
+            let found = values(client, query)?;
+            (found.len() == 1 && found.values().all(|value| value == expected)).then_some(())
+        });
     }
 }
 
@@ -178,7 +207,7 @@ fn what_an_sdk_was_told_is_what_queries_give() {
         return;
     }
     let (kafka, folder) = (Kafka::start(1, &[]), folder());
-    let (brokers, told) = (kafka.bootstrap(), write_told(folder.path()));
+    let (brokers, told) = (kafka.bootstrap(), write_told(folder.path(), false));
     for (topic, encoding) in [("otlp_metrics", "proto"), ("otlp_json", "json")] {
         kafka.create_topic(topic, 3, 1, &[]);
         sdk.tell(Target::Topic { brokers: &brokers, topic, encoding }, &told);
@@ -213,13 +242,43 @@ fn what_an_sdk_tells_a_collector_is_what_queries_give() {
     let [proto, json] = exporters;
     let exporters = [("kafka", proto), ("kafka/json", json)];
     let collector = Collector::start(&program, folder.path(), BATCH, &exporters);
-    sdk.tell(Target::Collector(&collector), &write_told(folder.path()));
+    sdk.tell(Target::Collector(&collector), &write_told(folder.path(), false));
     collector.finish();
 
     let options = Options::default().args(&["--self-monitor=false"]);
     let server = Server::start(options.config(&config(BOTH, &kafka, "quorate")));
     TENANTS.iter().for_each(|tenant| assert_told(&server, tenant));
     assert_nothing_is_put_aside(&server);
+}
+
+#[test]
+fn deltas_of_an_sdk_are_stored_or_refused_as_the_source_says() {
+    let name = "kafka otel: deltas";
+    let Some(sdk) = Sdk::find(name) else { return };
+    if is_missing(name) {
+        return;
+    }
+    let (kafka, folder) = (Kafka::start(1, &[]), folder());
+    kafka.create_topic("otlp_metrics", 1, 1, &[]);
+    let (brokers, told) = (kafka.bootstrap(), write_told(folder.path(), true));
+    sdk.tell(Target::Topic { brokers: &brokers, topic: "otlp_metrics", encoding: "proto" }, &told);
+
+    let options = Options::default().args(&["--self-monitor=false"]);
+    let server = Server::start(options.config(&config(DELTAS, &kafka, "")));
+    assert_answers(&server.client().with_header("X-Scope-OrgID", "storing"), "storing");
+    let refusing = server.client().with_header("X-Scope-OrgID", "refusing");
+    wait_for("the record of the tenant without deltas", LIMIT, || {
+        (metric(&refusing, r#"quorate_source_records_total{source="refusing",outcome="partial"}"#) == 1.0)
+            .then_some(())
+    });
+    let data = refusing.api("/api/v1/label/__name__/values", &[]);
+    let mut names: Vec<&str> = data.as_array().expect("names").iter().filter_map(Value::as_str).collect();
+    names.sort_unstable();
+    let mut expected = WITHOUT_DELTAS;
+    expected.sort_unstable();
+    assert_eq!(names, expected);
+    let refused = metric(&refusing, r#"quorate_source_samples_total{source="refusing",outcome="refused"}"#);
+    assert_eq!(refused, DELTA_POINTS);
 }
 
 /// All is stored: an empty page tells no outcome at all.
