@@ -5,6 +5,7 @@ pub mod disk;
 pub mod http;
 pub mod kafka;
 pub mod net;
+pub mod otel;
 pub mod ports;
 pub mod power;
 pub mod process;

@@ -102,16 +102,18 @@ fn with_settings(command: Command) -> Command {
 
 /// Variables with our prefix that no key has: those that this binary reads beside its keys, and those of the build
 /// and its tests, which a node started by them inherits.
-const OTHER_VARIABLES: [&str; 12] = [
+const OTHER_VARIABLES: [&str; 14] = [
     CONFIG_VARIABLE,
     failpoint::VARIABLE,
     "QUORATE_BIN",
     "QUORATE_CACHE",
     "QUORATE_CAMPAIGN",
+    "QUORATE_COLLECTOR",
     "QUORATE_JAVA",
     "QUORATE_KAFKA_CLASSES",
     "QUORATE_KAFKA_LIBS",
     "QUORATE_NEWEST_PROMETHEUS",
+    "QUORATE_OTEL_PYTHON",
     "QUORATE_PLANTED_BIN",
     "QUORATE_REVISION",
     "QUORATE_SKIP_LOG",

@@ -9,6 +9,7 @@ mod growing;
 mod kafka_kills;
 mod kafka_log;
 mod kafka_nodes;
+mod kafka_otel;
 mod kafka_outage;
 mod kafka_promql;
 mod kafka_readme;
