@@ -223,38 +223,39 @@ impl Shared {
     }
 
     fn take(&self, partition: i32, offset: i64, payload: &[u8]) {
-        let Some((partition, reader)) = self.reader(partition) else { return };
-        let mut state = reader.state.lock();
-        if !self.is_current(partition, offset, &mut state) {
-            return;
-        }
-        let met = state.meet(offset, payload);
-        let entry = |position| LogEntry::new(position, Bytes::copy_from_slice(payload));
-        self.give(partition, &mut state, met, entry);
-        drop(state);
-        reader.arrived.notify_one();
+        self.meet(partition, offset, |state| {
+            let entry = |position| LogEntry::new(position, Bytes::copy_from_slice(payload));
+            (state.meet(offset, payload), entry)
+        });
     }
 
     fn take_end(&self, partition: i32, end: i64) {
-        let Some((partition, reader)) = self.reader(partition) else { return };
-        let mut state = reader.state.lock();
-        if !self.is_current(partition, end, &mut state) {
-            return;
-        }
-        let met = state.meet_end(end);
-        self.give(partition, &mut state, met, LogEntry::gap);
-        drop(state);
-        reader.arrived.notify_one();
+        self.meet(partition, end, |state| (state.meet_end(end), LogEntry::gap));
     }
 
-    /// Whether what was found at `offset` is of the reading that goes on now. What this poll found may have waited since before
-    /// the partition was assigned: then it is read anew.
-    fn is_current(&self, partition: u32, offset: i64, state: &mut State) -> bool {
-        let is_old = state.assigned == self.polls.load(Ordering::Acquire) && offset > state.begin();
-        if is_old && state.failed.is_none() {
-            self.reassign(partition, state);
+    /// Has the reader of a partition meet what was found at `offset`. What this poll found may have waited since before the
+    /// partition was assigned: then it is read anew.
+    fn meet<E: FnOnce(Position) -> LogEntry>(
+        &self,
+        partition: i32,
+        offset: i64,
+        meet: impl FnOnce(&mut State) -> (Met, E),
+    ) {
+        let Ok(partition) = u32::try_from(partition) else { return };
+        // The map stays locked: a reader that leaves meanwhile is not assigned again.
+        let readers = self.readers.lock();
+        let Some(reader) = readers.get(&partition) else { return };
+        let mut state = reader.state.lock();
+        if state.failed.is_some() {
+            return;
         }
-        !is_old && state.failed.is_none()
+        if state.assigned == self.polls.load(Ordering::Acquire) && offset > state.begin() {
+            return self.reassign(partition, &mut state);
+        }
+        let (met, entry) = meet(&mut state);
+        self.give(partition, &mut state, met, entry);
+        drop(state);
+        reader.arrived.notify_one();
     }
 
     fn give(&self, partition: u32, state: &mut State, met: Met, entry: impl FnOnce(Position) -> LogEntry) {
