@@ -1,12 +1,11 @@
 //! A topic that cannot be the log of a cluster, or no longer is, ends the node with the reason; brokers that are away do not.
 
-use super::kafka_nodes::{LIMIT, PARTITIONS, TOPIC, lone_node};
+use super::kafka_nodes::{LIMIT, PARTITIONS, TOPIC, imaged, lone_node};
 use super::probe::Probe;
 use quorate_cluster_tests::harness::kafka::{Kafka, is_missing};
 use quorate_cluster_tests::harness::server::{Options, Server};
 use quorate_cluster_tests::harness::wait_for;
 use quorate_model::{Clock, SystemClock};
-use std::path::Path;
 use std::time::Duration;
 
 /// The topic is looked at every 20 seconds and for 10 more, and when a replica misses records.
@@ -94,15 +93,7 @@ fn a_topic_that_lost_records_and_grew_over_their_places_is_told_after_a_restart(
     }
     let ends = kafka.end_offsets(TOPIC);
     wait_for("images of all that was written", LIMIT, || {
-        let images = std::fs::read_dir(server.data_dir().join("partitions")).ok()?;
-        let images = images.flatten().map(|folder| std::fs::read_dir(folder.path()).ok());
-        let newest = |folder: std::fs::ReadDir| {
-            let names =
-                folder.flatten().filter(|file| file.file_name().to_string_lossy().starts_with("image-"));
-            names.filter_map(|file| position_of_image(&file.path())).max()
-        };
-        let found: Option<Vec<i64>> = images.map(|folder| newest(folder?)).collect();
-        (found?.iter().sum::<i64>() == ends.iter().sum::<i64>()).then_some(())
+        (0..).zip(&ends).all(|(id, end)| imaged(server.data_dir(), id) >= *end).then_some(())
     });
     server.kill9();
     kafka.stop(0);
@@ -125,12 +116,6 @@ fn a_topic_that_lost_records_and_grew_over_their_places_is_told_after_a_restart(
         &mut server,
         &["is not the one that was read there before", "acknowledged records were lost"],
     );
-}
-
-/// What stands in the head of an image (docs/formats/image.md).
-fn position_of_image(file: &Path) -> Option<i64> {
-    let bytes = std::fs::read(file).ok()?;
-    Some(i64::from_le_bytes(bytes.get(12..20)?.try_into().ok()?))
 }
 
 #[test]
