@@ -218,6 +218,11 @@ impl Context {
         self.told.lock().contains_key(&format!("{code:?}"))
     }
 
+    /// Whether the client shows a token.
+    pub(crate) fn has_token(&self) -> bool {
+        self.token_file.is_some()
+    }
+
     fn is_due(&self, kind: &str, now: Instant) -> bool {
         let mut told = self.told.lock();
         let is_due = told.get(kind).is_none_or(|last| now.saturating_duration_since(*last) >= TELL_AGAIN);

@@ -8,7 +8,7 @@
 use super::client::Context;
 use super::describe::{Owned, text};
 use rdkafka::bindings as raw;
-use rdkafka::client::ClientContext;
+use rdkafka::client::{Client, ClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::types::RDKafkaRespErr;
@@ -60,7 +60,7 @@ impl Poller {
             match raw::rd_kafka_event_type(event.0) {
                 raw::RD_KAFKA_EVENT_FETCH => record(event.0, found),
                 raw::RD_KAFKA_EVENT_ERROR => found(error(event.0)),
-                raw::RD_KAFKA_EVENT_OAUTHBEARER_TOKEN_REFRESH => renew_token(consumer),
+                raw::RD_KAFKA_EVENT_OAUTHBEARER_TOKEN_REFRESH => renew_token(consumer.client()),
                 other => tracing::debug!(event = other, "an event of Kafka's client that nobody asked for"),
             }
         }
@@ -107,10 +107,23 @@ unsafe fn error(event: *mut raw::rd_kafka_event_t) -> Polled<'static> {
     }
 }
 
+/// Gives a client that nobody polls, as the wrapper's administrator, a token if it needs one. What else it was told is dropped.
+#[allow(unsafe_code)]
+pub(super) fn serve_token(client: &Client<Context>) {
+    if !client.context().has_token() {
+        return;
+    }
+    // SAFETY: the client lives during the call; queue and events are freed by their own functions, the queue last.
+    unsafe {
+        let queue = Owned(raw::rd_kafka_queue_get_main(client.native_ptr()), raw::rd_kafka_queue_destroy);
+        while !Owned(raw::rd_kafka_queue_poll(queue.0, 0), raw::rd_kafka_event_destroy).0.is_null() {}
+    }
+    renew_token(client);
+}
+
 /// Gives the client a new token, or tells it why there is none.
 #[allow(unsafe_code)]
-fn renew_token(consumer: &BaseConsumer<Context>) {
-    let client = consumer.client();
+fn renew_token(client: &Client<Context>) {
     let made = client.context().generate_oauth_token(None).map_err(|error| error.to_string());
     let made = made.and_then(|made| {
         let bad = |_| "a token or its subject has a zero byte".to_owned();

@@ -6,6 +6,7 @@
 use super::KafkaError;
 use super::client::{ClientSettings, Context};
 use super::describe::{Described, describe};
+use super::poll::serve_token;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::error::RDKafkaErrorCode;
 use std::collections::BTreeMap;
@@ -218,8 +219,11 @@ impl Admin {
         Ok(Self { client: Some(Arc::new(client)) })
     }
 
+    /// The client, with a token that holds if it needs one.
     fn client(&self) -> &Arc<AdminClient<Context>> {
-        self.client.as_ref().expect("only dropping takes it")
+        let client = self.client.as_ref().expect("only dropping takes it");
+        serve_token(client.inner());
+        client
     }
 
     async fn describe(&self, topic: &str) -> Result<Option<Described>, KafkaError> {

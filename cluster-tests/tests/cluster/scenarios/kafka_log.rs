@@ -4,10 +4,13 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use quorate_cluster_tests::harness::kafka::{Kafka as Brokers, is_missing};
+use quorate_cluster_tests::harness::kafka::{
+    Kafka as Brokers, Security, Setup, USER, is_missing, unsecured_token,
+};
+use quorate_cluster_tests::harness::now_ms;
 use quorate_commitlog::conformance::{Place, check_log};
 use quorate_commitlog::kafka::topic::{TopicSettings, open};
-use quorate_commitlog::kafka::{ClientSettings, Kafka, KafkaLog, ProduceSettings};
+use quorate_commitlog::kafka::{ClientSettings, Kafka, KafkaLog, ProduceSettings, Sasl, TlsSettings};
 use quorate_commitlog::{LogEntry, LogError, LogReader, PartitionLog};
 use quorate_model::{Clock, PartitionId, Position, SystemClock};
 use std::sync::Arc;
@@ -27,8 +30,11 @@ struct Topic<'a> {
 
 impl Topic<'_> {
     async fn connect(&self) -> KafkaLog {
-        let brokers = vec![self.brokers.bootstrap()];
-        let settings = ClientSettings { brokers, ..ClientSettings::default() };
+        self.connect_with(ClientSettings::default()).await
+    }
+
+    async fn connect_with(&self, settings: ClientSettings) -> KafkaLog {
+        let settings = ClientSettings { brokers: vec![self.brokers.bootstrap()], ..settings };
         let wanted = TopicSettings {
             name: self.name.clone(),
             partitions: PARTITIONS,
@@ -110,6 +116,34 @@ async fn positions_go_on_after_the_broker_was_killed() {
         }
         brokers.kill(0);
         brokers.start_broker(0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_a_token_reads_on_with_the_next_one() {
+    if is_missing("who_has_a_token_reads_on_with_the_next_one") {
+        return;
+    }
+    const LIFETIME_MS: i64 = 5_000;
+    // The broker closes connections whose token is over.
+    let reauthentication = ("connections.max.reauth.ms", "3600000");
+    let brokers = Brokers::start_as(&Setup::new(1).security(Security::SaslTls).options(&[reauthentication]));
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let renew = || {
+        let token = unsecured_token(USER, now_ms() - 1_000, now_ms() + LIFETIME_MS);
+        std::fs::write(file.path(), token).expect("a token can be written");
+    };
+    renew();
+    let tls = Some(TlsSettings { ca_file: brokers.files().ca(), ..TlsSettings::default() });
+    let sasl = Some(Sasl::Token { token_file: file.path().to_owned() });
+    let topic = Topic { brokers: &brokers, name: "log".to_owned() };
+    let log = topic.connect_with(ClientSettings { tls, sasl, ..ClientSettings::default() }).await;
+    let mut reader = log.read_from(Position(0));
+    let begin = SystemClock.instant();
+    while begin.elapsed() < Duration::from_millis(3 * LIFETIME_MS as u64) {
+        renew();
+        let position = log.append(Bytes::from_static(b"x")).await.expect("an append succeeds");
+        read_to(&mut *reader, position).await;
     }
 }
 
