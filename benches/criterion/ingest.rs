@@ -48,6 +48,12 @@ impl ApplyTarget for Sink {
         Ok(ApplyOutcome { sub_batches: vec![SubBatchVerdict::default(); count], ..ApplyOutcome::default() })
     }
 
+    fn note_entry(&self, _: Position, _: u32) {}
+
+    fn last_entry(&self) -> Option<(Position, u32)> {
+        None
+    }
+
     fn pass(&self, _: Position) -> Result<(), String> {
         Err("nobody else writes into this log".to_owned())
     }

@@ -48,7 +48,7 @@ async fn append(log: &dyn PartitionLog, numbers: std::ops::Range<u64>) -> Vec<Lo
     let mut appended = Vec::new();
     for number in numbers {
         let position = log.append(entry(number)).await.expect("an append succeeds");
-        appended.push(LogEntry { position, payload: entry(number) });
+        appended.push(LogEntry::new(position, entry(number)));
     }
     appended
 }
@@ -160,7 +160,7 @@ async fn dropped_appends_appear_at_most_once(mut place: impl Place) {
             acknowledged.extend(append(&*log, number..number + 1).await);
         } else if let Poll::Ready(position) = poll_once(log.append(entry(number))) {
             let position = position.expect("an append succeeds");
-            acknowledged.push(LogEntry { position, payload: entry(number) });
+            acknowledged.push(LogEntry::new(position, entry(number)));
         }
     }
     acknowledged.extend(append(&*log, 100..101).await);
@@ -246,7 +246,7 @@ async fn entries_of_any_length_come_back(mut place: impl Place) {
     for len in [0usize, 1, 4_096, 300_000, 5 << 20, 0, 70_000] {
         let payload = Bytes::from((0..len).map(|at| (at * 31) as u8).collect::<Vec<_>>());
         let position = log.append(payload.clone()).await.expect("an append succeeds");
-        expected.push(LogEntry { position, payload });
+        expected.push(LogEntry::new(position, payload));
     }
     assert!(read_all(&*log, Position(0)).await == expected, "payloads differ");
     drop(log);

@@ -21,8 +21,27 @@ use quorate_model::Position;
 pub struct LogEntry {
     /// Its place in the log.
     pub position: Position,
-    /// What was appended.
+    /// What was appended; empty for a gap.
     pub payload: Bytes,
+    /// Whether nothing was appended here: readers have reached a position at which no entry stands.
+    pub is_gap: bool,
+}
+
+impl LogEntry {
+    /// What was appended at `position`.
+    pub fn new(position: Position, payload: Bytes) -> Self {
+        Self { position, payload, is_gap: false }
+    }
+
+    /// CRC-32C of what was appended.
+    pub fn crc(&self) -> u32 {
+        crc32c::crc32c(&self.payload)
+    }
+
+    /// The end of positions without an entry.
+    pub fn gap(position: Position) -> Self {
+        Self { position, payload: Bytes::new(), is_gap: true }
+    }
 }
 
 /// The durable, ordered log of one partition. Committed is not yet applied.
@@ -30,7 +49,8 @@ pub struct LogEntry {
 /// L1: positions strictly increase in the order of the log, also after reopening and trimming.
 /// L2: a resolved `append` survives every crash of this process and the loss of any minority of disks.
 /// L3: after `Indeterminate` or a dropped future the entry may or may not appear, at most once per attempt.
-/// L4: a reader gets every committed entry after its position exactly once and in order, or an error.
+/// L4: a reader gets every committed entry after its position exactly once and in order, or an error. In a log that others
+/// write into, too, gaps may stand between them, so that a reader comes to where the log ends.
 #[async_trait]
 pub trait PartitionLog: Send + Sync {
     /// Appends an entry and returns its position once it is committed. At most 64 MiB.
@@ -42,8 +62,14 @@ pub trait PartitionLog: Send + Sync {
     /// Reads the committed entries after `after`, then those to come.
     fn read_from(&self, after: Position) -> Box<dyn LogReader>;
 
-    /// Position of the newest committed entry, confirmed with a quorum, not remembered. A reader delivers it,
-    /// unless it is trimmed or the log is empty (then 0).
+    /// The same for who knows position and [`LogEntry::crc`] of the `last` entry that it got, at `after` or before. A log that may
+    /// lose its end and grow over it again gives what follows only if it still holds that entry, or has trimmed it.
+    fn read_behind(&self, after: Position, _last: Option<(Position, u32)>) -> Box<dyn LogReader> {
+        self.read_from(after)
+    }
+
+    /// Position of the newest committed entry, or of the gap behind it, confirmed with a quorum, not remembered. A reader
+    /// delivers it, unless it is trimmed or the log is empty (then 0).
     async fn committed(&self) -> Result<Position, LogError>;
 
     /// Allows the log to forget every entry up to `up_to`. Less than before changes nothing.

@@ -74,10 +74,7 @@ impl MemLog {
     /// The entries that are there.
     pub fn entries(&self) -> Vec<LogEntry> {
         let state = self.shared.state.lock();
-        let entry = |(position, payload): (&u64, &Bytes)| LogEntry {
-            position: Position(*position),
-            payload: payload.clone(),
-        };
+        let entry = |(position, payload): (&u64, &Bytes)| LogEntry::new(Position(*position), payload.clone());
         state.entries.iter().map(entry).collect()
     }
 }
@@ -159,9 +156,8 @@ impl LogReader for MemReader {
             return Err(LogError::Trimmed { after: Position(after) });
         }
         let next = state.entries.range(after + 1..).take(READ_ENTRIES);
-        let entries: Vec<LogEntry> = next
-            .map(|(position, payload)| LogEntry { position: Position(*position), payload: payload.clone() })
-            .collect();
+        let entries: Vec<LogEntry> =
+            next.map(|(position, payload)| LogEntry::new(Position(*position), payload.clone())).collect();
         self.after = entries.last().map_or(after, |last| last.position.0);
         Ok(entries)
     }

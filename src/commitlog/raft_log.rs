@@ -151,7 +151,7 @@ struct RaftReader(GroupReader);
 impl LogReader for RaftReader {
     async fn next(&mut self) -> Result<Vec<LogEntry>, LogError> {
         let committed = self.0.next().await?;
-        Ok(committed.into_iter().map(|c| LogEntry { position: c.position, payload: c.payload }).collect())
+        Ok(committed.into_iter().map(|c| LogEntry::new(c.position, c.payload)).collect())
     }
 }
 

@@ -17,6 +17,14 @@ impl ApplyTarget for PartitionStore {
     fn pass(&self, position: Position) -> Result<(), String> {
         Self::pass(self, position).map_err(|error| error.to_string())
     }
+
+    fn note_entry(&self, position: Position, crc: u32) {
+        Self::note_entry(self, position, crc);
+    }
+
+    fn last_entry(&self) -> Option<(Position, u32)> {
+        Self::last_entry(self)
+    }
 }
 
 impl Maintained for PartitionStore {

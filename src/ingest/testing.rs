@@ -76,6 +76,7 @@ pub(crate) struct MapState {
     newest: BTreeMap<u32, u32>,
     refs: HashMap<(SessionId, SeriesRef), (TenantId, Labels)>,
     applied: Position,
+    last_entry: Option<(Position, u32)>,
 }
 
 impl MapTarget {
@@ -221,6 +222,14 @@ impl ApplyTarget for MapTarget {
     fn pass(&self, position: Position) -> Result<(), String> {
         self.state.lock().applied = position;
         Ok(())
+    }
+
+    fn note_entry(&self, position: Position, crc: u32) {
+        self.state.lock().last_entry = Some((position, crc));
+    }
+
+    fn last_entry(&self) -> Option<(Position, u32)> {
+        self.state.lock().last_entry
     }
 }
 

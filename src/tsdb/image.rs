@@ -21,6 +21,8 @@ use std::sync::Arc;
 const META: u32 = 1;
 const STRIPE: u32 = 0x100;
 const SEALED: u32 = 0x200;
+/// Builds that do not know it only do not tell that the log is another one.
+const LAST_ENTRY: u32 = OPTIONAL | 1;
 /// Longest window that a store is configured with.
 const MAX_WINDOW_MS: i64 = 86_400_000;
 
@@ -55,6 +57,9 @@ pub(crate) fn cut(head: &Head, views: &Views, take: impl FnOnce(Vec<u8>, u64)) -
     let index = head.index().read();
     let meta = ImageMeta::of(head, &writer, index.next_row());
     let mut sections = vec![(META, meta.encode())];
+    if let Some(last) = writer.last_entry {
+        sections.push((LAST_ENTRY, put_last_entry(last)));
+    }
     for (number, stripe) in head.stripes().iter().enumerate() {
         let mut bytes = Vec::new();
         put_stripe(&stripe.read(), |within| !index.is_free(row_at(number, within)), &mut bytes)?;
@@ -91,6 +96,7 @@ pub(crate) fn load(
             id if (STRIPE..STRIPE + head.stripes().len() as u32).contains(&id) => {
                 loader.stripe((id - STRIPE) as usize, raw)
             }
+            LAST_ENTRY => loader.last_entry(raw),
             id if (SEALED..OPTIONAL).contains(&id) => loader.sealed(raw, views),
             id if id & OPTIONAL != 0 => Some(()),
             _ => None,
@@ -186,6 +192,12 @@ impl<'a> Loader<'a> {
         rest.is_empty().then_some(())
     }
 
+    fn last_entry(&mut self, mut raw: &[u8]) -> Option<()> {
+        let position = Position(varint::take(&mut raw)?);
+        self.head.note_entry(position, u32::from_le_bytes(raw.try_into().ok()?));
+        Some(())
+    }
+
     fn sealed(&mut self, raw: &[u8], views: &Views) -> Option<()> {
         let mut rest = raw;
         let window_start = varint::take_signed(&mut rest)?;
@@ -207,6 +219,13 @@ impl<'a> Loader<'a> {
         meta.restore(self.head, writer);
         self.head.restore_late(|start| writer.windows.get(&start).is_some_and(|w| w.next_generation > 0));
     }
+}
+
+fn put_last_entry((position, crc): (Position, u32)) -> Vec<u8> {
+    let mut out = Vec::new();
+    varint::put(&mut out, position.0);
+    out.extend_from_slice(&crc.to_le_bytes());
+    out
 }
 
 fn put_sealed(sealed: &SealedGeneration) -> Result<Vec<u8>, StoreError> {

@@ -52,6 +52,24 @@ fn the_stored_form_does_not_change() {
     assert_eq!(text, GOLDEN, "the form of images changed; it now reads\n{text}");
 }
 
+/// Golden bytes of the section that not every log has.
+#[test]
+fn the_last_entry_of_the_log_comes_back() {
+    let (head, views) = filled();
+    head.note_entry(Position(300), 0x0102_0304);
+    let mut frames = Vec::new();
+    let mut cut = cut(&head, &views, |taken, _| frames = taken).unwrap();
+    let sections = cut.finish().unwrap();
+    assert!(sections.contains(&(0x8000_0001, vec![0xac, 0x02, 4, 3, 2, 1])), "{:?}", sections[1]);
+    let (loaded, loaded_views) = empty();
+    load(&loaded, &loaded_views, sections, |visit| read_frames(&frames, "test", visit)).unwrap();
+    assert_eq!(loaded.last_entry(), Some((Position(300), 0x0102_0304)));
+    let older: Vec<_> = sections.iter().filter(|(id, _)| id >> 31 == 0).cloned().collect();
+    let (loaded, loaded_views) = empty();
+    load(&loaded, &loaded_views, &older, |visit| read_frames(&frames, "test", visit)).unwrap();
+    assert_eq!(loaded.last_entry(), None, "an image of an older build is read");
+}
+
 #[test]
 fn a_loaded_image_cuts_the_same_image_and_reads_the_same() {
     let (head, views) = filled();

@@ -120,6 +120,17 @@ impl PartitionStore {
         self.head.pass(position)
     }
 
+    /// Remembers, over a restart too, the CRC-32C of the log's entry at a position that was applied: by it is told whether the
+    /// log still holds that entry.
+    pub fn note_entry(&self, position: Position, crc: u32) {
+        self.head.note_entry(position, crc);
+    }
+
+    /// Position and CRC-32C of the last entry that was noted; right after `open` that of the durable image.
+    pub fn last_entry(&self) -> Option<(Position, u32)> {
+        self.head.last_entry()
+    }
+
     /// The highest epoch of a builder that was applied.
     pub fn builder_epoch(&self) -> u32 {
         self.head.builder_epoch()

@@ -13,7 +13,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Header, Headers, Message as _, OwnedHeaders};
 use rdkafka::metadata::Metadata;
-use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, ProducerContext};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use std::fmt;
@@ -220,6 +220,25 @@ impl Kafka {
             None => panic!("a record of {topic} got no answer"),
         };
         delivered.iter().map(placed).collect()
+    }
+
+    /// Writes one record in a transaction of its own and commits that; waits for the mark that then stands behind it.
+    ///
+    /// # Panics
+    /// When the brokers refuse it.
+    #[track_caller]
+    pub fn produce_transaction(&self, topic: &str, partition: i32, value: &[u8]) {
+        let end = || self.end_offsets(topic)[partition as usize];
+        let before = end();
+        let mut config = self.internal_config();
+        config.set("transactional.id", format!("{topic}-{partition}"));
+        let producer: BaseProducer = config.create().expect("a producer can be made");
+        retry("a transactional producer", || producer.init_transactions(ANSWER_LIMIT));
+        producer.begin_transaction().expect("a transaction begins");
+        let record = BaseRecord::<(), [u8]>::to(topic).partition(partition).payload(value);
+        producer.send(record).map_err(|(error, _)| error).expect("a record is queued");
+        producer.commit_transaction(LIMIT).expect("a transaction is committed");
+        wait_for("the mark of a transaction", LIMIT, || (end() == before + 2).then_some(()));
     }
 
     /// Reads every record that the topic has now, by partitions and offsets. Of transactions, what is committed.

@@ -2,23 +2,30 @@
 //!
 //! Knows settings and where secrets are. Does not know topics or records.
 //! Path: `server::config` -> **here** -> `producer`, `feed`, `topic`, `source`.
-//! CL1: a secret is read from its file when a client is made or its token is renewed, and shown nowhere.
+//! CL1: a secret is read from its file when a client is made or its token is renewed, and shown nowhere. CL2: what brokers
+//! refuse is told where an operator looks, with what to change; a kind of error fills no log.
 
 use super::KafkaError;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD as URL_SAFE_NO_PAD;
+use parking_lot::Mutex;
 use quorate_model::{Clock, SystemClock};
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::RDKafkaErrorCode as Code;
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// How long a token without an expiry is used.
 const PLAIN_TOKEN_LIFETIME: Duration = Duration::from_secs(300);
 /// Most bytes of a secret.
 const MAX_SECRET: u64 = 64 << 10;
+/// Least time between two lines of the log about errors of the same kind.
+const TELL_AGAIN: Duration = Duration::from_secs(30);
 
 /// How brokers are reached, and who says so.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -154,7 +161,7 @@ impl ClientSettings {
             Some(Sasl::Token { token_file }) => Some(token_file.clone()),
             _ => None,
         };
-        Context { token_file }
+        Context { token_file, told: Arc::default() }
     }
 }
 
@@ -176,6 +183,81 @@ fn secret(file: &PathBuf) -> Result<String, String> {
 #[derive(Debug, Clone, Default)]
 pub struct Context {
     token_file: Option<PathBuf>,
+    /// When an error of each kind was written into the log of the node last.
+    told: Arc<Mutex<BTreeMap<String, Instant>>>,
+}
+
+impl Context {
+    /// Counts an error that librdkafka tells of, and writes it into the node's log, one of each kind in [`TELL_AGAIN`].
+    pub(crate) fn tell(&self, code: Code, partition: Option<i32>, reason: &str) {
+        let kind = format!("{code:?}");
+        metrics::counter!("quorate_kafka_errors_total", "kind" => kind.clone()).increment(1);
+        // Whoever waits for brokers that are away is told by itself, and connections that are not used are closed.
+        let is_distance = matches!(
+            code,
+            Code::BrokerTransportFailure
+                | Code::AllBrokersDown
+                | Code::OperationTimedOut
+                | Code::RequestTimedOut
+        );
+        if is_distance || !self.is_due(&kind, SystemClock.instant()) {
+            tracing::debug!(target: "quorate_kafka", kind, partition, reason, "an error of Kafka");
+            return;
+        }
+        match advice(code) {
+            Some(advice) => {
+                tracing::warn!(target: "quorate_kafka", kind, partition, reason, advice, "Kafka refuses this node");
+            }
+            None => tracing::warn!(target: "quorate_kafka", kind, partition, reason, "an error of Kafka"),
+        }
+    }
+
+    /// Whether an error of this kind was written into the log.
+    #[cfg(test)]
+    pub(crate) fn has_told(&self, code: Code) -> bool {
+        self.told.lock().contains_key(&format!("{code:?}"))
+    }
+
+    /// Whether the client shows a token.
+    pub(crate) fn has_token(&self) -> bool {
+        self.token_file.is_some()
+    }
+
+    fn is_due(&self, kind: &str, now: Instant) -> bool {
+        let mut told = self.told.lock();
+        let is_due = told.get(kind).is_none_or(|last| now.saturating_duration_since(*last) >= TELL_AGAIN);
+        if is_due {
+            told.insert(kind.to_owned(), now);
+        }
+        is_due
+    }
+}
+
+/// What to look at when brokers refuse a client until somebody changes something.
+fn advice(code: Code) -> Option<&'static str> {
+    Some(match code {
+        Code::TopicAuthorizationFailed => {
+            "the name of this node at the brokers (sasl_username, tls_cert_file) needs Describe, DescribeConfigs, Read and \
+             Write for the topic"
+        }
+        Code::GroupAuthorizationFailed => {
+            "the name of this node at the brokers (sasl_username, tls_cert_file) needs Read for the group"
+        }
+        Code::ClusterAuthorizationFailed => {
+            "the name of this node at the brokers (sasl_username, tls_cert_file) lacks rights for the cluster"
+        }
+        Code::SaslAuthenticationFailed
+        | Code::Authentication
+        | Code::UnsupportedSASLMechanism
+        | Code::IllegalSASLState => {
+            "look at sasl_mechanism, sasl_username, and what is in sasl_password_file or sasl_token_file"
+        }
+        Code::SSL => "look at tls, tls_ca_file, tls_cert_file and tls_key_file",
+        Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition => {
+            "look whether the topic exists, and whether this node may Describe it"
+        }
+        _ => return None,
+    })
 }
 
 impl ClientContext for Context {
@@ -197,9 +279,7 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: rdkafka::error::KafkaError, reason: &str) {
-        // Whoever waits for the brokers is told by itself; a fleet that is down says this once a second and client.
-        metrics::counter!("quorate_kafka_client_errors_total").increment(1);
-        tracing::debug!(target: "quorate_kafka", %error, reason, "a connection to the brokers failed");
+        self.tell(error.rdkafka_error_code().unwrap_or(Code::Unknown), None, reason);
     }
 
     fn generate_oauth_token(&self, _config: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
@@ -254,6 +334,27 @@ mod tests {
     }
 
     #[test]
+    fn errors_of_a_kind_are_told_once_in_a_while() {
+        let (context, begin) = (Context::default(), SystemClock.instant());
+        assert!(context.is_due("a", begin) && context.is_due("b", begin));
+        assert!(!context.clone().is_due("a", begin + TELL_AGAIN / 2), "the clients share it");
+        assert!(context.is_due("a", begin + TELL_AGAIN) && !context.is_due("a", begin + TELL_AGAIN));
+    }
+
+    #[test]
+    fn what_brokers_refuse_is_told_with_the_settings_to_look_at() {
+        for (code, named) in [
+            (Code::TopicAuthorizationFailed, "Read and Write for the topic"),
+            (Code::GroupAuthorizationFailed, "Read for the group"),
+            (Code::Authentication, "sasl_password_file"),
+            (Code::SaslAuthenticationFailed, "sasl_username"),
+        ] {
+            assert!(advice(code).is_some_and(|advice| advice.contains(named)), "{code:?}");
+        }
+        assert_eq!(advice(Code::BrokerTransportFailure), None);
+    }
+
+    #[test]
     fn a_password_comes_from_its_file_without_its_line_end() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "s3cret\n").unwrap();
@@ -273,7 +374,7 @@ mod tests {
         // {"alg":"none"} . {"sub":"gateway","exp":4102444800}
         let token = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJnYXRld2F5IiwiZXhwIjo0MTAyNDQ0ODAwfQ.";
         std::fs::write(file.path(), token).unwrap();
-        let context = Context { token_file: Some(file.path().to_owned()) };
+        let context = Context { token_file: Some(file.path().to_owned()), ..Context::default() };
         let made = context.generate_oauth_token(None).unwrap();
         assert_eq!((made.principal_name.as_str(), made.lifetime_ms), ("gateway", 4_102_444_800_000));
         // {"exp":1}

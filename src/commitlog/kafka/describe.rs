@@ -23,7 +23,7 @@ pub(crate) struct Described {
 }
 
 /// Frees what librdkafka gave when it goes out of scope.
-struct Owned<T>(*mut T, unsafe extern "C" fn(*mut T));
+pub(super) struct Owned<T>(pub(super) *mut T, pub(super) unsafe extern "C" fn(*mut T));
 
 #[allow(unsafe_code)]
 impl<T> Drop for Owned<T> {
@@ -140,7 +140,7 @@ unsafe fn read(topic: *const raw::rd_kafka_TopicDescription_t) -> Result<Option<
 /// # Safety
 /// `text` is null or ends with a zero byte.
 #[allow(unsafe_code)]
-unsafe fn text(text: *const std::ffi::c_char) -> String {
+pub(super) unsafe fn text(text: *const std::ffi::c_char) -> String {
     if text.is_null() {
         return "no reason was given".to_owned();
     }

@@ -10,7 +10,7 @@ use super::KafkaError;
 use super::client::ClientSettings;
 use super::feed::{Feed, Subscription};
 use super::producer::{ProduceSettings, Producer};
-use super::topic::Topic;
+use super::topic::{Admin, Topic};
 use crate::{LogError, LogReader, PartitionLog};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -37,7 +37,8 @@ pub struct Kafka {
     settings: ClientSettings,
     topic: Topic,
     producer: Producer,
-    feed: Arc<Feed>,
+    pub(super) feed: Arc<Feed>,
+    admin: Admin,
     images: Images,
     /// The newest position of each partition that was acknowledged to this node.
     acknowledged: Vec<AtomicU64>,
@@ -77,8 +78,10 @@ impl Kafka {
     ) -> Result<Arc<Self>, KafkaError> {
         let feed = Arc::new(Feed::start(&settings, &topic.name)?);
         let producer = Producer::new(settings.clone(), produce, topic.clone())?;
+        let admin = Admin::new(&settings)?;
         let acknowledged = (0..topic.partitions).map(|_| AtomicU64::new(0)).collect();
-        Ok(Arc::new(Self { settings, topic, producer, feed, images: Images::default(), acknowledged }))
+        let images = Images::default();
+        Ok(Arc::new(Self { settings, topic, producer, feed, admin, images, acknowledged }))
     }
 
     /// The topic.
@@ -89,9 +92,9 @@ impl Kafka {
     /// Whether the brokers still have this topic, and not another one of its name.
     ///
     /// # Errors
-    /// As [`Topic::check_same`].
+    /// [`KafkaError::Unfit`] if not; others if no broker tells.
     pub async fn check_topic(&self) -> Result<(), KafkaError> {
-        self.topic.check_same(&self.settings).await
+        self.topic.check_same(&self.admin).await
     }
 
     /// The newest committed position of each of `partitions`, in their order, asked for after this was called. One question
@@ -100,17 +103,12 @@ impl Kafka {
     /// # Errors
     /// For each partition [`LogError::Unavailable`].
     pub async fn read_indexes(
-        self: &Arc<Self>,
+        &self,
         partitions: &[PartitionId],
         patience: Duration,
     ) -> Vec<Result<Position, LogError>> {
         let numbers: Vec<u32> = partitions.iter().map(|partition| partition.0).collect();
-        let (feed, count) = (self.feed.clone(), numbers.len());
-        let asking = tokio::task::spawn_blocking(move || feed.ends(&numbers, patience)).await;
-        let ends = asking.unwrap_or_else(|error| {
-            let internal = || Err(LogError::Internal { reason: error.to_string() });
-            std::iter::repeat_with(internal).take(count).collect()
-        });
+        let ends = self.feed.ends(&numbers, patience).await;
         ends.into_iter().map(|end| Ok(Position(u64::try_from(end?).unwrap_or(0)))).collect()
     }
 
@@ -206,7 +204,11 @@ impl PartitionLog for KafkaLog {
     }
 
     fn read_from(&self, after: Position) -> Box<dyn LogReader> {
-        if let Some(subscription) = self.kafka.feed.subscribe(self.partition.0, after) {
+        self.read_behind(after, None)
+    }
+
+    fn read_behind(&self, after: Position, last: Option<(Position, u32)>) -> Box<dyn LogReader> {
+        if let Some(subscription) = self.kafka.feed.subscribe(self.partition.0, after, last) {
             self.kafka.images.note(self.partition);
             let images = Some((self.partition, Images(self.kafka.images.0.clone())));
             return Box::new(KafkaReader { subscription, images, _feed: self.kafka.feed.clone() });
@@ -215,7 +217,7 @@ impl PartitionLog for KafkaLog {
         let feed = Feed::start(&self.kafka.settings, &self.kafka.topic.name).map(Arc::new);
         let own = feed.map_err(|error| error.to_string()).and_then(|feed| {
             let subscription =
-                feed.subscribe(self.partition.0, after).ok_or("the partition is read twice")?;
+                feed.subscribe(self.partition.0, after, last).ok_or("the partition is read twice")?;
             Ok(KafkaReader { subscription, images: None, _feed: feed })
         });
         match own {

@@ -9,10 +9,13 @@
 pub mod client;
 pub mod dead_letters;
 mod describe;
+mod ends;
 mod error;
 mod feed;
 mod log;
+mod poll;
 mod producer;
+mod reader;
 pub mod source;
 #[cfg(test)]
 mod tests;

@@ -14,18 +14,18 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
-struct Mock {
-    cluster: MockCluster<'static, DefaultProducerContext>,
+pub(super) struct Mock {
+    pub(super) cluster: MockCluster<'static, DefaultProducerContext>,
     topics: Cell<u128>,
 }
 
 impl Mock {
-    fn new(brokers: i32) -> Self {
+    pub(super) fn new(brokers: i32) -> Self {
         Self { cluster: MockCluster::new(brokers).unwrap(), topics: Cell::new(0) }
     }
 
     /// A new topic with four partitions.
-    fn place(&self) -> Broker {
+    pub(super) fn place(&self) -> Broker {
         let id = self.topics.get() + 1;
         self.topics.set(id);
         let name = format!("log-{id}");
@@ -43,13 +43,13 @@ impl Mock {
 }
 
 #[derive(Clone)]
-struct Broker {
+pub(super) struct Broker {
     bootstrap: String,
-    topic: Topic,
+    pub(super) topic: Topic,
 }
 
 impl Broker {
-    fn connect(&self, timeout: Duration) -> Arc<Kafka> {
+    pub(super) fn connect(&self, timeout: Duration) -> Arc<Kafka> {
         let brokers = vec![self.bootstrap.clone()];
         let settings = ClientSettings { brokers, ..ClientSettings::default() };
         let produce = ProduceSettings { compression: "lz4".to_owned(), timeout };
@@ -90,6 +90,57 @@ async fn the_ends_of_all_partitions_are_asked_for_together() {
     let ends = kafka.read_indexes(&ids, Duration::from_secs(3)).await;
     let ends: Vec<u64> = ends.into_iter().map(|end| end.unwrap().0).collect();
     assert_eq!(ends, [0, 1, 2, 3]);
+}
+
+/// A broker that hangs, as one whose process is stopped: its connections stay open.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_does_not_answer_costs_only_the_ends_that_it_tells() {
+    let mock = Mock::new(2);
+    let place = mock.place();
+    let kafka = place.connect(Duration::from_secs(8));
+    let ids = [PartitionId(0), PartitionId(1)];
+    let lead = |partition, broker| {
+        mock.cluster.partition_leader(&place.topic.name, partition, Some(broker)).unwrap();
+    };
+    lead(0, 1);
+    lead(1, 2);
+    for id in ids {
+        KafkaLog::new(kafka.clone(), id).append(Bytes::from_static(b"x")).await.unwrap();
+    }
+    let patience = Duration::from_secs(3);
+    assert!(kafka.read_indexes(&ids, patience).await.iter().all(Result::is_ok));
+    mock.cluster.broker_round_trip_time(2, Duration::from_secs(60)).unwrap();
+    let ends = kafka.read_indexes(&ids, patience).await;
+    assert!(matches!(&ends[..], [Ok(Position(1)), Err(LogError::Unavailable { .. })]), "{ends:?}");
+    // The new leader is asked as soon as there is one.
+    let asking = tokio::spawn({
+        let kafka = kafka.clone();
+        async move { kafka.read_indexes(&ids, patience * 4).await }
+    });
+    lead(1, 1);
+    let ends = asking.await.unwrap();
+    assert!(matches!(&ends[..], [Ok(Position(1)), Ok(_)]), "{ends:?}");
+}
+
+/// The mock has no marks of transactions; what the real broker does with them is asked in cluster-tests.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_reads_anew_while_the_end_is_told_misses_nothing() {
+    let mock = Mock::new(1);
+    let log = KafkaLog::new(mock.place().connect(Duration::from_secs(8)), PartitionId(0));
+    const COUNT: u64 = 10;
+    for number in 0..COUNT as u8 {
+        log.append(Bytes::from(vec![number])).await.unwrap();
+    }
+    for round in 0..50 {
+        let from = round % COUNT;
+        let mut reader = log.read_from(Position(from));
+        let mut found = Vec::new();
+        while found.len() < (COUNT - from) as usize {
+            found.extend(reader.next().await.unwrap());
+        }
+        assert!(found.iter().all(|entry| !entry.is_gap), "round {round}: {found:?}");
+        assert_eq!(found.last().map(|entry| entry.position), Some(Position(COUNT)));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,11 +6,13 @@
 use super::KafkaError;
 use super::client::{ClientSettings, Context};
 use super::describe::{Described, describe};
+use super::poll::serve_token;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::error::RDKafkaErrorCode;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 
 /// Longest wait for one answer of the brokers.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -74,8 +76,7 @@ impl Topic {
     ///
     /// # Errors
     /// [`KafkaError::Unfit`] if not; others if no broker tells.
-    pub async fn check_same(&self, settings: &ClientSettings) -> Result<(), KafkaError> {
-        let admin = Admin::new(settings)?;
+    pub(crate) async fn check_same(&self, admin: &Admin) -> Result<(), KafkaError> {
         match admin.describe(&self.name).await? {
             Some(found) if found.id == self.id => Ok(()),
             Some(found) => Err(unfit(
@@ -194,7 +195,18 @@ fn dangers<'t>(
 
 /// The brokers as an administrator asks them.
 pub(crate) struct Admin {
-    client: Arc<AdminClient<Context>>,
+    /// There until the end.
+    client: Option<Arc<AdminClient<Context>>>,
+}
+
+impl Drop for Admin {
+    /// The end of the client waits for its thread, which no worker of a runtime may do.
+    fn drop(&mut self) {
+        let client = self.client.take();
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn_blocking(move || drop(client));
+        }
+    }
 }
 
 impl Admin {
@@ -204,11 +216,18 @@ impl Admin {
             key: "options",
             reason: format!("a client cannot be made: {error}"),
         })?;
-        Ok(Self { client: Arc::new(client) })
+        Ok(Self { client: Some(Arc::new(client)) })
+    }
+
+    /// The client, with a token that holds if it needs one.
+    fn client(&self) -> &Arc<AdminClient<Context>> {
+        let client = self.client.as_ref().expect("only dropping takes it");
+        serve_token(client.inner());
+        client
     }
 
     async fn describe(&self, topic: &str) -> Result<Option<Described>, KafkaError> {
-        let (client, topic) = (self.client.clone(), topic.to_owned());
+        let (client, topic) = (self.client().clone(), topic.to_owned());
         let asking = tokio::task::spawn_blocking(move || describe(&client, &topic, ASK_TIMEOUT));
         asking.await.map_err(|error| KafkaError::Unavailable {
             doing: "describing the topic",
@@ -240,7 +259,7 @@ impl Admin {
         .set("message.timestamp.type", "LogAppendTime")
         .set("max.message.bytes", &message);
         const DOING: &str = "creating the topic";
-        let created = self.client.create_topics([&topic], &options()).await;
+        let created = self.client().create_topics([&topic], &options()).await;
         match created.map_err(|error| KafkaError::of(DOING, &error))?.into_iter().next() {
             // Another node was faster.
             Some(Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {}
@@ -268,7 +287,7 @@ impl Admin {
 
     async fn settings_of(&self, topic: &str) -> Result<BTreeMap<String, String>, KafkaError> {
         const DOING: &str = "reading the settings of the topic";
-        let told = self.client.describe_configs([&ResourceSpecifier::Topic(topic)], &options()).await;
+        let told = self.client().describe_configs([&ResourceSpecifier::Topic(topic)], &options()).await;
         let resource = told.map_err(|error| KafkaError::of(DOING, &error))?.into_iter().next();
         match resource {
             Some(Ok(resource)) => {

@@ -47,6 +47,12 @@ pub trait ApplyTarget: Send + Sync {
     /// # Errors
     /// Why the partition has stopped.
     fn pass(&self, position: Position) -> Result<(), String>;
+
+    /// Remembers the CRC-32C of the entry at a position that was applied or passed, as long as the state at it.
+    fn note_entry(&self, position: Position, crc: u32);
+
+    /// Position and CRC-32C of the last entry that was noted.
+    fn last_entry(&self) -> Option<(Position, u32)>;
 }
 
 /// What is told of an entry that is no record of this cluster: the entry, and why.
@@ -215,7 +221,7 @@ impl Run {
         let Some(ready_at) = self.wait(runtime, committed(self.log.as_ref())) else { return Ok(()) };
         self.ready_at = ready_at.map_err(|e| format!("the committed position is not known: {e}"))?;
         self.note(self.target.applied());
-        let mut reader = self.log.read_from(self.target.applied());
+        let mut reader = self.log.read_behind(self.target.applied(), self.target.last_entry());
         loop {
             let Some(entries) = self.wait(runtime, next(reader.as_mut())) else { return Ok(()) };
             let entries = entries.map_err(|error| {
@@ -224,6 +230,10 @@ impl Run {
             })?;
             for entry in entries {
                 self.apply(&entry)?;
+                // A log that others write into is kept elsewhere, where it may lose its end and grow again.
+                if self.strangers.is_some() && !entry.is_gap {
+                    self.target.note_entry(entry.position, entry.crc());
+                }
             }
         }
     }
@@ -241,6 +251,11 @@ impl Run {
 
     fn apply(&mut self, entry: &LogEntry) -> Result<(), String> {
         let position = entry.position;
+        if entry.is_gap {
+            self.target.pass(position)?;
+            self.note(position);
+            return Ok(());
+        }
         let is_replay = position <= self.ready_at;
         let is_newest = is_replay && position.0 + PLANTED_RECORDS > self.ready_at.0;
         if is_replay {

@@ -1,5 +1,6 @@
 use super::*;
 use crate::testing::{MapTarget, encode, encode_with, header, sample};
+use async_trait::async_trait;
 use quorate_commitlog::mem_log::MemLog;
 use quorate_model::{RecordBody, SeriesRef, SessionId, SubBatch, TenantId};
 
@@ -154,6 +155,61 @@ async fn what_is_no_record_of_this_cluster_is_passed_and_told_where_others_may_w
     assert_eq!(told.len(), garbage.len() + 1, "{told:?}");
     assert!(told.last().is_some_and(|(_, why)| why.contains("incarnation 2 and not 1")), "{told:?}");
     applier.stop();
+}
+
+/// A log whose last position is a gap.
+struct Gapped(LogEntry);
+
+#[async_trait]
+impl PartitionLog for Gapped {
+    async fn append(&self, _: bytes::Bytes) -> Result<Position, LogError> {
+        Err(LogError::Unavailable { reason: "it is only read".to_owned() })
+    }
+
+    fn read_from(&self, _: Position) -> Box<dyn LogReader> {
+        Box::new(Gapped(self.0.clone()))
+    }
+
+    async fn committed(&self) -> Result<Position, LogError> {
+        Ok(Position(self.0.position.0 + 1))
+    }
+
+    async fn trim(&self, _: Position) -> Result<(), LogError> {
+        Ok(())
+    }
+
+    fn wants_trim(&self) -> bool {
+        false
+    }
+
+    fn incarnation(&self) -> u32 {
+        1
+    }
+}
+
+#[async_trait]
+impl LogReader for Gapped {
+    async fn next(&mut self) -> Result<Vec<LogEntry>, LogError> {
+        if self.0.is_gap {
+            return std::future::pending().await;
+        }
+        let gap = LogEntry::gap(Position(self.0.position.0 + 1));
+        Ok(vec![std::mem::replace(&mut self.0, gap.clone()), gap])
+    }
+}
+
+#[tokio::test]
+async fn a_gap_at_the_end_is_reached_and_told_as_no_record() {
+    let target = Arc::new(MapTarget::new());
+    let entry = LogEntry::new(Position(5), sample(1, 1, 1.0).into());
+    let strangers: Strangers = Arc::new(|entry: &LogEntry, why: &str| panic!("{entry:?}: {why}"));
+    let log = Arc::new(Gapped(entry.clone()));
+    let applier =
+        Applier::start(PartitionId(0), target.clone(), log, Some(strangers), Handle::current()).unwrap();
+    applier.ready().await.unwrap();
+    assert_eq!((target.applied(), target.state().floats.len()), (Position(6), 1));
+    applier.stop();
+    assert_eq!(target.last_entry(), Some((Position(5), entry.crc())), "a gap says nothing about the log");
 }
 
 #[tokio::test]

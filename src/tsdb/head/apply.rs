@@ -42,6 +42,8 @@ pub(crate) struct WindowState {
 #[derive(Debug, Default)]
 pub(crate) struct Writer {
     pub(crate) position: Position,
+    /// Position and CRC-32C of the entry of the log that was applied last, if the log is one that asks for it.
+    pub(crate) last_entry: Option<(Position, u32)>,
     pub(crate) sessions: Sessions,
     pub(crate) windows: BTreeMap<i64, WindowState>,
     pub(crate) counters: BTreeMap<TenantId, Counters>,
@@ -119,6 +121,16 @@ impl Head {
         writer.position = position;
         self.set_applied(position);
         Ok(())
+    }
+
+    /// Remembers the CRC-32C of the entry at a position that was applied.
+    pub(crate) fn note_entry(&self, position: Position, crc: u32) {
+        self.writer.lock().last_entry = Some((position, crc));
+    }
+
+    /// Position and CRC-32C of the last entry that was noted.
+    pub(crate) fn last_entry(&self) -> Option<(Position, u32)> {
+        self.writer.lock().last_entry
     }
 
     fn apply_new(

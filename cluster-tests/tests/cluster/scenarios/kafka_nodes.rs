@@ -7,6 +7,8 @@ use quorate_cluster_tests::harness::kafka::Kafka;
 use quorate_cluster_tests::harness::server::Options;
 use quorate_cluster_tests::harness::wait_for;
 use quorate_cluster_tests::ledger::Team;
+use std::fs::DirEntry;
+use std::path::Path;
 use std::time::Duration;
 
 /// The topic that nodes take unless they are told another.
@@ -46,6 +48,17 @@ pub(super) fn start_load(cluster: &Cluster, first_writer: usize) -> Team {
     team.gate().open();
     wait_for("a load", LIMIT, || (team.acknowledged() >= PACE).then_some(()));
     team
+}
+
+/// The position of the newest image of a partition in a data dir, 0 if there is none (docs/formats/image.md).
+pub(super) fn imaged(data_dir: &Path, partition: u32) -> i64 {
+    let position = |file: DirEntry| {
+        let is_image = file.file_name().to_string_lossy().starts_with("image-");
+        let bytes = is_image.then(|| std::fs::read(file.path()).ok()).flatten()?;
+        Some(i64::from_le_bytes(bytes.get(12..20)?.try_into().ok()?))
+    };
+    let files = std::fs::read_dir(data_dir.join("partitions").join(partition.to_string()));
+    files.map_or(0, |files| files.flatten().filter_map(position).max().unwrap_or(0))
 }
 
 /// The same client, whose reads see all that was acknowledged.

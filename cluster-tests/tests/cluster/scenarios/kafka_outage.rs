@@ -16,6 +16,9 @@ use std::time::Duration;
 const REFUSAL_BAR: Duration = Duration::from_secs(10);
 /// From the return of the brokers until writes and strong reads are answered again.
 const RETURN_BAR: Duration = Duration::from_secs(15);
+/// From a broker that stands still until strong reads of what it led are answered: its session and what it takes to learn who
+/// leads now.
+const STILL_BAR: Duration = Duration::from_secs(15);
 const REFUSED_WRITES: usize = 2;
 const STRONG_READS: usize = 21;
 /// Half of them are answered within this time on a machine that does other things too.
@@ -52,6 +55,7 @@ fn records_of_somebody_else_are_counted_and_hold_up_nothing() {
         return;
     }
     const STRANGE: &str = "quorate_kafka_strange_records_total";
+    const PASSED: &str = "quorate_kafka_passed_offsets_total";
     let (kafka, probe) = (Kafka::start(1, &[]), Probe::new());
     let mut server = Server::start(lone_node(&kafka));
     write(&probe, &server.client());
@@ -68,6 +72,13 @@ fn records_of_somebody_else_are_counted_and_hold_up_nothing() {
     }
     let strange = (values.len() * PARTITIONS as usize) as f64;
     assert_eq!(metric(&server.client(), STRANGE), strange);
+    assert_eq!(metric(&server.client(), PASSED), 0.0);
+    // The mark of a transaction at the end of each partition is an offset where no record will ever stand.
+    for partition in 0..PARTITIONS {
+        kafka.produce_transaction(TOPIC, partition, b"of somebody else");
+    }
+    read(&probe, &server.client());
+    assert_eq!(metric(&server.client(), PASSED), f64::from(PARTITIONS));
     // Nor after a replay.
     server.restart();
     read(&probe, &server.client());
@@ -75,6 +86,32 @@ fn records_of_somebody_else_are_counted_and_hold_up_nothing() {
     read(&probe, &server.client());
     let log = server.process().output();
     assert!(log.contains("is none of this cluster"), "{log}");
+}
+
+/// It is the leader of some partitions until its session is over, 4 seconds here; its connections stay open.
+#[test]
+fn strong_reads_come_back_soon_after_a_broker_stands_still() {
+    if is_missing("strong_reads_come_back_soon_after_a_broker_stands_still") {
+        return;
+    }
+    let (kafka, probe) = (Kafka::start(3, &[]), Probe::new());
+    let mut options = lone_node(&kafka);
+    let replicas =
+        options.args.iter().position(|arg| arg == "--kafka-replication-factor").expect("an argument");
+    options.args[replicas + 1] = "3".to_owned();
+    let server = Server::start(options);
+    let client = server.client();
+    write(&probe, &client);
+    read(&probe, &client);
+    let still = kafka.leader(TOPIC, 0);
+    kafka.pause(still);
+    let begin = SystemClock.instant();
+    wait_for("an answered strong read", LIMIT, || matches!(probe.read(&client), Seen::Fresh).then_some(()));
+    let took = begin.elapsed();
+    report(&format!("a broker stands still: strong reads again after {took:.1?}"));
+    assert!(took <= STILL_BAR, "strong reads came back after {took:?}");
+    assert_is_back(&probe, &client, "a broker stands still");
+    kafka.resume(still);
 }
 
 /// A broker answers the requests of a connection in their order, and a fetch waits for records: for half a second.

@@ -1,11 +1,11 @@
 //! Replicas that come and go over Kafka: one that finds its records deleted takes the state of another one, a fourth node
 //! takes replicas, and one is drained. Every node shows what was acknowledged, whenever that was.
 
-use super::kafka_nodes::{TOPIC, on_one_broker, start_load, three_nodes};
+use super::kafka_nodes::{TOPIC, imaged, on_one_broker, start_load, three_nodes};
 use super::kills::report;
 use super::life::{admin, check_at, folders, goes_on, wait_settled};
 use super::three_nodes::LIMIT;
-use quorate_cluster_tests::harness::cluster::{Cluster, Replica, Setup};
+use quorate_cluster_tests::harness::cluster::{Cluster, Setup};
 use quorate_cluster_tests::harness::kafka::{Kafka, is_missing};
 use quorate_cluster_tests::harness::wait_for;
 use std::collections::BTreeSet;
@@ -28,7 +28,7 @@ fn replicas_without_records_take_the_state_of_others_and_move() {
     let away = cluster.others(cluster.metadata_leader())[0];
     cluster.kill9(away);
     goes_on(&team);
-    let deleted = delete_what_is_applied(&kafka, &cluster, &cluster.others(away));
+    let deleted = delete_what_is_kept(&kafka, &cluster, &cluster.others(away));
     cluster.restart(away);
     goes_on(&team);
     let told = cluster.process(away).output();
@@ -64,17 +64,14 @@ fn replicas_without_records_take_the_state_of_others_and_move() {
     check_at(&cluster, &left, &ledgers, "over Kafka, after a kill of all");
 }
 
-/// Deletes the records that all of `nodes` have applied; returns of how many partitions there were any.
+/// Deletes the records that all of `nodes` have in their images; returns of how many partitions there were any. Of an older
+/// image a replica could not read on.
 #[track_caller]
-fn delete_what_is_applied(kafka: &Kafka, cluster: &Cluster, nodes: &[usize]) -> usize {
+fn delete_what_is_kept(kafka: &Kafka, cluster: &Cluster, nodes: &[usize]) -> usize {
     let ends = kafka.end_offsets(TOPIC);
-    let has_all = |node: &usize| {
-        let status = cluster.status(*node)?;
-        let is_there =
-            |replica: &Replica| replica.applied.is_some_and(|at| at as i64 >= ends[replica.id as usize]);
-        status.partitions.iter().all(is_there).then_some(())
-    };
-    wait_for("replicas that have all", LIMIT, || nodes.iter().map(has_all).collect::<Option<Vec<()>>>());
+    let has_all =
+        |node: &usize| (0..).zip(&ends).all(|(id, end)| imaged(&cluster.data_dir(*node), id) >= *end);
+    wait_for("images with all", LIMIT, || nodes.iter().all(has_all).then_some(()));
     for (partition, end) in (0..).zip(&ends) {
         kafka.delete_records(TOPIC, partition, *end);
     }

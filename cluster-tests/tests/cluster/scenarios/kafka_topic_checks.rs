@@ -1,6 +1,6 @@
 //! A topic that cannot be the log of a cluster, or no longer is, ends the node with the reason; brokers that are away do not.
 
-use super::kafka_nodes::{LIMIT, PARTITIONS, TOPIC, lone_node};
+use super::kafka_nodes::{LIMIT, PARTITIONS, TOPIC, imaged, lone_node};
 use super::probe::Probe;
 use quorate_cluster_tests::harness::kafka::{Kafka, is_missing};
 use quorate_cluster_tests::harness::server::{Options, Server};
@@ -77,6 +77,45 @@ fn a_topic_that_was_deleted_and_made_again_is_another_log() {
         };
         assert_refused(server, &reasons);
     }
+}
+
+/// As after a power loss of all brokers: the files of a partition end earlier than what was acknowledged.
+#[test]
+fn a_topic_that_lost_records_and_grew_over_their_places_is_told_after_a_restart() {
+    if is_missing("a_topic_that_lost_records_and_grew_over_their_places_is_told_after_a_restart") {
+        return;
+    }
+    let (mut kafka, probe) = (Kafka::start(1, &[]), Probe::new());
+    let mut server = Server::start(lone_node(&kafka).args(&["--storage.image-interval", "1s"]));
+    for _ in 0..3 {
+        let written = probe.write(&server.client()).expect("an answer");
+        assert!(written.is_success(), "{} {}", written.status, written.text());
+    }
+    let ends = kafka.end_offsets(TOPIC);
+    wait_for("images of all that was written", LIMIT, || {
+        (0..).zip(&ends).all(|(id, end)| imaged(server.data_dir(), id) >= *end).then_some(())
+    });
+    server.kill9();
+    kafka.stop(0);
+    for partition in 0..PARTITIONS {
+        let folder = kafka.files().data(0).join(format!("{TOPIC}-{partition}"));
+        for file in std::fs::read_dir(folder).expect("the folder of a partition").flatten() {
+            if file.file_name() != "partition.metadata" {
+                std::fs::remove_file(file.path()).expect("a file can be removed");
+            }
+        }
+    }
+    kafka.start_broker(0);
+    assert!(kafka.end_offsets(TOPIC).iter().all(|end| *end == 0), "the records are lost");
+    for (partition, end) in (0..).zip(&ends) {
+        for _ in 0..end + 1 {
+            kafka.produce(TOPIC, Some(partition), None, Some(b"in its place"), &[]);
+        }
+    }
+    assert_refused(
+        &mut server,
+        &["is not the one that was read there before", "acknowledged records were lost"],
+    );
 }
 
 #[test]
