@@ -111,11 +111,12 @@ impl Node {
         let kafka = match config.log {
             LogKind::Embedded => None,
             LogKind::Kafka => {
-                let known = meta.read(|state| state.log().cloned());
-                if let Some(embedded @ ClusterLog::Embedded) = &known {
-                    return Err(StartError::OtherLog { cluster: embedded.to_string(), started: "kafka" });
+                let (is_embedded, is_known) = meta.read(|state| (state.is_embedded(), state.log().is_some()));
+                if is_embedded {
+                    let cluster = ClusterLog::Embedded.to_string();
+                    return Err(StartError::OtherLog { cluster, started: "kafka" });
                 }
-                Some(KafkaHere::open(config, partitions, known.is_some()).await?)
+                Some(KafkaHere::open(config, partitions, is_known).await?)
             }
         };
         match &kafka {
@@ -258,10 +259,12 @@ async fn say_embedded(meta: MetaHandle, replicas: Arc<Replicas>) {
 
 /// Holds a node with the embedded log to that of its cluster.
 fn embedded_may_run(meta: &MetaHandle) -> Result<(), StartError> {
-    match meta.read(|state| state.log().cloned()) {
-        None | Some(ClusterLog::Embedded) => Ok(()),
-        Some(other) => Err(StartError::OtherLog { cluster: other.to_string(), started: "embedded" }),
-    }
+    let other = match meta.read(|state| (state.log().cloned(), state.awaits_topic())) {
+        (None, false) | (Some(ClusterLog::Embedded), _) => return Ok(()),
+        (None, true) => "a Kafka topic that its nodes have yet to find".to_owned(),
+        (Some(other), _) => other.to_string(),
+    };
+    Err(StartError::OtherLog { cluster: other, started: "embedded" })
 }
 
 fn raft_config(config: &Config) -> RaftConfig {

@@ -14,7 +14,7 @@ async fn state() -> MetaState {
     let meta = MetaHandle::start(&raft, dir.path()).await.unwrap();
     let nodes: Vec<_> = (1..=4).map(|n| (NodeId(n), format!("n{n}"), format!("h:{n}"))).collect();
     let replicas = vec![[1, 2, 3].map(NodeId).to_vec(); 2];
-    meta.found(&nodes, 3, replicas).await.unwrap();
+    meta.found(&nodes, 3, replicas, None).await.unwrap();
     for node in 1..=4 {
         meta.begin_incarnation(NodeId(node), &format!("h:{node}"), "z").await.unwrap();
     }
