@@ -11,6 +11,8 @@ pub mod dead_letters;
 mod describe;
 mod error;
 mod feed;
+mod images;
+mod kept;
 mod log;
 mod producer;
 pub mod source;

@@ -30,8 +30,9 @@ fn replica(partition: u32, applied: u64, voters: Option<&[u64]>, learners: &[u64
         voters: voters.to_vec(),
         learners: learners.to_vec(),
         committed: 100,
+        ..Default::default()
     });
-    Replica { partition, applied, hash: 0, members }
+    Replica { partition, applied, members, ..Replica::default() }
 }
 
 fn heard(node: u64, silent_ms: u64, replicas: Vec<Replica>, transfers: Vec<Transfer>) -> NodeSeen {
