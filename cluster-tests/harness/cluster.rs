@@ -280,6 +280,15 @@ impl Cluster {
         at
     }
 
+    /// From the next launch of a node on it has this configuration file.
+    ///
+    /// # Panics
+    /// When the file cannot be written.
+    pub fn write_config(&mut self, config: &str) {
+        std::fs::write(self.config_path(), config).expect("a file can be written");
+        self.setup.config = Some(config.to_owned());
+    }
+
     /// The command that starts a node, in its network.
     pub fn command(&self, node: usize) -> Command {
         let Node { name, host, ports: (http, grpc), joins, .. } = &self.nodes[node];

@@ -4,6 +4,7 @@ use crate::checks::PARTITION;
 use crate::net::Net;
 use crate::register::{Register, payload};
 use crate::world::{Fault, Live, Order, World};
+use quorate_cluster::meta::LogKind;
 use quorate_cluster::{MetaError, MetaHandle};
 use quorate_model::{ErrorCode, NodeId};
 use quorate_raft::segment_log::SegmentError;
@@ -112,7 +113,7 @@ async fn begin_incarnation(me: NodeId, world: Arc<World>, meta: MetaHandle) {
     let name = |node: &NodeId| (*node, format!("n{node}"), format!("n{node}:9095"));
     let nodes: Vec<_> = world.nodes.iter().map(name).collect();
     let replicas = vec![world.first_voters.iter().copied().collect()];
-    while let Err(error) = meta.found(&nodes, 3, replicas.clone()).await {
+    while let Err(error) = meta.found(&nodes, 3, replicas.clone(), Some(LogKind::Embedded)).await {
         world.note(me, "cannot found the cluster", &[error.code() as u64]);
         moment(&world, 20, 60).await;
     }

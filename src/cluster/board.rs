@@ -10,7 +10,7 @@ use crate::meta::Reads;
 use crate::placement::Standing;
 use parking_lot::Mutex;
 use quorate_model::{NodeId, PartitionId};
-use quorate_wire::meta::answer::Heard;
+use quorate_wire::meta::answer::{Heard, Image};
 use quorate_wire::meta::{Report, Seen, report::Tenant, seen::NodeSeen};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -140,8 +140,8 @@ impl Board {
         told.collect()
     }
 
-    /// What all nodes that are not silent have of the tenants that one of them reported last, in answer to its report.
-    /// Nothing until all who live must have been heard: too small a sum would let each of them have more than there is.
+    /// What all nodes that are not silent have of the tenants that one of them reported last, in answer to its report, and how
+    /// old the youngest image of each partition is. Nothing until all who live must have been heard: too small a sum would let each of them have more than there is.
     pub fn totals(&self, of: NodeId, now: Instant) -> Heard {
         let inner = self.0.lock();
         if inner.liveness.listening(now) < SUSPECT_AFTER {
@@ -162,7 +162,7 @@ impl Board {
             }
         }
         let total = |(tenant, (offered, series))| Tenant { tenant, offered, series };
-        Heard { nodes, tenants: sums.into_iter().map(total).collect() }
+        Heard { nodes, tenants: sums.into_iter().map(total).collect(), images: inner.images(now) }
     }
 
     /// Everything but the tenants, for those who show it.
@@ -181,6 +181,25 @@ impl Board {
     }
 }
 
+impl Inner {
+    /// Of each partition the youngest image that any node has told of: it is on a disk, also while its node is silent.
+    fn images(&self, now: Instant) -> Vec<Image> {
+        let mut youngest: BTreeMap<u32, u64> = BTreeMap::new();
+        for (node, kept) in &self.reports {
+            let silent_ms = ms(self.liveness.silence(*node, now));
+            for replica in &kept.report.replicas {
+                let Some(age_ms) = replica.image_age_ms else { continue };
+                let age_ms = age_ms.saturating_add(silent_ms);
+                youngest
+                    .entry(replica.partition)
+                    .and_modify(|known| *known = age_ms.min(*known))
+                    .or_insert(age_ms);
+            }
+        }
+        youngest.into_iter().map(|(partition, age_ms)| Image { partition, age_ms }).collect()
+    }
+}
+
 /// Reports with the same figures are taken for the same moment for so long.
 const RATE_SPAN: Duration = Duration::from_secs(20);
 
@@ -189,16 +208,19 @@ fn ms(duration: Duration) -> u64 {
 }
 
 /// The groups of the partitions, as nodes that are not silent say of those that they lead. Of two that say so the one with
-/// the higher committed position is believed: the other is a leader of before.
+/// the higher term is believed, or committed position where a node does not tell the term: the other is a leader of before.
 pub fn standings(seen: &Seen) -> BTreeMap<PartitionId, Standing> {
     let mut found: BTreeMap<PartitionId, Standing> = BTreeMap::new();
+    let mut newest: BTreeMap<PartitionId, (u64, u64)> = BTreeMap::new();
     for report in reports(seen) {
         for replica in &report.replicas {
             let Some(members) = &replica.members else { continue };
             let partition = PartitionId(replica.partition);
-            if found.get(&partition).is_some_and(|known| known.committed > members.committed) {
+            let told = (members.term, members.committed);
+            if newest.get(&partition).is_some_and(|known| *known > told) {
                 continue;
             }
+            newest.insert(partition, told);
             let numbers = |list: &[u64]| list.iter().copied().map(NodeId).collect::<BTreeSet<NodeId>>();
             let standing = Standing {
                 leader: NodeId(report.node),
@@ -258,7 +280,7 @@ mod tests {
             partition: *partition,
             applied: *applied,
             hash: *hash,
-            members: None,
+            ..Replica::default()
         };
         let replicas = replicas.iter().map(replica).collect();
         Report { node, samples, replicas, ..Report::default() }
@@ -294,12 +316,19 @@ mod tests {
 
     #[test]
     fn of_two_leaders_the_later_one_is_believed() {
-        let leader = |node: u64, committed| {
-            let members = Some(Members { voters: vec![1, 2], learners: vec![3], committed });
+        let leader_in = |node: u64, term, committed| {
+            let members = Some(Members { voters: vec![1, 2], learners: vec![3], committed, term });
             let replicas = vec![Replica { partition: 4, members, ..Replica::default() }];
             Report { node, replicas, ..Report::default() }
         };
+        let leader = |node, committed| leader_in(node, 0, committed);
         let node = |report, silent_ms| NodeSeen { report: Some(report), silent_ms, ..NodeSeen::default() };
+        // Where the log is not the group's, who was deposed may know of a later end.
+        for nodes in [[leader_in(1, 7, 90), leader_in(2, 8, 80)], [leader_in(2, 8, 80), leader_in(1, 7, 90)]]
+        {
+            let nodes = nodes.map(|report| node(report, 0)).to_vec();
+            assert_eq!(standings(&Seen { nodes, ..Seen::default() })[&PartitionId(4)].leader, NodeId(2));
+        }
         let nodes = vec![
             node(leader(1, 9), 0),
             node(leader(2, 12), 0),
@@ -312,6 +341,30 @@ mod tests {
         assert_eq!(standings[&PartitionId(4)].learners, BTreeSet::from([NodeId(3)]));
         assert_eq!(holders(&seen), BTreeMap::from([(PartitionId(4), BTreeSet::from([1, 2, 5].map(NodeId)))]));
         assert_eq!(heard(&seen), BTreeSet::from([1, 2, 5].map(NodeId)));
+    }
+
+    #[test]
+    fn the_youngest_image_of_a_partition_is_told_and_grows_old_while_its_node_is_silent() {
+        let (board, start) = (Board::default(), SystemClock.instant());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let images = |node, images: &[(u32, Option<u64>)]| {
+            let replica = |(partition, image_age_ms): &(u32, Option<u64>)| Replica {
+                partition: *partition,
+                image_age_ms: *image_age_ms,
+                ..Replica::default()
+            };
+            Report { node, replicas: images.iter().map(replica).collect(), ..Report::default() }
+        };
+        let told = |seconds| {
+            let images = board.totals(NodeId(2), at(seconds)).images;
+            images.into_iter().map(|image| (image.partition, image.age_ms)).collect::<Vec<_>>()
+        };
+        board.lead(at(0));
+        board.hear(images(1, &[(0, Some(500)), (1, Some(9_000)), (3, None)]), at(0));
+        board.hear(images(2, &[(1, Some(4_000)), (2, Some(0))]), at(0));
+        assert_eq!(told(1), [], "not all may have been heard");
+        board.hear(images(2, &[(1, Some(10_000)), (2, Some(0))]), at(6));
+        assert_eq!(told(6), [(0, 6_500), (1, 10_000), (2, 0)]);
     }
 
     #[test]
@@ -337,7 +390,7 @@ mod tests {
             Report { node, tenants: tenants.iter().map(tenant).collect(), ..Report::default() }
         };
         let totals = |node, seconds| {
-            let Heard { nodes, tenants } = board.totals(NodeId(node), at(seconds));
+            let Heard { nodes, tenants, .. } = board.totals(NodeId(node), at(seconds));
             let mut tenants: Vec<_> = tenants.iter().map(|t| (t.tenant, t.offered, t.series)).collect();
             tenants.sort_by_key(|(tenant, _, _)| *tenant);
             (nodes, tenants)

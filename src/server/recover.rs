@@ -248,7 +248,7 @@ mod tests {
         let raft = RaftNode::start(&path.join("log"), NodeId(1), RaftConfig::default()).await.unwrap();
         let meta = MetaHandle::start(&raft, path).await.unwrap();
         let nodes: Vec<_> = [1, 2].map(|at| (NodeId(at), format!("n{at}"), format!("h:{at}"))).to_vec();
-        meta.found(&nodes, 2, vec![vec![NodeId(1), NodeId(2)], vec![NodeId(2)]]).await.unwrap();
+        meta.found(&nodes, 2, vec![vec![NodeId(1), NodeId(2)], vec![NodeId(2)]], None).await.unwrap();
         meta.begin_incarnation(NodeId(1), "h:1", "").await.unwrap();
         let group = raft.group(group_of(PartitionId(0))).await.unwrap();
         group.propose(vec![1; 10].into()).await.unwrap();

@@ -12,6 +12,7 @@ use crate::datadir::DataDir;
 use crate::http::{App, AppParts, listener, router};
 use crate::node::Node;
 use crate::node::company::Company;
+use crate::node::troubles::Troubles;
 use crate::{recover, self_monitor, telemetry};
 use quorate_cluster::limits::LimitsProvider;
 use quorate_model::{Clock, SystemClock, failpoint};
@@ -142,12 +143,14 @@ async fn serve(source: Source, config: Arc<Config>, clock: Arc<dyn Clock>) -> Re
     let limits = Arc::new(LimitsProvider::new(config.limits.clone(), config.overrides.clone()));
     let recorder = telemetry::metrics::install()?;
     tokio::spawn(telemetry::metrics::keep_small(recorder.clone()));
+    let troubles = Arc::<Troubles>::default();
     let app = App::new(AppParts {
         reloader: Arc::new(Reloader::new(source, config.clone(), limits.clone(), tls.clone(), clock.clone())),
         limits: limits.clone(),
         features: config.features()?,
         recorder,
         clock: clock.clone(),
+        troubles: troubles.clone(),
     });
     let stop = CancellationToken::new();
     let addresses = listeners.addresses;
@@ -155,7 +158,7 @@ async fn serve(source: Source, config: Arc<Config>, clock: Arc<dyn Clock>) -> Re
     let inbox = company.as_ref().map(Company::inbox).unwrap_or_default();
     let serving = listeners.serve(&app, &config, (inbox, tls), &stop);
     let node = tokio::select! {
-        node = Node::start(&config, dir, company.as_ref(), limits, clock) => Some(node.map_err(text)?),
+        node = Node::start(&config, dir, company.as_ref(), limits, clock, troubles) => Some(node.map_err(text)?),
         () = signals.end.received() => None,
     };
     let ended = match &node {

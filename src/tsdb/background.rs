@@ -142,6 +142,21 @@ impl Background {
         Ok(pointer.position)
     }
 
+    /// When the file of the durable image was written, in ms since 1970; without one, when the folder was made.
+    pub(crate) fn image_written_ms(&self) -> Result<i64, StoreError> {
+        // Held while the file is looked at: the next image removes it.
+        let image = self.image.lock();
+        let path =
+            image.as_ref().map_or_else(|| self.dir.clone(), |image| image_path(&self.dir, image.image));
+        let looked = std::fs::metadata(&path).and_then(|found| match image.is_some() {
+            true => found.modified(),
+            false => found.created().or_else(|_unknown| found.modified()),
+        });
+        let written = looked.map_err(|error| StoreError::file(&path, error))?;
+        let since = written.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Ok(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
+
     /// Pins the durable image; cuts one if there is none.
     pub(crate) fn pin_image(&self) -> Result<PinnedImage, StoreError> {
         // Held until the files are open: the next image removes their names.

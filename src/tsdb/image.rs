@@ -23,6 +23,8 @@ const STRIPE: u32 = 0x100;
 const SEALED: u32 = 0x200;
 /// Builds that do not know it only do not tell that the log is another one.
 const LAST_ENTRY: u32 = OPTIONAL | 1;
+/// Up to where records may name series whose definitions were lost; only in states that skipped some.
+const FORGIVEN: u32 = OPTIONAL | 2;
 /// Longest window that a store is configured with.
 const MAX_WINDOW_MS: i64 = 86_400_000;
 
@@ -69,6 +71,9 @@ pub(crate) fn cut(head: &Head, views: &Views, take: impl FnOnce(Vec<u8>, u64)) -
     let (frames, entries) = writer.pending.take();
     take(frames, entries);
     let position = writer.position;
+    if writer.forgiven > position {
+        sections.push((FORGIVEN, writer.forgiven.0.to_le_bytes().to_vec()));
+    }
     drop(index);
     drop(writer);
     Ok(Cut { position, sections, live_rows, sealed })
@@ -98,6 +103,9 @@ pub(crate) fn load(
             }
             LAST_ENTRY => loader.last_entry(raw),
             id if (SEALED..OPTIONAL).contains(&id) => loader.sealed(raw, views),
+            FORGIVEN => {
+                raw.as_slice().try_into().ok().map(|raw| loader.forgiven = Position(u64::from_le_bytes(raw)))
+            }
             id if id & OPTIONAL != 0 => Some(()),
             _ => None,
         };
@@ -141,12 +149,21 @@ struct Loader<'a> {
     /// Live rows that the series log has named, and one more than the newest row of all.
     named: u64,
     next: u32,
+    forgiven: Position,
     is_sound: bool,
 }
 
 impl<'a> Loader<'a> {
     fn new(head: &'a Head) -> Self {
-        Self { head, live: RoaringBitmap::new(), freed: HashMap::new(), named: 0, next: 0, is_sound: true }
+        Self {
+            head,
+            live: RoaringBitmap::new(),
+            freed: HashMap::new(),
+            named: 0,
+            next: 0,
+            forgiven: Position(0),
+            is_sound: true,
+        }
     }
 
     fn entry(&mut self, entry: SeriesEntry) {
@@ -217,6 +234,7 @@ impl<'a> Loader<'a> {
         let writer = &mut *self.head.writer().lock();
         self.head.index().write().skip_to(meta.next_row.max(self.next));
         meta.restore(self.head, writer);
+        writer.forgiven = self.forgiven;
         self.head.restore_late(|start| writer.windows.get(&start).is_some_and(|w| w.next_generation > 0));
     }
 }

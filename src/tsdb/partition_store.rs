@@ -102,6 +102,15 @@ impl PartitionStore {
         self.background.durable()
     }
 
+    /// When the last durable image was written, in ms since 1970 by the clock of its file system; without an image, when the
+    /// folder was made.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the file system does not tell.
+    pub fn image_written_ms(&self) -> Result<i64, StoreError> {
+        self.background.image_written_ms()
+    }
+
     /// Applies the record at `position`. A position at or below `applied` changes nothing.
     ///
     /// # Errors
@@ -129,6 +138,15 @@ impl PartitionStore {
     /// Position and CRC-32C of the last entry that was noted; right after `open` that of the durable image.
     pub fn last_entry(&self) -> Option<(Position, u32)> {
         self.head.last_entry()
+    }
+
+    /// Goes on behind `to`, for good without what stands before it and was not applied. Records behind it and up to `forgiven`
+    /// that name series which were defined there are void; the state keeps that, as do those that are made of it.
+    ///
+    /// # Errors
+    /// [`ApplyError`] if apply has stopped.
+    pub fn skip(&self, to: Position, forgiven: Position) -> Result<(), ApplyError> {
+        self.head.skip(to, forgiven)
     }
 
     /// The highest epoch of a builder that was applied.

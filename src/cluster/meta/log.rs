@@ -5,6 +5,7 @@
 
 use super::bytes::{Reader, Writer};
 use super::command::{Command, Response};
+use super::gates::MetaVersion;
 use super::{MetaError, MetaHandle, MetaState};
 use std::fmt;
 
@@ -81,8 +82,25 @@ impl MetaState {
         self.log.as_ref()
     }
 
+    /// Whether the log is the embedded one: that was said, or the cluster is from before it could be said.
+    pub fn is_embedded(&self) -> bool {
+        let is_older = !self.partitions.is_empty() && self.version < MetaVersion::LOG;
+        self.log == Some(LogKind::Embedded) || (self.log.is_none() && is_older)
+    }
+
+    /// Whether the cluster was founded by nodes with Kafka, none of which has said yet which topic it is: those with the
+    /// embedded log say so before they found one.
+    pub fn awaits_topic(&self) -> bool {
+        self.log.is_none() && !self.partitions.is_empty() && self.version >= MetaVersion::LOG
+    }
+
     pub(super) fn set_log(&mut self, log: LogKind) -> Response {
         match &self.log {
+            None if log == LogKind::Embedded && self.awaits_topic() => Response::Refused(
+                "this cluster was founded by nodes with log kafka, and this one was started with log embedded: start it with \
+                 that of the cluster"
+                    .to_owned(),
+            ),
             None => {
                 self.log = Some(log);
                 Response::Done
@@ -112,6 +130,7 @@ impl MetaHandle {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quorate_model::NodeId;
 
     fn topic(topic_id: u128) -> LogKind {
         LogKind::Kafka { topic: "t".to_owned(), topic_id, partitions: 4 }
@@ -132,6 +151,31 @@ mod tests {
             );
         }
         assert_eq!(state.log(), Some(&topic(1)));
+    }
+
+    #[test]
+    fn who_joins_decides_nothing_about_a_cluster_that_was_founded_with_another_log() {
+        let found =
+            || Command::Found { id: 9, nodes: Vec::new(), replication: 1, replicas: vec![vec![NodeId(1)]] };
+        let activate = || Command::ActivateVersion { version: MetaVersion::LOG, announced: Vec::new() };
+        let says = |log| Command::SetLog { log };
+        let state_of = |commands: Vec<Command>| {
+            let mut state = MetaState::default();
+            let last = commands.into_iter().map(|command| state.apply(command)).last();
+            (last.unwrap(), state)
+        };
+        // Founded with the embedded log: it is said before there are partitions.
+        let (answer, state) = state_of(vec![activate(), says(LogKind::Embedded), found(), says(topic(1))]);
+        assert!(matches!(answer, Response::Refused(_)) && state.is_embedded(), "{answer:?}");
+        // Founded before that could be said, and a claim at the very moment at which it can.
+        let (answer, state) = state_of(vec![found(), activate(), says(topic(1))]);
+        assert!(matches!(answer, Response::Refused(_)) && state.is_embedded(), "{answer:?}");
+        assert!(state_of(vec![found()]).1.is_embedded());
+        // Founded with Kafka: a node with the embedded log comes before the topic is said.
+        let (answer, mut state) = state_of(vec![activate(), found(), says(LogKind::Embedded)]);
+        assert!(matches!(answer, Response::Refused(_)) && state.awaits_topic(), "{answer:?}");
+        assert_eq!(state.apply(says(topic(1))), Response::Done);
+        assert!(!state.awaits_topic() && !state.is_embedded());
     }
 
     #[test]

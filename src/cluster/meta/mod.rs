@@ -277,15 +277,16 @@ impl MetaHandle {
     }
 
     /// Founds the cluster with its first nodes, each with number, name and address, unless it was founded before. They read
-    /// what this one reads.
+    /// what this one reads. A `log` that needs no looking for is said first, so that nobody who comes later says another one.
     ///
     /// # Errors
-    /// [`MetaError`].
+    /// [`MetaError`]; [`MetaError::Refused`] if others founded it with another log.
     pub async fn found(
         &self,
         nodes: &[(NodeId, String, String)],
         replication: u8,
         replicas: Vec<Vec<NodeId>>,
+        log: Option<LogKind>,
     ) -> Result<(), MetaError> {
         let first = |(node, name, address): &(NodeId, String, String)| FirstNode {
             node: *node,
@@ -295,6 +296,13 @@ impl MetaHandle {
         let numbers: Vec<NodeId> = nodes.iter().map(|(node, ..)| *node).collect();
         // First, so that nothing waits for a version that all of them read.
         self.begin_version(&numbers).await?;
+        if let Some(log) = log {
+            match self.set_log(log).await {
+                // A cluster that cannot say it has the embedded one, see `MetaState::is_embedded`.
+                Ok(()) | Err(MetaError::Gated { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
         let nodes = nodes.iter().map(first).collect();
         let found = Command::Found { id: rand::random(), nodes, replication, replicas };
         done(self.propose(found).await?)

@@ -287,7 +287,8 @@ impl Trio {
         let nodes: Vec<_> =
             (1..=3).map(|node| (NodeId(node), format!("n{node}"), format!("h:{node}"))).collect();
         let replicas = vec![vec![NodeId(1), NodeId(2), NodeId(3)]; 2];
-        let founding = (0..3).map(|at| self.meta(at).found(&nodes, 3, replicas.clone()));
+        let founding =
+            (0..3).map(|at| self.meta(at).found(&nodes, 3, replicas.clone(), Some(LogKind::Embedded)));
         futures::future::try_join_all(founding).await.unwrap();
     }
 
@@ -318,6 +319,7 @@ async fn every_node_proposes_and_reads_what_it_proposed() {
     let mut trio = Trio::start(Reads::of_this_build()).await;
     trio.found().await;
     assert!((0..3).all(|at| trio.active(at) == MetaVersion::NEWEST), "at once");
+    assert!((0..3).all(|at| trio.meta(at).read(MetaState::is_embedded)), "it was said with it");
     let ids: BTreeSet<u128> = (0..3).map(|at| trio.meta(at).cluster_id()).collect();
     assert!(ids.len() == 1 && !ids.contains(&0), "{ids:?}");
     let secrets = futures::future::try_join_all((0..3).map(|at| trio.meta(at).secret())).await.unwrap();
@@ -365,6 +367,7 @@ fn base() -> Reads {
 async fn what_is_new_is_written_once_every_node_reads_it() {
     let mut trio = Trio::start(base()).await;
     trio.found().await;
+    assert!(trio.meta(0).read(MetaState::is_embedded), "it cannot be said, and is so");
     trio.meta(0).begin_incarnation(NodeId(3), "h:3", "").await.unwrap();
     for at in 0..2 {
         trio.reads[at] = Reads::of_this_build();
@@ -409,13 +412,13 @@ async fn what_is_new_is_written_once_every_node_reads_it() {
 
     // One that reads less is told at the door, and stops before it misreads anything if it comes all the same.
     let refused = trio.meta(0).admits(&base()).unwrap_err();
-    assert!(refused.contains("version 1") && refused.contains("version 4"), "{refused}");
+    assert!(refused.contains("version 1") && refused.contains("version 5"), "{refused}");
     trio.reads[2] = base();
     trio.board.disconnect(NodeId(3));
     trio.nodes[2].0.shutdown().await;
     trio.nodes[2] = trio.open(2).await;
     let reason = trio.meta(2).failed().await;
-    assert!(reason.contains("version 4") && reason.contains("newer version of Quorate"), "{reason}");
+    assert!(reason.contains("version 5") && reason.contains("newer version of Quorate"), "{reason}");
     for (raft, _) in &trio.nodes {
         raft.shutdown().await;
     }

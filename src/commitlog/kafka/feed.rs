@@ -138,6 +138,13 @@ impl Feed {
     pub(crate) async fn ends(&self, partitions: &[u32], patience: Duration) -> Vec<Result<i64, LogError>> {
         self.shared.asker.ends(partitions, patience).await
     }
+
+    /// The first offset of a partition and its end.
+    pub(crate) async fn bounds(&self, partition: u32, timeout: Duration) -> Result<(i64, i64), LogError> {
+        let asker = self.shared.asker.clone();
+        let asking = tokio::task::spawn_blocking(move || asker.bounds(partition, timeout)).await;
+        asking.map_err(|error| LogError::Internal { reason: error.to_string() })?
+    }
 }
 
 impl Drop for Feed {

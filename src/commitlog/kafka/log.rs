@@ -3,29 +3,29 @@
 //! Knows how offsets are positions. Does not know consumers and producers from inside.
 //! Path: `ingest`, `server::node` -> **here** -> `producer`, `feed`.
 //! KL1: the newest committed position is asked of the brokers, never remembered. KL2: the topic keeps records by its own
-//! retention: a trim only tells that this replica has an image of them. While it has had none for a quarter of the retention
-//! the node takes no more for that partition (C15): records could be deleted before anything holds them.
+//! retention: a trim only tells that this replica has an image of them. While no replica is known to have one that is younger
+//! than a quarter of the retention, no node takes more for that partition (C15): records could be deleted before anything holds
+//! them.
 
 use super::KafkaError;
 use super::client::ClientSettings;
 use super::feed::{Feed, Subscription};
+use super::images::Images;
 use super::producer::{ProduceSettings, Producer};
 use super::topic::{Admin, Topic};
 use crate::{LogError, LogReader, PartitionLog};
 use async_trait::async_trait;
 use bytes::Bytes;
-use parking_lot::Mutex;
 use quorate_model::planted::{Bug, is_planted};
 use quorate_model::{Clock, PartitionId, Position, SystemClock};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long the brokers may take to tell the ends of partitions.
 const ENDS_TIMEOUT: Duration = Duration::from_secs(3);
-/// A log wants an image as soon as the last one is older than this part of the retention, and tells that there is none, and
-/// takes nothing more, when it is older than these.
+/// A log wants an image as soon as the last one here is older than this part of the retention, and tells that there is none, and
+/// takes nothing more, when the youngest of all is older than these.
 const IMAGES_PER_RETENTION: u32 = 16;
 const ALARMS_PER_RETENTION: u32 = 10;
 const STOPS_PER_RETENTION: u32 = 4;
@@ -39,25 +39,9 @@ pub struct Kafka {
     producer: Producer,
     pub(super) feed: Arc<Feed>,
     admin: Admin,
-    images: Images,
+    images: Arc<Images>,
     /// The newest position of each partition that was acknowledged to this node.
     acknowledged: Vec<AtomicU64>,
-}
-
-/// When each partition that is read here last had an image, or began to be read.
-#[derive(Default)]
-struct Images(Arc<Mutex<BTreeMap<PartitionId, Instant>>>);
-
-impl Images {
-    /// How long ago that was; `None` if the partition is not read here.
-    fn age(&self, id: PartitionId) -> Option<Duration> {
-        let since = *self.0.lock().get(&id)?;
-        Some(SystemClock.instant().saturating_duration_since(since))
-    }
-
-    fn note(&self, id: PartitionId) {
-        self.0.lock().insert(id, SystemClock.instant());
-    }
 }
 
 impl std::fmt::Debug for Kafka {
@@ -80,7 +64,7 @@ impl Kafka {
         let producer = Producer::new(settings.clone(), produce, topic.clone())?;
         let admin = Admin::new(&settings)?;
         let acknowledged = (0..topic.partitions).map(|_| AtomicU64::new(0)).collect();
-        let images = Images::default();
+        let images = Arc::new(Images::new(SystemClock.instant()));
         Ok(Arc::new(Self { settings, topic, producer, feed, admin, images, acknowledged }))
     }
 
@@ -112,16 +96,48 @@ impl Kafka {
         ends.into_iter().map(|end| Ok(Position(u64::try_from(end?).unwrap_or(0)))).collect()
     }
 
-    /// Whether the last image of a partition is so old that `nth` part of the topic's retention is over.
-    fn is_image_older(&self, id: PartitionId, nth: u32) -> bool {
-        let retention = self.topic.retention_ms.map(Duration::from_millis);
-        retention.zip(self.images.age(id)).is_some_and(|(retention, age)| age > retention / nth)
+    /// The position that the first record which the topic still keeps of a partition follows, and that of the last one.
+    ///
+    /// # Errors
+    /// [`LogError::Unavailable`] if no broker tells.
+    pub async fn kept(&self, id: PartitionId) -> Result<(Position, Position), LogError> {
+        let (first, end) = self.feed.bounds(id.0, ENDS_TIMEOUT).await?;
+        let position = |offset: i64| Position(u64::try_from(offset).unwrap_or(0));
+        Ok((position(first), position(end)))
     }
 
-    /// Partitions without an image for a tenth of the topic's retention.
+    /// The replica here has a durable image of this age, or all that is in the topic.
+    pub fn note_image(&self, id: PartitionId, age: Duration) {
+        self.images.note(id, age, SystemClock.instant());
+    }
+
+    /// Some replica that is caught up has a durable image of this age.
+    pub fn hear_image(&self, id: PartitionId, age: Duration) {
+        if id.0 < self.topic.partitions {
+            self.images.hear(id, age, SystemClock.instant());
+        }
+    }
+
+    /// How old the durable image of the replica here is, if it runs.
+    pub fn image_age(&self, id: PartitionId) -> Option<Duration> {
+        self.images.here(id, SystemClock.instant())
+    }
+
+    /// Whether the youngest image of a partition is so old that `nth` part of the topic's retention is over.
+    fn are_images_older(&self, id: PartitionId, nth: u32) -> bool {
+        let age = self.images.youngest(id, SystemClock.instant());
+        self.part_of_retention(nth).is_some_and(|part| age > part)
+    }
+
+    /// `None` if the topic keeps records for ever.
+    fn part_of_retention(&self, nth: u32) -> Option<Duration> {
+        self.topic.retention_ms.map(|ms| Duration::from_millis(ms) / nth)
+    }
+
+    /// Partitions of which no replica is known to have an image that is younger than a tenth of the topic's retention.
     pub fn partitions_without_image(&self) -> Vec<PartitionId> {
-        let read: Vec<PartitionId> = self.images.0.lock().keys().copied().collect();
-        read.into_iter().filter(|id| self.is_image_older(*id, ALARMS_PER_RETENTION)).collect()
+        let all = (0..self.topic.partitions).map(PartitionId);
+        all.filter(|id| self.are_images_older(*id, ALARMS_PER_RETENTION)).collect()
     }
 
     fn newest_acknowledged(&self, id: PartitionId) -> Position {
@@ -179,10 +195,13 @@ impl KafkaLog {
 #[async_trait]
 impl PartitionLog for KafkaLog {
     async fn append(&self, entry: Bytes) -> Result<Position, LogError> {
-        if self.kafka.is_image_older(self.partition, STOPS_PER_RETENTION) {
-            let reason = "no image of the partition was written for a quarter of the topic's retention: its records could \
-                          be deleted before they are kept elsewhere";
-            return Err(LogError::Unavailable { reason: reason.to_owned() });
+        if self.kafka.are_images_older(self.partition, STOPS_PER_RETENTION) {
+            let reason = format!(
+                "no replica of partition {} has told of an image that is younger than a quarter of the topic's retention: \
+                 its records could be deleted before they are kept elsewhere",
+                self.partition
+            );
+            return Err(LogError::Unavailable { reason });
         }
         if is_planted(Bug::AckBeforeBroker) {
             drop(self.kafka.producer.begin(self.partition.0, &entry)?);
@@ -209,8 +228,8 @@ impl PartitionLog for KafkaLog {
 
     fn read_behind(&self, after: Position, last: Option<(Position, u32)>) -> Box<dyn LogReader> {
         if let Some(subscription) = self.kafka.feed.subscribe(self.partition.0, after, last) {
-            self.kafka.images.note(self.partition);
-            let images = Some((self.partition, Images(self.kafka.images.0.clone())));
+            self.kafka.images.note_first(self.partition, Duration::ZERO, SystemClock.instant());
+            let images = Some((self.partition, self.kafka.images.clone()));
             return Box::new(KafkaReader { subscription, images, _feed: self.kafka.feed.clone() });
         }
         // The node's consumer has one place in each partition: whoever else reads gets a consumer of its own.
@@ -232,14 +251,15 @@ impl PartitionLog for KafkaLog {
     }
 
     async fn trim(&self, _up_to: Position) -> Result<(), LogError> {
-        if self.kafka.images.age(self.partition).is_some() {
-            self.kafka.images.note(self.partition);
+        if self.kafka.image_age(self.partition).is_some() {
+            self.kafka.note_image(self.partition, Duration::ZERO);
         }
         Ok(())
     }
 
     fn wants_trim(&self) -> bool {
-        self.kafka.is_image_older(self.partition, IMAGES_PER_RETENTION)
+        let age = self.kafka.image_age(self.partition);
+        age.zip(self.kafka.part_of_retention(IMAGES_PER_RETENTION)).is_some_and(|(age, part)| age > part)
     }
 
     fn incarnation(&self) -> u32 {
@@ -249,8 +269,8 @@ impl PartitionLog for KafkaLog {
 
 struct KafkaReader {
     subscription: Subscription,
-    /// That of the node notes how old the partition's image is, as long as it is read.
-    images: Option<(PartitionId, Images)>,
+    /// That of the node knows how old the partition's image is, as long as it is read.
+    images: Option<(PartitionId, Arc<Images>)>,
     /// Ends after the subscription.
     _feed: Arc<Feed>,
 }
@@ -258,7 +278,7 @@ struct KafkaReader {
 impl Drop for KafkaReader {
     fn drop(&mut self) {
         if let Some((id, images)) = &self.images {
-            images.0.lock().remove(id);
+            images.forget(*id);
         }
     }
 }

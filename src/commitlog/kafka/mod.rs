@@ -12,6 +12,7 @@ mod describe;
 mod ends;
 mod error;
 mod feed;
+mod images;
 mod log;
 mod poll;
 mod producer;

@@ -4,7 +4,9 @@
 
 use super::{HumanDuration, is_address};
 use quorate_commitlog::kafka::{ClientSettings, ProduceSettings, Sasl, TlsSettings, TopicSettings};
+use quorate_model::{PartitionId, Position};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// What the log of the partitions is.
@@ -89,6 +91,9 @@ pub struct KafkaConfig {
     pub sasl_token_file: PathBuf,
     /// Options of librdkafka, each as `name=value`.
     pub options: Vec<String>,
+    /// Partitions and positions behind which records are given up that were deleted before any replica had applied them, each
+    /// as `partition@position`.
+    pub accept_loss: Vec<String>,
 }
 
 impl Default for KafkaConfig {
@@ -112,6 +117,7 @@ impl Default for KafkaConfig {
             sasl_password_file: PathBuf::new(),
             sasl_token_file: PathBuf::new(),
             options: Vec::new(),
+            accept_loss: Vec::new(),
         }
     }
 }
@@ -162,6 +168,9 @@ impl KafkaConfig {
         for option in self.options.iter().filter(|option| !option.contains('=')) {
             problems.push(format!("kafka.options must be name=value each, {option:?} is not"));
         }
+        for loss in self.accept_loss.iter().filter(|loss| accepted_loss(loss).is_none()) {
+            problems.push(format!("kafka.accept_loss must be PARTITION@POSITION each, {loss:?} is not"));
+        }
         if !self.brokers.is_empty() {
             self.client().check("kafka", problems);
         }
@@ -185,6 +194,11 @@ impl KafkaConfig {
             problems
                 .push("kafka.sasl_token_file must be set for kafka.sasl_mechanism OAUTHBEARER".to_owned());
         }
+    }
+
+    /// What `accept_loss` says of each partition.
+    pub fn accepted_losses(&self) -> BTreeMap<PartitionId, Position> {
+        self.accept_loss.iter().filter_map(|loss| accepted_loss(loss)).collect()
     }
 
     /// How the brokers are reached.
@@ -229,6 +243,11 @@ impl KafkaConfig {
     }
 }
 
+fn accepted_loss(loss: &str) -> Option<(PartitionId, Position)> {
+    let (partition, position) = loss.split_once('@')?;
+    Some((PartitionId(partition.parse().ok()?), Position(position.parse().ok()?)))
+}
+
 fn is_empty(path: &std::path::Path) -> bool {
     path.as_os_str().is_empty()
 }
@@ -268,5 +287,16 @@ mod tests {
         check(|c| c.options = vec!["linger.ms".to_owned()], Some("kafka.options"));
         check(|c| c.options = vec!["acks=1".to_owned()], Some("acks"));
         check(|c| c.options = vec!["debug=broker".to_owned()], None);
+        for loss in ["3", "3@", "@7", "3@-1", "3@7@9"] {
+            check(|c| c.accept_loss = vec![loss.to_owned()], Some("kafka.accept_loss"));
+        }
+    }
+
+    #[test]
+    fn accepted_losses_name_partitions_and_positions() {
+        let config =
+            KafkaConfig { accept_loss: ["3@7", "0@0"].map(str::to_owned).to_vec(), ..KafkaConfig::default() };
+        let expected = [(PartitionId(0), Position(0)), (PartitionId(3), Position(7))];
+        assert_eq!(config.accepted_losses(), expected.into());
     }
 }

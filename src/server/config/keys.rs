@@ -211,6 +211,11 @@ pub const KEYS: &[Key] = &[
         kind: Kind::List,
         help: "Options of librdkafka, each as NAME=VALUE; not those that decide about what is promised.",
     },
+    Key {
+        path: "kafka.accept_loss",
+        kind: Kind::List,
+        help: "Where to go on without records that were deleted before any replica had them, each as PARTITION@POSITION.",
+    },
     text(
         "cluster.rebuild_after",
         "How long a node may be silent before others take its replicas; 0 waits for ever. That of the node that leads the \

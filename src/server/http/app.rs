@@ -9,6 +9,7 @@ use crate::config::reload::Reloader;
 use crate::config::{Config, Multitenancy};
 use crate::node::figures;
 use crate::node::services::Services;
+use crate::node::troubles::Troubles;
 use crate::telemetry::exposition::Exposition;
 use crate::telemetry::metrics;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -35,6 +36,8 @@ pub struct AppParts {
     pub recorder: PrometheusHandle,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// What keeps partitions from going on.
+    pub troubles: Arc<Troubles>,
 }
 
 /// State of the HTTP API.
@@ -48,6 +51,7 @@ pub struct App {
     limits: Arc<LimitsProvider>,
     features: Features,
     recorder: PrometheusHandle,
+    troubles: Arc<Troubles>,
     in_flight: Arc<InFlight>,
     services: OnceLock<Arc<Services>>,
     ready: watch::Sender<bool>,
@@ -58,7 +62,7 @@ pub struct App {
 impl App {
     /// An API without services yet.
     pub fn new(parts: AppParts) -> Arc<Self> {
-        let AppParts { reloader, limits, features, recorder, clock } = parts;
+        let AppParts { reloader, limits, features, recorder, clock, troubles } = parts;
         let started_ms = clock.now_ms();
         let in_flight = write::in_flight(&reloader.config());
         Arc::new(Self {
@@ -68,6 +72,7 @@ impl App {
             limits,
             features,
             recorder,
+            troubles,
             in_flight,
             services: OnceLock::new(),
             ready: watch::Sender::new(false),
@@ -122,9 +127,16 @@ impl App {
     /// # Errors
     /// 503 while partitions replay.
     pub fn services(&self) -> Result<&Arc<Services>, ApiError> {
-        self.services
-            .get()
-            .ok_or_else(|| ApiError::new(ErrorCode::Unavailable, "the node is starting: its log is replayed"))
+        self.services.get().ok_or_else(|| {
+            let why = self.troubles().unwrap_or_else(|| "its log is replayed".to_owned());
+            ApiError::new(ErrorCode::Unavailable, format!("the node is starting: {why}"))
+        })
+    }
+
+    /// What keeps partitions from going on until an operator does something, one after the other.
+    pub fn troubles(&self) -> Option<String> {
+        let reasons: Vec<String> = self.troubles.list().into_iter().map(|(_, reason)| reason).collect();
+        (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 
     /// What one query of a tenant may read.

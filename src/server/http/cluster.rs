@@ -62,6 +62,7 @@ fn log(services: &Services) -> Value {
         "topicId": format!("{:032x}", topic.id),
         "retentionMs": topic.retention_ms,
         "unsafe": topic.unsafe_because,
+        "troubles": services.replicas.troubles().list().into_iter().map(|(_, why)| why).collect::<Vec<_>>(),
     })
 }
 

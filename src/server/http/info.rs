@@ -36,6 +36,9 @@ pub async fn ready(State(app): State<Arc<App>>) -> Response {
         let retry = [(header::RETRY_AFTER, HeaderValue::from_static("1"))];
         (StatusCode::SERVICE_UNAVAILABLE, retry, why).into_response()
     };
+    if let Some(why) = app.troubles() {
+        return refused(format!("{why}\n"));
+    }
     if !app.is_ready() {
         return refused("Service Unavailable\n".to_owned());
     }

@@ -32,6 +32,7 @@ fn app(settings: &[(&str, &str)]) -> Arc<App> {
         limits,
         recorder: crate::telemetry::metrics::install().unwrap(),
         clock,
+        troubles: Arc::default(),
     })
 }
 

@@ -5,10 +5,10 @@
 //! CO1: the data dir says whose it is before anything else is written into it.
 
 use super::StartError;
-use crate::config::Config;
+use crate::config::{Config, LogKind};
 use crate::datadir::{DataDir, Identity, Membership};
 use quorate_cluster::formation::{self, Consultant, Door, Introduction, Place};
-use quorate_cluster::meta::Reads;
+use quorate_cluster::meta::{LogKind as ClusterLog, Reads};
 use quorate_cluster::placement::{self, Candidate};
 use quorate_cluster::{MetaError, MetaHandle};
 use quorate_model::NodeId;
@@ -187,7 +187,15 @@ impl Company {
                 _ => vec![(NodeId(identity.node), self.me.name.clone(), self.me.address.clone())],
             };
             let replicas = first_placement(config, identity.partitions, &nodes);
-            meta.found(&nodes, config.replication_factor, replicas).await?;
+            let log = match config.log {
+                LogKind::Embedded => Some(ClusterLog::Embedded),
+                LogKind::Kafka if identity.partitions > 0 && meta.read(|state| state.log().is_none()) => {
+                    return Err(StartError::EmbeddedData);
+                }
+                // Which topic it is has yet to be found.
+                LogKind::Kafka => None,
+            };
+            meta.found(&nodes, config.replication_factor, replicas, log).await?;
         }
         let id = meta.cluster_id();
         self.check_others(id).await?;

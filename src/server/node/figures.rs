@@ -108,7 +108,7 @@ fn write_kafka(services: &Services, partitions: &[Partition], page: &mut Exposit
         );
         page.gauge(
             "quorate_kafka_partitions_without_image",
-            "Partitions of which no image was written for a tenth of the topic's retention.",
+            "Partitions of which no replica has an image younger than a tenth of the topic's retention.",
             kafka.kafka().partitions_without_image().len() as f64,
         );
     }

@@ -39,6 +39,8 @@ pub struct KafkaHere {
     /// What puts strange records aside; taken by whoever ends it.
     putting_aside: Mutex<Option<JoinHandle<()>>>,
     seen: Mutex<BTreeMap<PartitionId, Ends>>,
+    /// Positions behind which the operator gives up what was deleted.
+    accepted: BTreeMap<PartitionId, Position>,
 }
 
 /// How far a replica is behind the end of its partition.
@@ -101,7 +103,7 @@ impl KafkaHere {
                     tries += 1;
                     tokio::time::sleep(TRY_AGAIN).await;
                 }
-                Err(KafkaError::NoTopic { .. }) if is_known && missed < LOOKS => {
+                Err(KafkaError::NoTopic { .. }) if missed < LOOKS => {
                     missed += 1;
                     tokio::time::sleep(LOOK_PAUSE).await;
                 }
@@ -127,7 +129,8 @@ impl KafkaHere {
         let (strangers, task) = Strangers::start(&client, &topic.name)?;
         let (strangers, putting_aside) = (Arc::new(strangers), Mutex::new(Some(task)));
         let kafka = Kafka::connect(client, config.kafka.produce(), topic)?;
-        Ok(Arc::new(Self { kafka, strangers, putting_aside, seen: Mutex::default() }))
+        let accepted = config.kafka.accepted_losses();
+        Ok(Arc::new(Self { kafka, strangers, putting_aside, seen: Mutex::default(), accepted }))
     }
 
     /// Makes the topic the log of the cluster, or finds that it is. `has_data` says whether replicas were here before.
@@ -194,15 +197,33 @@ impl KafkaHere {
     /// Why the topic is no longer the log of the cluster, as far as the brokers tell: a replica that cannot read on says only
     /// what it misses.
     pub async fn why_unfit(&self) -> Option<String> {
-        match self.kafka.check_topic().await {
+        match self.check_topic().await {
             Err(error @ KafkaError::Unfit { .. }) => Some(error.to_string()),
             Ok(()) | Err(_) => None,
         }
     }
 
+    /// Whether the brokers still have the topic. That they have not counts only when it stays so.
+    async fn check_topic(&self) -> Result<(), KafkaError> {
+        let mut checked = self.kafka.check_topic().await;
+        for _ in 1..LOOKS {
+            if !matches!(checked, Err(KafkaError::Unfit { .. })) {
+                break;
+            }
+            tokio::time::sleep(LOOK_PAUSE).await;
+            checked = self.kafka.check_topic().await;
+        }
+        checked
+    }
+
     /// The log of a partition.
     pub fn log(&self, id: PartitionId) -> KafkaLog {
         KafkaLog::new(self.kafka.clone(), id)
+    }
+
+    /// The position behind which the operator gives up what was deleted from a partition before it was applied.
+    pub fn accepted_loss(&self, id: PartitionId) -> Option<Position> {
+        self.accepted.get(&id).copied()
     }
 
     /// The newest end of a partition that is known; 0 before the first look.
@@ -254,6 +275,9 @@ async fn follow_ends(here: Arc<KafkaHere>, replicas: Weak<Replicas>) {
             // Without an answer what was seen last stands, and grows older.
             if let Ok(end) = end {
                 seen.entry(partition.id).or_default().note(now, end, partition.store.applied());
+                if end <= partition.store.durable() {
+                    here.kafka.note_image(partition.id, Duration::ZERO);
+                }
             }
         }
     }
@@ -263,14 +287,7 @@ async fn watch_topic(here: Arc<KafkaHere>, replicas: Weak<Replicas>) {
     let mut turns = tokio::time::interval(TOPIC_INTERVAL);
     loop {
         turns.tick().await;
-        let mut checked = here.kafka.check_topic().await;
-        for _ in 1..LOOKS {
-            if !matches!(checked, Err(KafkaError::Unfit { .. })) {
-                break;
-            }
-            tokio::time::sleep(LOOK_PAUSE).await;
-            checked = here.kafka.check_topic().await;
-        }
+        let checked = here.check_topic().await;
         let Some(replicas) = replicas.upgrade() else { return };
         match checked {
             Ok(()) => {}

@@ -214,12 +214,14 @@ impl Keeper {
                     }
                 }
                 let wanted: BTreeSet<NodeId> = entry.replicas.iter().copied().collect();
-                let members = group.members();
-                if members.voters != wanted || !members.learners.is_empty() {
+                let (members, lacks) = (group.members(), self.replicas.lacks_records(id));
+                if lacks || members.voters != wanted || !members.learners.is_empty() {
                     busy.insert(id);
                     let keeper = self.clone();
                     changing.spawn(async move {
-                        keeper.change_members(Some(id), &group, &wanted, &BTreeSet::new(), turn).await;
+                        if !lacks || !keeper.yield_to_whole(id, &group).await {
+                            keeper.change_members(Some(id), &group, &wanted, &BTreeSet::new(), turn).await;
+                        }
                         id
                     });
                 }
@@ -352,6 +354,18 @@ impl Keeper {
             _ => true,
         };
         change_members(group, voters, learners, may_vote).await;
+    }
+
+    /// Lets a member lead that has caught up, if there is one, and tells whether it was asked to. This node proposes no marks
+    /// while it has not. Who is elected is not held to that: a group whose members all replay has a leader too.
+    async fn yield_to_whole(&self, id: PartitionId, group: &Group) -> bool {
+        for heir in group.heirs() {
+            if self.life.stays(heir, Some(id)).await && self.is_whole(heir, Some(id)).await {
+                self.hand_over(group, heir).await;
+                return true;
+            }
+        }
+        false
     }
 
     /// Whether a node that is to lead a group has what it takes: where groups hold no records, that its replica has caught up.

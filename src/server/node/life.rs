@@ -13,9 +13,9 @@ use quorate_cluster::meta::Reads;
 use quorate_cluster::{Board, MetaHandle};
 use quorate_kv::RocksKv;
 use quorate_model::{Clock, NodeId, PartitionId, SystemClock};
-use quorate_raft::Members;
+use quorate_raft::{Group, Members};
 use quorate_wire::Calls;
-use quorate_wire::meta::answer::{Answer as Told, NotLeading, Stands};
+use quorate_wire::meta::answer::{Answer as Told, Heard, Image, NotLeading, Stands};
 use quorate_wire::meta::question::{Membership, Overview, Question as Asked, Standing};
 use quorate_wire::meta::report::Replica;
 use quorate_wire::meta::{self, Answer, Question, Report, Seen};
@@ -108,11 +108,23 @@ impl Life {
             }
             if let Some(leader) = leader {
                 let report = Question { question: Some(Asked::Report(self.report())) };
-                match (self.ask(leader, report, REPORT_INTERVAL).await, self.tenants.get()) {
-                    (Ok(Told::Heard(heard)), Some(tenants)) => tenants.hear(&heard),
-                    (Ok(_), _) => (),
-                    (Err(reason), _) => tracing::debug!(%leader, reason, "the report did not arrive"),
+                match self.ask(leader, report, REPORT_INTERVAL).await {
+                    Ok(Told::Heard(heard)) => self.take(&heard),
+                    Ok(_) => (),
+                    Err(reason) => tracing::debug!(%leader, reason, "the report did not arrive"),
                 }
+            }
+        }
+    }
+
+    /// What the leader answered to a report.
+    fn take(&self, heard: &Heard) {
+        if let Some(tenants) = self.tenants.get() {
+            tenants.hear(heard);
+        }
+        if let Some(kafka) = self.replicas.kafka() {
+            for Image { partition, age_ms } in &heard.images {
+                kafka.kafka().hear_image(PartitionId(*partition), Duration::from_millis(*age_ms));
             }
         }
     }
@@ -146,9 +158,11 @@ impl Life {
         let replica = |partition: super::partition::Partition| {
             let (applied, hash) = partition.store.fingerprint();
             let group = partition.group();
-            let members =
-                (group.leader() == Some(self.node)).then(|| told(group.members(), partition.known_index().0));
-            Replica { partition: partition.id.0, applied: applied.0, hash, members }
+            let members = (group.leader() == Some(self.node))
+                .then(|| told(group, group.members(), partition.known_index().0));
+            let image_age_ms =
+                partition.image_age().map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+            Replica { partition: partition.id.0, applied: applied.0, hash, members, image_age_ms }
         };
         Report {
             node: self.node.0,
@@ -275,7 +289,7 @@ impl Consultant for Life {
                 let here = here.map(|here| (here.group().clone(), here.known_index()));
                 let (group, committed) = here.ok_or("there is no replica here")?;
                 match group.confirmed_members().await {
-                    Ok(members) => Told::Members(told(members, committed.0)),
+                    Ok(members) => Told::Members(told(&group, members, committed.0)),
                     Err(_) => not_leading(group.leader().filter(|leader| *leader != self.node)),
                 }
             }
@@ -288,7 +302,8 @@ fn leaving() -> String {
     "this node is about to stop".to_owned()
 }
 
-fn told(members: Members, committed: u64) -> meta::Members {
+fn told(group: &Group, members: Members, committed: u64) -> meta::Members {
     let numbers = |nodes: std::collections::BTreeSet<NodeId>| nodes.into_iter().map(|node| node.0).collect();
-    meta::Members { voters: numbers(members.voters), learners: numbers(members.learners), committed }
+    let (voters, learners) = (numbers(members.voters), numbers(members.learners));
+    meta::Members { voters, learners, committed, term: group.term() }
 }

@@ -23,6 +23,7 @@ pub mod sources;
 mod strangers;
 mod tenants;
 pub mod traffic;
+pub mod troubles;
 
 pub use error::StartError;
 
@@ -45,7 +46,7 @@ use quorate_ingest::{
 };
 use quorate_kv::{KvOptions, RocksKv};
 use quorate_model::{Clock, NodeId, PartitionId, SessionId, TenantId};
-use quorate_query::{Cluster, FragmentService, QueryConfig, QueryService, TokenKey};
+use quorate_query::{Cluster, FragmentService, PartitionView, QueryConfig, QueryService, TokenKey};
 use quorate_raft::{RaftConfig, RaftNode};
 use quorate_tsdb::Disk;
 use replicas::{Ground, Replicas};
@@ -59,6 +60,7 @@ use tenants::Tenants;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use traffic::Traffic;
+use troubles::Troubles;
 
 /// Partitions of a new data dir of a node that is alone, unless the configuration says otherwise.
 const DEFAULT_PARTITIONS: u32 = 4;
@@ -91,7 +93,8 @@ struct Base {
 }
 
 impl Node {
-    /// Opens everything in `dir` and replays every log; with a company, once it has its place in the cluster.
+    /// Opens everything in `dir` and replays every log; with a company, once it has its place in the cluster. What an operator
+    /// has to do before that ends is told to `troubles`.
     ///
     /// # Errors
     /// [`StartError`]; what was opened is closed by dropping it.
@@ -101,6 +104,7 @@ impl Node {
         company: Option<&Company>,
         limits: Arc<LimitsProvider>,
         clock: Arc<dyn Clock>,
+        troubles: Arc<Troubles>,
     ) -> Result<Self, StartError> {
         let query_config = query_config(config)?;
         let Base { raft, meta, session, partitions, origin, mut loops } = match company {
@@ -111,11 +115,12 @@ impl Node {
         let kafka = match config.log {
             LogKind::Embedded => None,
             LogKind::Kafka => {
-                let known = meta.read(|state| state.log().cloned());
-                if let Some(embedded @ ClusterLog::Embedded) = &known {
-                    return Err(StartError::OtherLog { cluster: embedded.to_string(), started: "kafka" });
+                let (is_embedded, is_known) = meta.read(|state| (state.is_embedded(), state.log().is_some()));
+                if is_embedded {
+                    let cluster = ClusterLog::Embedded.to_string();
+                    return Err(StartError::OtherLog { cluster, started: "kafka" });
                 }
-                Some(KafkaHere::open(config, partitions, known.is_some()).await?)
+                Some(KafkaHere::open(config, partitions, is_known).await?)
             }
         };
         match &kafka {
@@ -131,6 +136,7 @@ impl Node {
             origin: origin.clone(),
             traffic: Arc::new(Traffic::new(config.cluster.move_rate_limit.bytes())),
             kafka: kafka.clone(),
+            troubles,
         };
         let replicas = Replicas::new(ground, partitions);
         if kafka.is_none() {
@@ -167,6 +173,11 @@ impl Node {
             ready = try_join_all(opened.iter().map(|id| replicas.ready(*id))) => drop(ready?),
             reason = replicas.failed() => return Err(StartError::Stopped(reason)),
             reason = meta.failed() => return Err(StartError::Stopped(reason)),
+        }
+        if let Origin::Alone = &origin {
+            // Nobody else does, and one may have been opened anew meanwhile.
+            let here = replicas.list().iter().map(Partition::replica).collect();
+            view.publish(PartitionView::local(here));
         }
         let inputs = (0..partitions).map(PartitionId);
         let inputs = inputs.map(|id| input(id, node, &origin, kafka.as_deref(), &replicas)).collect();
@@ -257,10 +268,12 @@ async fn say_embedded(meta: MetaHandle, replicas: Arc<Replicas>) {
 
 /// Holds a node with the embedded log to that of its cluster.
 fn embedded_may_run(meta: &MetaHandle) -> Result<(), StartError> {
-    match meta.read(|state| state.log().cloned()) {
-        None | Some(ClusterLog::Embedded) => Ok(()),
-        Some(other) => Err(StartError::OtherLog { cluster: other.to_string(), started: "embedded" }),
-    }
+    let other = match meta.read(|state| (state.log().cloned(), state.awaits_topic())) {
+        (None, false) | (Some(ClusterLog::Embedded), _) => return Ok(()),
+        (None, true) => "a Kafka topic that its nodes have yet to find".to_owned(),
+        (Some(other), _) => other.to_string(),
+    };
+    Err(StartError::OtherLog { cluster: other, started: "embedded" })
 }
 
 fn raft_config(config: &Config) -> RaftConfig {

@@ -14,7 +14,7 @@ async fn state() -> MetaState {
     let meta = MetaHandle::start(&raft, dir.path()).await.unwrap();
     let nodes: Vec<_> = (1..=4).map(|n| (NodeId(n), format!("n{n}"), format!("h:{n}"))).collect();
     let replicas = vec![[1, 2, 3].map(NodeId).to_vec(); 2];
-    meta.found(&nodes, 3, replicas).await.unwrap();
+    meta.found(&nodes, 3, replicas, None).await.unwrap();
     for node in 1..=4 {
         meta.begin_incarnation(NodeId(node), &format!("h:{node}"), "z").await.unwrap();
     }
@@ -30,8 +30,9 @@ fn replica(partition: u32, applied: u64, voters: Option<&[u64]>, learners: &[u64
         voters: voters.to_vec(),
         learners: learners.to_vec(),
         committed: 100,
+        ..Default::default()
     });
-    Replica { partition, applied, hash: 0, members }
+    Replica { partition, applied, members, ..Replica::default() }
 }
 
 fn heard(node: u64, silent_ms: u64, replicas: Vec<Replica>, transfers: Vec<Transfer>) -> NodeSeen {

@@ -9,7 +9,7 @@ use quorate_commitlog::raft_log::{RaftLog, group_of, read_indexes};
 use quorate_commitlog::{LogEntry, LogError, PartitionLog};
 use quorate_ingest::{Applier, ApplyState, Builder, LocalAppender, MaintainedPartition, Strangers};
 use quorate_model::planted::{Bug, is_planted};
-use quorate_model::{NodeId, PartitionId, Position};
+use quorate_model::{Clock, NodeId, PartitionId, Position, SystemClock};
 use quorate_query::{IndexError, LocalReplica, PartitionIndex, ReplicaState};
 use quorate_raft::{Group, RaftNode};
 use quorate_tsdb::{PartitionStore, StoreConfig};
@@ -91,6 +91,12 @@ impl Partition {
         let opening = tokio::task::spawn_blocking(move || PartitionStore::open(&disk, &dir, id, config));
         let store = opening.await.map_err(|_| StartError::Panicked)?;
         let store = Arc::new(store.map_err(|cause| StartError::Store { partition: id, cause })?);
+        if let Some(kafka) = kafka {
+            let written_ms =
+                store.image_written_ms().map_err(|cause| StartError::Store { partition: id, cause })?;
+            let age_ms = u64::try_from(SystemClock.now_ms().saturating_sub(written_ms)).unwrap_or(0);
+            kafka.kafka().note_image(id, Duration::from_millis(age_ms));
+        }
         let failed = |cause| StartError::Log { partition: id, cause };
         let (log, group) = match (kafka, origin) {
             (Some(kafka), Origin::Alone) => {
@@ -150,8 +156,9 @@ impl Partition {
     }
 
     /// Under which epoch this node proposes marks. Of a log that any node can append to, who leads the group does, and its
-    /// term is the epoch: one that was deposed and does not know it yet has a lower one than its heir. Terms may begin anew, as
-    /// when a cluster is recovered; what was applied in the log counts then, so that marks go on.
+    /// term is the epoch: one that was deposed and does not know it yet has a lower one than its heir. A recovery leaves out so many
+    /// terms that this holds over it. Should terms begin anew all the same, what was applied in the log counts, so that marks
+    /// go on: then two builders at a time are told apart by the generations that they name alone.
     fn builder(&self) -> Builder {
         match &self.log {
             Log::Raft(_) => Arc::new(|| Some(ONLY_EPOCH)),
@@ -170,7 +177,8 @@ impl Partition {
     pub fn known_index(&self) -> Position {
         match &self.log {
             Log::Raft(_) => self.group.known_index(),
-            Log::Kafka(kafka, _) => kafka.known_end(self.id),
+            // What is applied is committed, also before anybody has looked.
+            Log::Kafka(kafka, _) => kafka.known_end(self.id).max(self.store.applied()),
         }
     }
 
@@ -179,6 +187,14 @@ impl Partition {
         match &self.log {
             Log::Raft(_) => None,
             Log::Kafka(kafka, _) => Some(kafka.lag(self.id, self.store.applied())),
+        }
+    }
+
+    /// How old its durable image is, if it has caught up with Kafka; `None` with the embedded log.
+    pub fn image_age(&self) -> Option<Duration> {
+        match &self.log {
+            Log::Kafka(kafka, _) if self.has_caught_up() => kafka.kafka().image_age(self.id),
+            Log::Kafka(..) | Log::Raft(_) => None,
         }
     }
 

@@ -4,13 +4,15 @@
 //! Knows the members of the partition's group. Does not know what a state holds. Path: [`super::replicas`] -> **here** ->
 //! [`super::snapshots`] of this node, which asks that of another.
 //! RB1: a state is only taken if it lies ahead of what is here. RB2: it is tried until it works: without it the replica has
-//! no place in the log.
+//! no place in the log. RB3: records are given up only if every member has told that it lacks them too, by the one replica
+//! that has most, and only as far as the operator has said of that very position: the others take its state.
 
-use super::replicas::Replicas;
+use super::replicas::{Rebuilding, Replicas};
 use bytes::Bytes;
 use quorate_model::{NodeId, PartitionId, Position};
 use quorate_raft::{Group, SnapshotOwner};
 use quorate_tsdb::snapshot::Description;
+use std::collections::BTreeMap;
 use std::sync::Weak;
 use std::time::Duration;
 
@@ -20,47 +22,103 @@ const ROUNDS_PER_LINE: u32 = 15;
 /// Bytes of an offer before its description: its number.
 const OFFER_NUMBER: usize = 8;
 
+/// Why no state was taken.
+#[derive(Debug)]
+enum Lack {
+    /// Not every member has told what it has, or what one has could not be taken.
+    NotKnown(String),
+    /// All have told, and none is ahead: this one has most, up to that position.
+    Nobody(NodeId, Position),
+}
+
 /// Takes the state of another member of `id`, as soon as one has one that is of use.
 pub(super) async fn rebuild(replicas: Weak<Replicas>, id: PartitionId) {
+    let mut last = String::new();
     for round in 0u32.. {
         let Some(strong) = replicas.upgrade() else { return };
-        let Some((group, applied, snapshots)) = strong.to_rebuild(id) else { return };
-        drop(strong);
-        match take(&group, applied, &*snapshots).await {
+        let Some(Rebuilding { group, applied, snapshots }) = strong.to_rebuild(id) else { return };
+        let reason = match take(&group, applied, &*snapshots).await {
             Ok(()) => return,
-            Err(reason) if round.is_multiple_of(ROUNDS_PER_LINE) => {
-                tracing::warn!(partition = %id, reason, "no other replica gives its state yet");
-            }
-            Err(_) => {}
+            Err(Lack::NotKnown(reason)) => format!("no other replica gives its state yet: {reason}"),
+            Err(Lack::Nobody(holder, position)) => match give_up(&strong, id, holder, position).await {
+                Ok(None) => return,
+                Ok(Some(told)) => {
+                    strong.troubles().set(id, told.clone());
+                    told
+                }
+                Err(reason) => reason,
+            },
+        };
+        drop(strong);
+        if reason != last || round.is_multiple_of(ROUNDS_PER_LINE) {
+            tracing::error!(partition = %id, reason, "the replica lacks records that were deleted, and waits");
+            last = reason;
         }
         tokio::time::sleep(PAUSE).await;
     }
 }
 
-async fn take(group: &Group, applied: Position, snapshots: &dyn SnapshotOwner) -> Result<(), String> {
-    let mut reasons = Vec::new();
-    for node in group.members().voters {
-        match take_of(group, node, applied, snapshots).await {
-            Ok(()) => return Ok(()),
+/// The records behind `position`, which `holder` alone has reached, are in no replica. Goes on without them here if that is for
+/// this node to do and the operator has said so; else gives what the operator can do.
+pub(super) async fn give_up(
+    replicas: &Replicas,
+    id: PartitionId,
+    holder: NodeId,
+    position: Position,
+) -> Result<Option<String>, String> {
+    let Some(kafka) = replicas.kafka() else { return Err("the log is not Kafka".to_owned()) };
+    let (first, end) = kafka.kafka().kept(id).await.map_err(|error| error.to_string())?;
+    if first <= position {
+        return Err(format!("the topic has what follows position {position}, and could not be read on"));
+    }
+    let (from, to) = (position.0 + 1, first.0);
+    if holder != replicas.node() || kafka.accepted_loss(id) != Some(position) {
+        return Ok(Some(format!(
+            "partition {id}: the records at positions {from} to {to} were deleted from the topic before any replica had \
+             applied them, and are lost; to go on without them start node {holder} with --kafka-accept-loss \
+             {id}@{position}"
+        )));
+    }
+    tracing::error!(
+        partition = %id, from, to,
+        "going on without records that were deleted before any replica had them, as kafka.accept_loss says"
+    );
+    replicas.skip(id, first, end).await?;
+    Ok(None)
+}
+
+async fn take(group: &Group, applied: Position, snapshots: &dyn SnapshotOwner) -> Result<(), Lack> {
+    let (mut behind, mut reasons) = (BTreeMap::new(), Vec::new());
+    let voters = group.members().voters;
+    for node in &voters {
+        match take_of(group, *node, applied, snapshots).await {
+            Ok(None) => return Ok(()),
+            Ok(Some(position)) => drop(behind.insert(*node, position)),
             Err(reason) => reasons.push(format!("node {node}: {reason}")),
         }
     }
-    Err(reasons.join("; "))
+    // Of those that have as much the first one: one goes on, the others take its state.
+    let most = behind.iter().rev().max_by_key(|(_, position)| **position);
+    match most {
+        Some((node, position)) if behind.len() == voters.len() => Err(Lack::Nobody(*node, *position)),
+        _ => Err(Lack::NotKnown(reasons.join("; "))),
+    }
 }
 
+/// Takes the state of `node`, or gives its position if that is not ahead of what is here. This node's own is one of them.
 async fn take_of(
     group: &Group,
     node: NodeId,
     applied: Position,
     snapshots: &dyn SnapshotOwner,
-) -> Result<(), String> {
+) -> Result<Option<Position>, String> {
     let giver = group.giver(node);
     let offer = giver.ask(Bytes::new()).await?;
     let description = offer.get(OFFER_NUMBER..).ok_or("an offer without a description")?;
     let position = Description::decode(description).map_err(|error| error.to_string())?.position();
-    // This node's own offer is one of them.
     if position <= applied {
-        return Err(format!("its state is of position {position}, and this replica has {applied}"));
+        return Ok(Some(position));
     }
-    snapshots.fetch(giver, position, offer).await?.install().await
+    snapshots.fetch(giver, position, offer).await?.install().await?;
+    Ok(None)
 }

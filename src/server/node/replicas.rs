@@ -7,10 +7,12 @@ use super::StartError;
 use super::kafka::KafkaHere;
 use super::leaders::Leaders;
 use super::partition::{Origin, Partition, folder};
-use super::rebuild::rebuild;
+use super::rebuild::{give_up, rebuild};
 use super::snapshots::Snapshots;
 use super::traffic::Traffic;
+use super::troubles::Troubles;
 use crate::config::StorageConfig;
+use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt, stream};
 use parking_lot::{Mutex, RwLock};
 use quorate_ingest::{Applier, ApplyState, LocalReplica, LocalReplicas, MaintainedPartition, Maintenance};
@@ -50,6 +52,18 @@ pub struct Ground {
     pub traffic: Arc<Traffic>,
     /// Kafka, if it is the log.
     pub kafka: Option<Arc<KafkaHere>>,
+    /// What keeps partitions from going on.
+    pub troubles: Arc<Troubles>,
+}
+
+/// What a replica needs to take the state of another one.
+pub struct Rebuilding {
+    /// Its group.
+    pub group: Group,
+    /// What it has applied.
+    pub applied: Position,
+    /// Its snapshots.
+    pub snapshots: Arc<Snapshots>,
 }
 
 /// The replicas that run here.
@@ -152,7 +166,8 @@ impl Replicas {
         if self.is_stopped.load(Ordering::SeqCst) {
             return Err(StartError::Replay { partition: id, reason: Arc::from("the node is stopping") });
         }
-        let Ground { disk, data_dir, origin, kafka, .. } = &self.ground;
+        let Ground { disk, data_dir, origin, kafka, troubles, .. } = &self.ground;
+        troubles.clear(id);
         let (partition, applier) = Partition::start(id, &self.ground, first.as_ref()).await?;
         let snapshots = matches!(origin, Origin::Shared { .. }).then(|| {
             // The first owner stays: it finds the replica of the moment by its number.
@@ -232,7 +247,7 @@ impl Replicas {
                 let ready = partition.ready().await;
                 drop(partition);
                 let is_replaced = !self.is_running(id, &state);
-                if ready.is_ok() || !(is_replaced || self.will_rebuild(&state)) {
+                if ready.is_ok() || !(is_replaced || self.may_go_on(&state)) {
                     return ready;
                 }
                 if is_replaced {
@@ -245,22 +260,79 @@ impl Replicas {
         }
     }
 
+    /// Whether the replica here has yet to catch up with Kafka. With the embedded log none has to: who leads has all.
+    pub fn lacks_records(&self, id: PartitionId) -> bool {
+        let here = || self.get(id).is_some_and(|partition| partition.has_caught_up());
+        self.are_fed_by_kafka() && !here()
+    }
+
+    /// Kafka, if it is the log.
+    pub fn kafka(&self) -> Option<&Arc<KafkaHere>> {
+        self.ground.kafka.as_ref()
+    }
+
     /// Whether the log is Kafka, so that their groups hold no records.
     pub fn are_fed_by_kafka(&self) -> bool {
         self.ground.kafka.is_some()
     }
 
-    /// Whether a replica that has stopped is going to take the state of another one.
-    fn will_rebuild(&self, state: &watch::Receiver<ApplyState>) -> bool {
-        let is_shared = matches!(self.ground.origin, Origin::Shared { .. });
-        is_shared && self.ground.kafka.is_some() && state.borrow().lacks_entries
+    /// Whether a replica that has stopped may go on: with the state of another one, or without what it lacks.
+    fn may_go_on(&self, state: &watch::Receiver<ApplyState>) -> bool {
+        self.ground.kafka.is_some() && state.borrow().lacks_entries
     }
 
-    /// What a replica that runs here needs to take the state of another one: its group, its position, its snapshots.
-    pub fn to_rebuild(&self, id: PartitionId) -> Option<(Group, Position, Arc<Snapshots>)> {
+    /// What a replica that runs here needs to take the state of another one.
+    pub fn to_rebuild(&self, id: PartitionId) -> Option<Rebuilding> {
         let running = self.running.read();
         let Running { partition, snapshots, .. } = running.get(&id)?;
-        Some((partition.group().clone(), partition.store.applied(), snapshots.clone()?))
+        let (group, applied) = (partition.group().clone(), partition.store.applied());
+        Some(Rebuilding { group, applied, snapshots: snapshots.clone()? })
+    }
+
+    /// Goes on behind `to` with a replica that lacks what comes before, and passes records up to `forgiven` that name series
+    /// which were defined there.
+    ///
+    /// # Errors
+    /// What cannot be written or opened again.
+    pub fn skip(
+        &self,
+        id: PartitionId,
+        to: Position,
+        forgiven: Position,
+    ) -> BoxFuture<'_, Result<(), String>> {
+        // A box, since a replica that is opened here is watched by what may call this.
+        Box::pin(async move {
+            let store = self.get(id).ok_or("there is no replica here")?.store;
+            let skipping = tokio::task::spawn_blocking(move || {
+                store.skip(to, forgiven).map_err(|error| error.to_string())?;
+                store.cut_image().map(drop).map_err(|error| error.to_string())
+            });
+            skipping.await.map_err(|error| error.to_string())??;
+            self.close(id).await?;
+            self.open_again(id).await
+        })
+    }
+
+    /// Makes all durable that a replica has applied which goes no further: what it offers to others is that.
+    async fn keep_applied(&self, id: PartitionId) {
+        let Some(partition) = self.get(id) else { return };
+        let store = partition.store;
+        if store.applied() > store.durable() {
+            let cutting = tokio::task::spawn_blocking(move || store.cut_image());
+            if let Ok(Err(error)) = cutting.await {
+                tracing::warn!(partition = %id, %error, "what the replica has applied last is not offered to others");
+            }
+        }
+    }
+
+    /// This node.
+    pub fn node(&self) -> NodeId {
+        self.ground.raft.id()
+    }
+
+    /// What keeps partitions from going on.
+    pub fn troubles(&self) -> &Arc<Troubles> {
+        &self.ground.troubles
     }
 
     fn is_running(&self, id: PartitionId, state: &watch::Receiver<ApplyState>) -> bool {
@@ -393,27 +465,42 @@ async fn watch_over(
     if strong.is_running(id, &state) {
         let reason = reason.unwrap_or_else(|| Arc::from("its apply thread ended"));
         if lacks_entries && may_rebuild {
+            strong.keep_applied(id).await;
             drop(strong);
             tracing::warn!(partition = %id, %reason, "the replica takes the state of another one");
             return rebuild(replicas, id).await;
         }
-        let told = format!("partition {id} stopped: {reason}{}", advice(lacks_entries));
-        let other_topic = match &strong.ground.kafka {
-            Some(kafka) => kafka.why_unfit().await,
-            None => None,
-        };
-        strong.fail(other_topic.unwrap_or(told));
+        if let Some(told) = why_ended(&strong, id, &reason, lacks_entries).await {
+            strong.fail(told);
+        }
     }
 }
 
-/// What an operator can do about a replica that the log cannot continue, where no other replica helps.
-fn advice(lacks_entries: bool) -> &'static str {
-    match lacks_entries {
-        true => {
-            ". They were deleted before this replica had them, and there is no other replica: what was written meanwhile is \
-             lost. To go on without it start with a new data dir and a new topic"
+/// Why a replica goes no further, with what an operator can do where no other replica helps; `None` if it goes on without what
+/// it lacks.
+async fn why_ended(
+    replicas: &Replicas,
+    id: PartitionId,
+    reason: &str,
+    lacks_entries: bool,
+) -> Option<String> {
+    let ended = || Some(format!("partition {id} stopped: {reason}"));
+    let Some(kafka) = replicas.kafka() else { return ended() };
+    loop {
+        if let Some(other_topic) = kafka.why_unfit().await {
+            return Some(other_topic);
         }
-        false => "",
+        let applied = replicas.get(id)?.store.applied();
+        if !lacks_entries {
+            return ended();
+        }
+        match give_up(replicas, id, replicas.node(), applied).await {
+            Ok(told) => return told,
+            Err(reason) => {
+                tracing::warn!(partition = %id, reason, "it is not known yet which records were deleted");
+                tokio::time::sleep(LEAVE_PAUSE).await;
+            }
+        }
     }
 }
 

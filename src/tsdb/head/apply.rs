@@ -54,6 +54,10 @@ pub(crate) struct Writer {
     pub(crate) pending: PendingSeries,
     /// A record is being applied, or was applied in part and no further: the state is of no position then.
     pub(crate) in_record: bool,
+    /// Records up to here may name series whose definitions were lost: see [`Head::skip`].
+    pub(crate) forgiven: Position,
+    /// Records that were void for that, since the start.
+    pub(crate) lost: u64,
     stopped: Option<ApplyError>,
     rows: Vec<u32>,
 }
@@ -133,6 +137,17 @@ impl Head {
         self.writer.lock().last_entry
     }
 
+    /// Goes on behind `to`, for good without what stands before it. Records behind it and up to `forgiven` may name series
+    /// that were defined there: those are void.
+    pub(crate) fn skip(&self, to: Position, forgiven: Position) -> Result<(), ApplyError> {
+        self.pass(to)?;
+        let mut writer = self.writer.lock();
+        writer.forgiven = forgiven;
+        // It is gone from the log with what is skipped.
+        writer.last_entry = None;
+        Ok(())
+    }
+
     fn apply_new(
         &self,
         writer: &mut Writer,
@@ -177,7 +192,19 @@ impl Head {
         rows.clear();
         let mut cleared = Cleared::new();
         for batch in batches {
-            self.resolve_refs(writer, position, session, batch, &mut cleared, &mut rows)?;
+            let resolved = self.resolve_refs(writer, position, session, batch, &mut cleared, &mut rows);
+            match resolved {
+                Err(ApplyError::UnknownRef { .. }) if position <= writer.forgiven => {
+                    writer.rows = rows;
+                    writer.lost += 1;
+                    if writer.lost.is_power_of_two() {
+                        let lost = writer.lost;
+                        tracing::warn!(%position, %session, lost, "records name series whose definitions were given up: they are lost");
+                    }
+                    return Ok(ApplyOutcome { is_void: true, ..ApplyOutcome::default() });
+                }
+                resolved => resolved?,
+            }
         }
         if !cleared.is_empty() {
             self.restore_cleared(writer, position, session, cleared, resolve, &mut rows)?;

@@ -163,6 +163,28 @@ fn an_unknown_ref_stops_apply_and_names_it() {
     assert_eq!(node.store().applied(), Position(0));
 }
 
+/// What came before a place that was skipped to is lost, and with it the meaning of some refs behind it.
+#[test]
+fn records_behind_a_skip_are_void_as_far_as_their_series_were_lost() {
+    let mut node = Node::new();
+    node.replay(&[floats(&[(0, 1, 1.0)])]);
+    node.store().skip(Position(5), Position(7)).unwrap();
+    node.store().cut_image().unwrap();
+    node.restart();
+    assert_eq!(node.store().applied(), Position(5));
+    let apply = |position, batch| node.store().apply(Position(position), &data(1, batch));
+    let undefined = |i, ts| SubBatch { definitions: Vec::new(), ..batch(&[(i, ts, 1.0)]) };
+    assert!(!apply(6, undefined(0, 2)).unwrap().is_void, "it was defined before");
+    let lost = apply(7, undefined(3, 3)).unwrap();
+    assert!(lost.is_void && lost.sub_batches.is_empty());
+    assert!(!apply(8, batch(&[(4, 4, 1.0)])).unwrap().is_void);
+    let answers = read(node.store(), TimeRange::ALL);
+    let found = [(0, 1), (0, 2), (3, 3), (4, 4)].map(|(i, ts)| bits(&answers, i, ts).is_some());
+    assert_eq!(found, [true, true, false, true]);
+    let error = apply(9, undefined(3, 5)).unwrap_err();
+    assert!(matches!(error, ApplyError::UnknownRef { .. }), "only as far as was said: {error}");
+}
+
 #[test]
 fn a_ref_keeps_its_meaning_within_a_session_and_loses_it_with_the_next() {
     let node = Node::new();
