@@ -50,18 +50,15 @@ fn pack(value: f64) -> (u8, u64, usize) {
     }
     let high = (8 - bits.trailing_zeros() as usize / 8).max(2);
     let as_high = ((high as u8) + HIGH_BYTES, bits >> (64 - 8 * high), high);
-    // A comparison with what is no number is false.
-    if !(value.abs() < NUMBERS) {
-        return as_high;
-    }
-    let whole = value as i64;
-    if whole as f64 == value && whole != 0 {
-        return shorter(WHOLE, whole, as_high);
-    }
-    let scaled = value * PER_UNIT;
-    if scaled.abs() < NUMBERS {
+    // Comparisons with what is no number are false.
+    if value.abs() < NUMBERS {
+        let whole = value as i64;
+        if whole as f64 == value && whole != 0 {
+            return shorter(WHOLE, whole, as_high);
+        }
+        let scaled = value * PER_UNIT;
         let nearest = scaled.round_ties_even() as i64;
-        if (nearest as f64 / PER_UNIT).to_bits() == bits {
+        if scaled.abs() < NUMBERS && (nearest as f64 / PER_UNIT).to_bits() == bits {
             return shorter(THOUSANDTHS, nearest, as_high);
         }
     }

@@ -1,7 +1,7 @@
 //! What keeps partitions from going on until an operator does something: told as it is, by the log and over HTTP, whether the
 //! node has started or not.
 //!
-//! Knows texts. Path: [`super::rebuild`] -> **here** -> `/-/ready`, `/api/v1/cluster`.
+//! Knows texts. Path: `rebuild` -> **here** -> `/-/ready`, `/api/v1/cluster`.
 
 use parking_lot::Mutex;
 use quorate_model::PartitionId;
