@@ -37,6 +37,8 @@ impl MetaVersion {
     pub(super) const GATES: Self = Self(3);
     /// The version that says what the log of the partitions is.
     pub(super) const LOG: Self = Self(4);
+    /// The version from which on founders with the embedded log say so before they found a cluster.
+    pub(super) const LOG_FIRST: Self = Self(5);
     /// The version whose nodes read packed values in the records of the log.
     pub const PACKED_VALUES: Self = Self(5);
     /// The newest one that this build reads and writes.

@@ -89,9 +89,9 @@ impl MetaState {
     }
 
     /// Whether the cluster was founded by nodes with Kafka, none of which has said yet which topic it is: those with the
-    /// embedded log say so before they found one.
+    /// embedded log say so before they found one. Founders of the version before said it behind that.
     pub fn awaits_topic(&self) -> bool {
-        self.log.is_none() && !self.partitions.is_empty() && self.version >= MetaVersion::LOG
+        self.log.is_none() && !self.partitions.is_empty() && self.version >= MetaVersion::LOG_FIRST
     }
 
     pub(super) fn set_log(&mut self, log: LogKind) -> Response {
@@ -157,7 +157,8 @@ mod tests {
     fn who_joins_decides_nothing_about_a_cluster_that_was_founded_with_another_log() {
         let found =
             || Command::Found { id: 9, nodes: Vec::new(), replication: 1, replicas: vec![vec![NodeId(1)]] };
-        let activate = || Command::ActivateVersion { version: MetaVersion::LOG, announced: Vec::new() };
+        let activate_to = |version| Command::ActivateVersion { version, announced: Vec::new() };
+        let activate = || activate_to(MetaVersion::LOG_FIRST);
         let says = |log| Command::SetLog { log };
         let state_of = |commands: Vec<Command>| {
             let mut state = MetaState::default();
@@ -167,6 +168,9 @@ mod tests {
         // Founded with the embedded log: it is said before there are partitions.
         let (answer, state) = state_of(vec![activate(), says(LogKind::Embedded), found(), says(topic(1))]);
         assert!(matches!(answer, Response::Refused(_)) && state.is_embedded(), "{answer:?}");
+        // Founded by those who said it behind that, as the logs of such clusters still tell.
+        let (answer, state) = state_of(vec![activate_to(MetaVersion::LOG), found(), says(LogKind::Embedded)]);
+        assert!(answer == Response::Done && state.is_embedded(), "{answer:?}");
         // Founded before that could be said, and a claim at the very moment at which it can.
         let (answer, state) = state_of(vec![found(), activate(), says(topic(1))]);
         assert!(matches!(answer, Response::Refused(_)) && state.is_embedded(), "{answer:?}");

@@ -7,7 +7,7 @@
 
 use super::KafkaError;
 use super::client::{ClientSettings, Context};
-use super::poll::serve_token;
+use super::poll::serve;
 use super::source::Record;
 use parking_lot::Mutex;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -214,7 +214,7 @@ impl DeadLetters {
         let wanted = NewTopic::new(topic, -1, TopicReplication::Fixed(-1));
         let options =
             AdminOptions::new().request_timeout(Some(ASK_TIMEOUT)).operation_timeout(Some(ASK_TIMEOUT));
-        serve_token(self.admin.inner());
+        serve(self.admin.inner());
         let made = self.admin.create_topics([&wanted], &options).await.map_err(|cause| cause.to_string())?;
         match made.into_iter().next() {
             Some(Ok(_)) => {

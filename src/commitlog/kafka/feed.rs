@@ -305,10 +305,30 @@ impl Shared {
             }
             return;
         }
+        if is_damage(code) {
+            self.damage(partition, reason);
+        }
         if is_planted(Bug::SkipAfterError) {
             self.readers.lock().values().for_each(|reader| reader.state.lock().next += 1);
         }
         self.consumer.context().tell(code, partition, reason);
+    }
+
+    /// librdkafka goes on behind a batch that it could not read. Its reader must not: the offsets would look like those of marks,
+    /// which are passed.
+    fn damage(&self, partition: Option<i32>, reason: &str) {
+        let concerned = partition.map_or_else(|| self.readers(), |id| self.reader(id).into_iter().collect());
+        for (partition, reader) in concerned {
+            let mut state = reader.state.lock();
+            let reason = format!(
+                "kafka: partition {partition} of the topic {:?}: a batch at offset {} or behind it cannot be read ({reason}); \
+                 start the node again, and if it stays so have another broker with a good copy lead the partition",
+                self.topic, state.next
+            );
+            state.failed.get_or_insert(Failure::Damaged(reason));
+            drop(state);
+            reader.arrived.notify_one();
+        }
     }
 
     /// Looks whether the topic holds what a reader in doubt wants. The others go on where they are.
@@ -339,6 +359,18 @@ impl Shared {
         drop(state);
         reader.arrived.notify_one();
     }
+}
+
+/// Whether an error is about the bytes of records, and not about the way to them.
+fn is_damage(code: Code) -> bool {
+    matches!(
+        code,
+        Code::BadMessage
+            | Code::BadCompression
+            | Code::InvalidMessage
+            | Code::InvalidRecord
+            | Code::NotImplemented
+    )
 }
 
 impl Subscription {
@@ -442,5 +474,27 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         assert_eq!(tokio::time::timeout(LIMIT * 5, reader.next()).await.unwrap().unwrap().len(), 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_batch_that_cannot_be_read_ends_its_reader_before_what_follows_it() {
+        let settings =
+            ClientSettings { brokers: vec!["127.0.0.1:1".to_owned()], ..ClientSettings::default() };
+        let feed = Feed::start(&settings, "t").unwrap();
+        let mut readers = [0, 1].map(|id| feed.subscribe(id, Position(5), None).unwrap());
+        feed.shared.note(Some(0), Code::BrokerTransportFailure, "is not about records");
+        feed.shared.take(0, 5, b"a");
+        feed.shared.note(Some(0), Code::BadMessage, "CRC mismatch");
+        feed.shared.take(0, 7, b"c");
+        assert_eq!(readers[0].next().await.unwrap().len(), 1, "what came before it counts");
+        let damaged = readers[0].next().await.unwrap_err().to_string();
+        assert!(damaged.contains("at offset 6") && damaged.contains("CRC mismatch"), "{damaged}");
+        feed.shared.take(1, 5, b"b");
+        assert_eq!(readers[1].next().await.unwrap().len(), 1, "the other one goes on");
     }
 }

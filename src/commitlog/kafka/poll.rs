@@ -3,17 +3,18 @@
 //! Knows librdkafka's events. Does not know readers, nor what an error means to them.
 //! Path: librdkafka -> **here** -> `feed`.
 //! PO1: a record is lent to whoever gets it, and not copied here. PO2: what the wrapper does besides is done here as well: tokens
-//! are renewed.
+//! are renewed, and what librdkafka logs is told.
 
 use super::client::Context;
 use super::describe::{Owned, text};
 use rdkafka::bindings as raw;
 use rdkafka::client::{Client, ClientContext};
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::types::RDKafkaRespErr;
 use std::ffi::CString;
-use std::ptr::null_mut;
+use std::ptr::{null, null_mut};
 use std::time::Duration;
 
 /// What a poll found.
@@ -61,6 +62,7 @@ impl Poller {
                 raw::RD_KAFKA_EVENT_FETCH => record(event.0, found),
                 raw::RD_KAFKA_EVENT_ERROR => found(error(event.0)),
                 raw::RD_KAFKA_EVENT_OAUTHBEARER_TOKEN_REFRESH => renew_token(consumer.client()),
+                raw::RD_KAFKA_EVENT_LOG => log(event.0, consumer.context()),
                 other => tracing::debug!(event = other, "an event of Kafka's client that nobody asked for"),
             }
         }
@@ -107,18 +109,49 @@ unsafe fn error(event: *mut raw::rd_kafka_event_t) -> Polled<'static> {
     }
 }
 
-/// Gives a client that nobody polls, as the wrapper's administrator, a token if it needs one. What else it was told is dropped.
+/// Serves a client that nobody polls, as the wrapper's administrator: what it logged is told, and it gets a token if it needs
+/// one. Other events of its own are dropped.
 #[allow(unsafe_code)]
-pub(super) fn serve_token(client: &Client<Context>) {
-    if !client.context().has_token() {
-        return;
-    }
+pub(super) fn serve(client: &Client<Context>) {
     // SAFETY: the client lives during the call; queue and events are freed by their own functions, the queue last.
     unsafe {
         let queue = Owned(raw::rd_kafka_queue_get_main(client.native_ptr()), raw::rd_kafka_queue_destroy);
-        while !Owned(raw::rd_kafka_queue_poll(queue.0, 0), raw::rd_kafka_event_destroy).0.is_null() {}
+        loop {
+            let event = Owned(raw::rd_kafka_queue_poll(queue.0, 0), raw::rd_kafka_event_destroy);
+            if event.0.is_null() {
+                break;
+            }
+            if raw::rd_kafka_event_type(event.0) == raw::RD_KAFKA_EVENT_LOG {
+                log(event.0, client.context());
+            }
+        }
     }
-    renew_token(client);
+    if client.context().has_token() {
+        renew_token(client);
+    }
+}
+
+/// # Safety
+/// `event` is valid and one of a line of the log.
+#[allow(unsafe_code)]
+unsafe fn log(event: *mut raw::rd_kafka_event_t, context: &Context) {
+    let (mut facility, mut message, mut level) = (null(), null(), 0);
+    // SAFETY: the texts are parts of the event, which the caller keeps, and end in a zero byte.
+    unsafe {
+        if raw::rd_kafka_event_log(event, &mut facility, &mut message, &mut level) == 0 {
+            context.log(level_of(level), text(facility).trim(), text(message).trim());
+        }
+    }
+}
+
+/// A level of syslog.
+fn level_of(number: i32) -> RDKafkaLogLevel {
+    match number {
+        ..=3 => RDKafkaLogLevel::Error,
+        4 => RDKafkaLogLevel::Warning,
+        5 | 6 => RDKafkaLogLevel::Info,
+        7.. => RDKafkaLogLevel::Debug,
+    }
 }
 
 /// Gives the client a new token, or tells it why there is none.

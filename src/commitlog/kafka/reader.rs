@@ -118,12 +118,17 @@ impl State {
     }
 
     /// Meets the end of the partition: there is no record before `end` that was not met. What stands before it are then
-    /// offsets without records.
+    /// offsets without records. An end before what was met is doubtful.
     pub(super) fn meet_end(&mut self, end: i64) -> Met {
-        if let Some((last, _)) = self.last.filter(|_| self.is_unproven) {
-            return if end > last { another(last) } else { Met::Known };
+        if let Some((last, _)) = self.last.filter(|_| self.is_unproven)
+            && end > last
+        {
+            return another(last);
         }
-        if end == self.next {
+        if end < self.next {
+            self.doubt.get_or_insert_with(Doubt::new);
+        }
+        if end <= self.next {
             return Met::Known;
         }
         let met = self.follow(end);
@@ -151,7 +156,6 @@ impl State {
             self.failed = Some(Failure::Trimmed(self.position()));
         } else if end < self.next {
             if !doubt.has_lasted() {
-                doubt.postpone();
                 return false;
             }
             self.failed = Some(Failure::Lost(self.position()));
@@ -174,27 +178,31 @@ fn another(last: i64) -> Met {
 
 /// A position of which librdkafka says that the topic does not hold it.
 pub(super) struct Doubt {
-    since: Instant,
+    /// Since when every look found the end before the position.
+    since: Option<Instant>,
     again: Instant,
 }
 
 impl Doubt {
     pub(super) fn new() -> Self {
-        let now = SystemClock.instant();
-        Self { since: now, again: now }
+        Self { since: None, again: SystemClock.instant() }
     }
 
     pub(super) fn is_due(&self) -> bool {
         SystemClock.instant() >= self.again
     }
 
-    /// Has it wait for its next look.
+    /// Nothing was seen: it waits for its next look.
     pub(super) fn postpone(&mut self) {
-        self.again = SystemClock.instant() + DOUBT_PAUSE;
+        *self = Self { since: None, again: SystemClock.instant() + DOUBT_PAUSE };
     }
 
-    fn has_lasted(&self) -> bool {
-        SystemClock.instant() >= self.since + LOST_AFTER
+    /// The end was seen before the position: whether that has been so for long. If not it waits for its next look.
+    fn has_lasted(&mut self) -> bool {
+        let now = SystemClock.instant();
+        let since = *self.since.get_or_insert(now);
+        self.again = now + DOUBT_PAUSE;
+        now >= since + LOST_AFTER
     }
 }
 
@@ -234,6 +242,7 @@ mod tests {
         assert_eq!(state.begin(), 5, "from the last record on");
         assert_eq!(state.meet(4, b"x"), Met::Known, "that one is older");
         assert_eq!(state.meet_end(5), Met::Known, "that end is older");
+        assert!(state.doubt.is_some(), "or the record is gone, and the log ends there");
         assert_eq!(state.meet(5, b"b"), Met::Known);
         assert_eq!((state.begin(), state.meet(6, b"c")), (6, Met::Next { hole: 0 }));
     }
@@ -274,22 +283,25 @@ mod tests {
         let doubtful = |since| {
             let mut state = State::new(Position(5), None);
             state.meet(5, b"b");
-            state.doubt = Some(Doubt { since, again: since });
+            state.doubt = Some(Doubt { since, again: SystemClock.instant() });
             state
         };
         let now = SystemClock.instant();
-        let mut state = doubtful(now);
+        let mut state = doubtful(None);
         assert!(!state.resolve(0, 5) && state.failed.is_none(), "a leader that is new may not know the end");
         assert!(state.doubt.as_ref().is_some_and(|doubt| !doubt.is_due()), "it is looked at again, later");
         assert!(state.resolve(0, 6) && state.is_unproven && state.doubt.is_none());
         assert!(!state.resolve(9, 9) && state.failed.is_none(), "without a doubt nothing is disturbed");
-        let mut state = doubtful(now - LOST_AFTER);
+        let mut state = doubtful(Some(now - LOST_AFTER));
+        state.doubt.iter_mut().for_each(Doubt::postpone);
+        assert!(!state.resolve(0, 5) && state.failed.is_none(), "a look that told nothing does not count");
+        let mut state = doubtful(Some(now - LOST_AFTER));
         assert!(!state.resolve(0, 5));
         assert_eq!(state.failed, Some(Failure::Lost(Position(6))));
-        let mut state = doubtful(now);
+        let mut state = doubtful(None);
         assert!(!state.resolve(7, 9));
         assert_eq!(state.failed, Some(Failure::Trimmed(Position(6))));
-        let mut state = doubtful(now);
+        let mut state = doubtful(None);
         assert!(state.resolve(6, 9) && !state.is_unproven, "what it read last was deleted");
     }
 }

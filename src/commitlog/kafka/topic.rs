@@ -6,7 +6,7 @@
 use super::KafkaError;
 use super::client::{ClientSettings, Context};
 use super::describe::{Described, describe};
-use super::poll::serve_token;
+use super::poll::serve;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::error::RDKafkaErrorCode;
 use std::collections::BTreeMap;
@@ -222,7 +222,7 @@ impl Admin {
     /// The client, with a token that holds if it needs one.
     fn client(&self) -> &Arc<AdminClient<Context>> {
         let client = self.client.as_ref().expect("only dropping takes it");
-        serve_token(client.inner());
+        serve(client.inner());
         client
     }
 

@@ -30,6 +30,8 @@ use tokio::sync::{Notify, watch};
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// Attempts between two lines of the log about it: between leaders nobody knows it for a second.
 const ATTEMPTS_PER_LINE: u32 = 50;
+/// Looks that find the end of a log before what was applied until that counts: 15 seconds.
+const LOOKS_AT_END: u32 = 150;
 
 /// What apply needs of a partition's store.
 pub trait ApplyTarget: Send + Sync {
@@ -218,7 +220,11 @@ impl Run {
     }
 
     fn read(&mut self, runtime: &Handle) -> Result<(), String> {
-        let Some(ready_at) = self.wait(runtime, committed(self.log.as_ref())) else { return Ok(()) };
+        let reached = match self.strangers {
+            Some(_) => self.target.applied(),
+            None => Position(0),
+        };
+        let Some(ready_at) = self.wait(runtime, committed(self.log.as_ref(), reached)) else { return Ok(()) };
         self.ready_at = ready_at.map_err(|e| format!("the committed position is not known: {e}"))?;
         self.note(self.target.applied());
         let mut reader = self.log.read_behind(self.target.applied(), self.target.last_entry());
@@ -356,10 +362,19 @@ fn verdict_of(session: SessionId, outcome: ApplyOutcome) -> RecordVerdict {
     Ok(outcome.sub_batches)
 }
 
-/// The committed position; asks again while the log is not available, as it is between leaders.
-async fn committed(log: &dyn PartitionLog) -> Result<Position, LogError> {
+/// The committed position; asks again while the log is not available, as it is between leaders. One that is kept elsewhere and
+/// ends before what was `reached` has lost its end, if it stays so: a leader that is new may not know it yet.
+async fn committed(log: &dyn PartitionLog, reached: Position) -> Result<Position, LogError> {
+    let mut looks = 0;
     for attempt in 1u32.. {
         match log.committed().await {
+            Ok(end) if end < reached => {
+                looks += 1;
+                if looks == LOOKS_AT_END {
+                    return Err(LogError::Lost { after: reached });
+                }
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
             Err(error) if matches!(error.code(), ErrorCode::Unavailable | ErrorCode::Indeterminate) => {
                 if attempt.is_multiple_of(ATTEMPTS_PER_LINE) {
                     tracing::warn!(%error, attempt, "the committed position is not known yet");

@@ -80,6 +80,9 @@ pub struct DistributorConfig {
     pub max_cached_series: usize,
     /// Seed of the hashes of series, best a secret of the cluster.
     pub hash_seed: u64,
+    /// How long a partition's log may have acknowledged nothing of a session that is gone on with, if that is less than half a
+    /// day: a log may have lost its definitions by then.
+    pub longest_silence: Duration,
 }
 
 impl Default for DistributorConfig {
@@ -97,6 +100,7 @@ impl Default for DistributorConfig {
             retention: HumanDuration::from_ms(0),
             max_cached_series: 8 << 20,
             hash_seed: 0,
+            longest_silence: Duration::MAX,
         }
     }
 }
@@ -191,7 +195,7 @@ impl Distributor {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let log_incarnations = partitions.iter().map(|p| p.appender.incarnation()).collect();
-        let session = Session::new(session, log_incarnations, config.max_cached_series);
+        let session = open_session(&config, session, log_incarnations);
         let queue = |input| PartitionQueue::start(input, &config, Arc::clone(&clock));
         let partitions = partitions.into_iter().map(queue).collect();
         let inner = Inner {
@@ -306,8 +310,7 @@ impl Distributor {
         self.drained().await;
         let partitions = &self.inner.partitions;
         let log_incarnations = partitions.iter().map(|p| p.log_incarnation()).collect();
-        let max_forms = self.inner.config.max_cached_series;
-        let session = Session::new(session, log_incarnations, max_forms);
+        let session = open_session(&self.inner.config, session, log_incarnations);
         self.inner.session.store(Arc::new(session));
         self.inner.entrance.open();
     }
@@ -428,6 +431,11 @@ impl Inner {
             None => Ok(WriteOutcome::new(written, refusals, positions)),
         }
     }
+}
+
+fn open_session(config: &DistributorConfig, id: SessionId, log_incarnations: Box<[u32]>) -> Session {
+    let session = Session::new(id, log_incarnations, config.max_cached_series);
+    session.with_longest_silence(config.longest_silence)
 }
 
 async fn wait(

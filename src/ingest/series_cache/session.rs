@@ -28,6 +28,7 @@ const MAX_CHANGES: u32 = 4;
 #[derive(Debug)]
 pub struct Session {
     id: SessionId,
+    longest_silence: Duration,
     log_incarnations: Box<[u32]>,
     sequence: AtomicU64,
     next_refs: Box<[AtomicU32]>,
@@ -89,6 +90,7 @@ impl Session {
     pub fn new(id: SessionId, log_incarnations: Box<[u32]>, max_forms: usize) -> Self {
         Self {
             id,
+            longest_silence: LONGEST_SILENCE,
             next_refs: log_incarnations.iter().map(|_| AtomicU32::new(0)).collect(),
             acknowledged_ms: log_incarnations.iter().map(|_| AtomicU64::new(0)).collect(),
             is_over: AtomicBool::new(false),
@@ -98,6 +100,11 @@ impl Session {
             forms: AtomicUsize::new(0),
             max_forms,
         }
+    }
+
+    /// One that is not gone on with after less silence of a log than usual, if `time` is less.
+    pub fn with_longest_silence(self, time: Duration) -> Self {
+        Self { longest_silence: time.min(LONGEST_SILENCE), ..self }
     }
 
     /// Its id.
@@ -127,7 +134,7 @@ impl Session {
     /// with. It is over then, for all partitions.
     pub(crate) fn was_silent(&self, partition: PartitionId, since_boot: Duration) -> bool {
         let last = self.acknowledged_ms.get(partition.0 as usize).map_or(0, |last| last.load(Relaxed));
-        let is_over = last > 0 && millis(since_boot).saturating_sub(last) > millis(LONGEST_SILENCE);
+        let is_over = last > 0 && millis(since_boot).saturating_sub(last) > millis(self.longest_silence);
         if is_over {
             self.is_over.store(true, Relaxed);
         }
@@ -138,7 +145,7 @@ impl Session {
     /// instead of when somebody writes again.
     pub fn is_idle(&self, since_boot: Duration) -> bool {
         let newest = self.acknowledged_ms.iter().map(|last| last.load(Relaxed)).max().unwrap_or(0);
-        newest > 0 && millis(since_boot).saturating_sub(newest) > millis(LONGEST_SILENCE / 2)
+        newest > 0 && millis(since_boot).saturating_sub(newest) > millis(self.longest_silence / 2)
     }
 
     /// A ref that was never given before, or `None` if the session is used up.

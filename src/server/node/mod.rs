@@ -382,6 +382,12 @@ fn grouping(config: &Config, kafka: Option<&KafkaHere>) -> DistributorConfig {
             max_record_bytes: kafka.topic().max_entry.min(usual.max_record_bytes),
             group_wait: config.kafka.linger.into(),
             groups_when_idle: true,
+            // Records that are deleted before a replica has them are older than this: writes end at a quarter (C15). A session
+            // whose definitions may be among them is not gone on with.
+            longest_silence: kafka
+                .topic()
+                .retention_ms
+                .map_or(Duration::MAX, |ms| Duration::from_millis(ms / 2)),
             ..usual
         },
     }

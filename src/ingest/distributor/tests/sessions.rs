@@ -143,6 +143,43 @@ async fn a_session_ends_when_its_gateway_was_silent_for_half_a_day() {
     }
 }
 
+/// A topic may have deleted what a session defined before any replica had it; then its gateway was refused for longer than
+/// this.
+#[tokio::test]
+async fn a_session_ends_earlier_where_the_log_keeps_its_definitions_for_less() {
+    let wall = ManualClock::new(NOW);
+    let clock = Arc::new(WallClock { wall, start: SystemClock.instant(), is_suspended: false });
+    let usual = Setup::default();
+    let config = DistributorConfig { longest_silence: Duration::from_secs(1_800), ..usual.config.clone() };
+    let rig = Setup { config, clock: clock.clone(), ..usual }.start();
+    let at = |minute: i64| [up(&[("p", "0")], &[(NOW + minute * 60_000, 1.0)])];
+    for minute in [1, 31] {
+        clock.wall.set(NOW + minute * 60_000);
+        rig.write_series(&at(minute)).await.unwrap();
+    }
+    clock.wall.set(NOW + 62 * 60_000);
+    assert_eq!(rig.write_series(&at(32)).await.unwrap_err(), WriteError::SessionUsedUp);
+    rig.stop().await;
+}
+
+/// Records are read by every node of the cluster, whatever version it has.
+#[tokio::test]
+async fn values_are_packed_once_every_node_reads_that() {
+    let rig = Setup::default().start();
+    let mut lengths = Vec::new();
+    for turn in 0..2i64 {
+        for sample in 0..2i64 {
+            let series = up(&[("p", "0")], &[(NOW - 2_000 + 1_000 * (2 * turn + sample), 7.0)]);
+            rig.write_series(&[series]).await.unwrap();
+        }
+        lengths.push(rig.logs[0].entries().last().map(|entry| entry.payload.len()));
+        rig.distributor.pack_values();
+    }
+    let [Some(raw), Some(packed)] = lengths[..] else { panic!("{lengths:?}") };
+    assert_eq!(raw - packed, 8 - 2, "a code and a byte instead of eight");
+    rig.stop().await;
+}
+
 /// A gateway that wakes after eight hours, which is once around its cache's coarse clock, writes the series that it
 /// knew: each sample is under its own labels, whether its cache has forgotten it or not.
 #[tokio::test]
