@@ -29,10 +29,8 @@ async fn replicas(dir: &std::path::Path) -> Arc<Replicas> {
 async fn a_replica_that_does_not_open_behind_lost_records_ends_the_node() {
     let dir = tempfile::tempdir().unwrap();
     let replicas = replicas(dir.path()).await;
-    replicas.skip(ID, Position(100), Position(100)).await.unwrap();
-    assert_eq!(replicas.get(ID).unwrap().store.applied(), Position(100));
     replicas.is_stopped.store(true, Ordering::SeqCst);
-    let reason = replicas.skip(ID, Position(200), Position(200)).await.unwrap_err();
+    let reason = replicas.skip(ID, Position(100), Position(100)).await.unwrap_err();
     assert!(replicas.get(ID).is_none());
     let told = tokio::time::timeout(Duration::from_secs(60), replicas.failed()).await.unwrap();
     assert!(told.contains(&reason), "{told}");
