@@ -35,7 +35,6 @@ fn record(criterion: &mut Criterion) {
             assemble(&header, 1, [part.as_slice()].into_iter(), bytes);
         };
         group.bench_function(format!("encode {values:?}"), |bencher| bencher.iter(|| encode(&mut bytes)));
-        println!("{values:?}: {:.2} bytes a sample", bytes.len() as f64 / SAMPLES as f64);
         group.bench_function(format!("decode {values:?}"), |bencher| {
             let (mut decoder, mut record) = (RecordDecoder::default(), empty_record());
             bencher.iter(|| {

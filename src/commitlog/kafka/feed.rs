@@ -475,11 +475,6 @@ mod tests {
         }
         assert_eq!(tokio::time::timeout(LIMIT * 5, reader.next()).await.unwrap().unwrap().len(), 1);
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 
     #[tokio::test]
     async fn a_batch_that_cannot_be_read_ends_its_reader_before_what_follows_it() {
