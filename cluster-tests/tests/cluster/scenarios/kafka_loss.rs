@@ -91,11 +91,12 @@ fn a_gateway_that_saw_no_stop_goes_on_behind_lost_records() {
     cluster.kill9(away);
     // The first of its session.
     write(&probe, &cluster.client(gateway, PATIENCE));
-    let last = SystemClock.instant();
     let refused = |cluster: &Cluster| {
         probe.write(&cluster.client(gateway, PATIENCE)).is_ok_and(|one| one.status == 503)
     };
     wait_for("a refusal", LIMIT, || refused(&cluster).then_some(()));
+    // Other writes may have been taken in part until now.
+    let last = SystemClock.instant();
     let mut losses = Vec::new();
     for (partition, end) in (0..).zip(kafka.end_offsets(TOPIC)).filter(|(id, _)| is_away(*id)) {
         let has = imaged(&cluster.data_dir(away), partition);
