@@ -7,7 +7,7 @@
 
 use crate::error::StoreError;
 use crate::head::dump::{put_stripe, put_window, take_stripe, take_window};
-use crate::head::{Head, ROW_LIMIT, SealedGeneration, WindowLength, place, row_at};
+use crate::head::{Counters, Head, ROW_LIMIT, SealedGeneration, WindowLength, place, row_at};
 use crate::image_file::{OPTIONAL, Section};
 use crate::image_meta::ImageMeta;
 use crate::series_log::SeriesEntry;
@@ -15,16 +15,19 @@ use crate::view::Views;
 use quorate_chunk::varint;
 use quorate_model::{Position, TenantId};
 use roaring::RoaringBitmap;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 const META: u32 = 1;
+/// Up to where samples may be of series whose definitions were lost; only in states that skipped some. Builds that do not know
+/// it would stop there, each in its own way.
+const FORGIVEN: u32 = 2;
 const STRIPE: u32 = 0x100;
 const SEALED: u32 = 0x200;
 /// Builds that do not know it only do not tell that the log is another one.
 const LAST_ENTRY: u32 = OPTIONAL | 1;
-/// Up to where records may name series whose definitions were lost; only in states that skipped some.
-const FORGIVEN: u32 = OPTIONAL | 2;
+/// Samples of each tenant that were lost behind a skip; builds that do not know it only do not tell of them.
+const LOST: u32 = OPTIONAL | 3;
 /// Longest window that a store is configured with.
 const MAX_WINDOW_MS: i64 = 86_400_000;
 
@@ -61,6 +64,10 @@ pub(crate) fn cut(head: &Head, views: &Views, take: impl FnOnce(Vec<u8>, u64)) -
     let mut sections = vec![(META, meta.encode())];
     if let Some(last) = writer.last_entry {
         sections.push((LAST_ENTRY, put_last_entry(last)));
+    }
+    let lost = put_lost(&writer.counters);
+    if !lost.is_empty() {
+        sections.push((LOST, lost));
     }
     for (number, stripe) in head.stripes().iter().enumerate() {
         let mut bytes = Vec::new();
@@ -102,6 +109,7 @@ pub(crate) fn load(
                 loader.stripe((id - STRIPE) as usize, raw)
             }
             LAST_ENTRY => loader.last_entry(raw),
+            LOST => loader.lost(raw),
             id if (SEALED..OPTIONAL).contains(&id) => loader.sealed(raw, views),
             FORGIVEN => {
                 raw.as_slice().try_into().ok().map(|raw| loader.forgiven = Position(u64::from_le_bytes(raw)))
@@ -150,6 +158,7 @@ struct Loader<'a> {
     named: u64,
     next: u32,
     forgiven: Position,
+    lost: Vec<(TenantId, u64)>,
     is_sound: bool,
 }
 
@@ -162,6 +171,7 @@ impl<'a> Loader<'a> {
             named: 0,
             next: 0,
             forgiven: Position(0),
+            lost: Vec::new(),
             is_sound: true,
         }
     }
@@ -215,6 +225,14 @@ impl<'a> Loader<'a> {
         Some(())
     }
 
+    fn lost(&mut self, mut raw: &[u8]) -> Option<()> {
+        while !raw.is_empty() {
+            let tenant = TenantId(u32::try_from(varint::take(&mut raw)?).ok()?);
+            self.lost.push((tenant, varint::take(&mut raw)?));
+        }
+        Some(())
+    }
+
     fn sealed(&mut self, raw: &[u8], views: &Views) -> Option<()> {
         let mut rest = raw;
         let window_start = varint::take_signed(&mut rest)?;
@@ -235,6 +253,9 @@ impl<'a> Loader<'a> {
         self.head.index().write().skip_to(meta.next_row.max(self.next));
         meta.restore(self.head, writer);
         writer.forgiven = self.forgiven;
+        for (tenant, lost) in self.lost {
+            writer.counters.entry(tenant).or_default().lost = lost;
+        }
         self.head.restore_late(|start| writer.windows.get(&start).is_some_and(|w| w.next_generation > 0));
     }
 }
@@ -243,6 +264,15 @@ fn put_last_entry((position, crc): (Position, u32)) -> Vec<u8> {
     let mut out = Vec::new();
     varint::put(&mut out, position.0);
     out.extend_from_slice(&crc.to_le_bytes());
+    out
+}
+
+fn put_lost(counters: &BTreeMap<TenantId, Counters>) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (tenant, counters) in counters.iter().filter(|(_, counters)| counters.lost > 0) {
+        varint::put(&mut out, u64::from(tenant.0));
+        varint::put(&mut out, counters.lost);
+    }
     out
 }
 

@@ -97,7 +97,7 @@ impl ImageMeta {
             let tenant = TenantId(small(rest)?);
             let [stored, duplicates, conflicts, late] =
                 [varint::take(rest)?, varint::take(rest)?, varint::take(rest)?, varint::take(rest)?];
-            meta.counters.insert(tenant, Counters { stored, duplicates, conflicts, late });
+            meta.counters.insert(tenant, Counters { stored, duplicates, conflicts, late, lost: 0 });
         }
         meta.take_metadata(rest)?;
         meta.take_hidden(rest)?;
@@ -236,7 +236,8 @@ mod tests {
             state_hash: u64::MAX,
             newest: [(1, 2)].into(),
             windows: [(-3_600_000, WindowState { next_generation: 2, has_data: true })].into(),
-            counters: [(tenant, Counters { stored: 1, duplicates: 2, conflicts: 3, late: 4 })].into(),
+            counters: [(tenant, Counters { stored: 1, duplicates: 2, conflicts: 3, late: 4, lost: 0 })]
+                .into(),
             metadata: [(tenant, [("up".to_owned(), entry)].into())].into(),
             hidden: Hidden { tombstones: vec![tombstone], floors: [(tenant, -9)].into() },
         }

@@ -70,6 +70,51 @@ fn the_last_entry_of_the_log_comes_back() {
     assert_eq!(loaded.last_entry(), None, "an image of an older build is read");
 }
 
+/// Golden bytes of the section of a state that skipped records, which no build may pass over.
+#[test]
+fn what_was_skipped_comes_back_and_is_not_optional() {
+    let (head, views) = filled();
+    head.note_entry(Position(4), 7);
+    head.skip(Position(0x100), Position(0x203)).unwrap();
+    let mut frames = Vec::new();
+    let mut cut = cut(&head, &views, |taken, _| frames = taken).unwrap();
+    assert_eq!(cut.position, Position(0x100));
+    let sections = cut.finish().unwrap();
+    assert!(sections.contains(&(2, vec![3, 2, 0, 0, 0, 0, 0, 0])), "{:?}", sections.last());
+    let (loaded, loaded_views) = empty();
+    load(&loaded, &loaded_views, sections, |visit| read_frames(&frames, "test", visit)).unwrap();
+    let forgiven = loaded.writer().lock().forgiven;
+    assert_eq!((forgiven, loaded.last_entry()), (Position(0x203), None));
+    let mut damaged = sections.to_vec();
+    damaged.push((3, Vec::new()));
+    let (loaded, loaded_views) = empty();
+    let read = load(&loaded, &loaded_views, &damaged, |visit| read_frames(&frames, "test", visit));
+    assert!(read.is_err(), "a build that does not know a section of the kind takes the state");
+}
+
+/// Whoever cuts an image finds the position that was skipped to with all that goes with it.
+#[test]
+fn a_skip_is_never_seen_in_part() {
+    let (head, _views) = filled();
+    let last = 2_000;
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            for position in 5..=last {
+                head.note_entry(Position(position - 1), 7);
+                head.skip(Position(position), Position(position + 1)).unwrap();
+            }
+        });
+        let mut position = Position(0);
+        while position < Position(last) {
+            let writer = head.writer().lock();
+            position = writer.position;
+            let forgiven = if position < Position(5) { 0 } else { position.0 + 1 };
+            assert_eq!(writer.forgiven, Position(forgiven));
+            assert!(writer.last_entry.is_none_or(|(at, _)| at == position), "{:?}", writer.last_entry);
+        }
+    });
+}
+
 #[test]
 fn a_loaded_image_cuts_the_same_image_and_reads_the_same() {
     let (head, views) = filled();

@@ -140,8 +140,8 @@ impl PartitionStore {
         self.head.last_entry()
     }
 
-    /// Goes on behind `to`, for good without what stands before it and was not applied. Records behind it and up to `forgiven`
-    /// that name series which were defined there are void; the state keeps that, as do those that are made of it.
+    /// Goes on behind `to`, for good without what stands before it and was not applied. Samples behind it and up to `forgiven`
+    /// of series which were defined there are lost and counted; the state keeps that, as do those that are made of it.
     ///
     /// # Errors
     /// [`ApplyError`] if apply has stopped.

@@ -106,9 +106,14 @@ impl Kafka {
         Ok((position(first), position(end)))
     }
 
-    /// The replica here has a durable image of this age, or all that is in the topic.
+    /// The replica here has a durable image whose file is of this age, or that has all that is in the topic.
     pub fn note_image(&self, id: PartitionId, age: Duration) {
         self.images.note(id, age, SystemClock.instant());
+    }
+
+    /// The oldest record that the durable image here lacks was seen so long ago; zero if it lacks none.
+    pub fn note_lack(&self, id: PartitionId, age: Duration) {
+        self.images.note_lack(id, age, SystemClock.instant());
     }
 
     /// Some replica that is caught up has a durable image of this age.
@@ -250,6 +255,7 @@ impl PartitionLog for KafkaLog {
         told.pop().unwrap_or_else(|| Err(LogError::Unavailable { reason: "no answer".to_owned() }))
     }
 
+    /// What the image lacks is looked for apart: it may have been written again at the same place.
     async fn trim(&self, _up_to: Position) -> Result<(), LogError> {
         if self.kafka.image_age(self.partition).is_some() {
             self.kafka.note_image(self.partition, Duration::ZERO);
@@ -258,7 +264,7 @@ impl PartitionLog for KafkaLog {
     }
 
     fn wants_trim(&self) -> bool {
-        let age = self.kafka.image_age(self.partition);
+        let age = self.kafka.images.file(self.partition, SystemClock.instant());
         age.zip(self.kafka.part_of_retention(IMAGES_PER_RETENTION)).is_some_and(|(age, part)| age > part)
     }
 

@@ -35,6 +35,8 @@ fn verdict(message: &write::Verdict) -> Result<SubBatchVerdict, NoVerdict> {
         duplicates: message.duplicates,
         conflicts: message.conflicts,
         late: message.late,
+        // A record with lost samples has no verdict.
+        lost: 0,
     };
     let examples = message.examples.iter().map(example).collect::<Result<_, _>>()?;
     Ok(SubBatchVerdict { tenant: TenantId(message.tenant), counters, examples })
@@ -65,7 +67,7 @@ mod tests {
         let examples = prop::collection::vec(any_example(), 0..4);
         (any::<u32>(), any::<[u64; 4]>(), examples).prop_map(|(tenant, counts, examples)| {
             let [stored, duplicates, conflicts, late] = counts;
-            let counters = Counters { stored, duplicates, conflicts, late };
+            let counters = Counters { stored, duplicates, conflicts, late, lost: 0 };
             SubBatchVerdict { tenant: TenantId(tenant), counters, examples }
         })
     }

@@ -345,10 +345,18 @@ fn read_stranger(
     }
 }
 
-/// What the writer of a data record is told. A void one is no success: its writer can only repeat the request.
+/// What the writer of a data record is told. One that is void, or has lost samples, is no success: its writer can only repeat
+/// the request.
 fn verdict_of(session: SessionId, outcome: ApplyOutcome) -> RecordVerdict {
     if outcome.is_void {
         let reason = format!("the gateway session {session} is over, the record has no effect");
+        return Err(NoVerdict { reason });
+    }
+    let lost: u64 = outcome.sub_batches.iter().map(|one| one.counters.lost).sum();
+    if lost > 0 {
+        let reason = format!(
+            "{lost} samples are of series whose definitions by the gateway session {session} were lost in the log"
+        );
         return Err(NoVerdict { reason });
     }
     Ok(outcome.sub_batches)

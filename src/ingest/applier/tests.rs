@@ -3,6 +3,7 @@ use crate::testing::{MapTarget, encode, encode_with, header, sample};
 use async_trait::async_trait;
 use quorate_commitlog::mem_log::MemLog;
 use quorate_model::{RecordBody, SeriesRef, SessionId, SubBatch, TenantId};
+use quorate_tsdb::{Counters, SubBatchVerdict};
 
 struct Rig {
     log: MemLog,
@@ -226,4 +227,17 @@ async fn a_record_of_a_newer_build_stops_also_where_others_may_write() {
         Applier::start(PartitionId(0), rig.target.clone(), log, Some(strangers), Handle::current()).unwrap();
     let why = applier.ready().await.unwrap_err();
     assert!(why.contains("record version 9 is newer"), "{why}");
+}
+
+#[test]
+fn a_record_with_lost_samples_is_no_success() {
+    let outcome = |lost| {
+        let counters = Counters { stored: 3, lost, ..Counters::default() };
+        let verdict = SubBatchVerdict { counters, ..SubBatchVerdict::default() };
+        ApplyOutcome { sub_batches: vec![SubBatchVerdict::default(), verdict], is_void: false }
+    };
+    let session = SessionId { node: 1, incarnation: 2 };
+    assert_eq!(verdict_of(session, outcome(0)).unwrap().len(), 2);
+    let reason = verdict_of(session, outcome(2)).unwrap_err().reason;
+    assert!(reason.contains("2 samples"), "{reason}");
 }

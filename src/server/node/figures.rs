@@ -188,7 +188,7 @@ fn write_partitions(partitions: &[Partition], stats: &[PartitionStats], page: &m
 /// What is told of each tenant: its samples by verdict, and its series in the heads.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct TenantFigures {
-    samples: [u64; 4],
+    samples: [u64; 5],
     active_series: u64,
 }
 
@@ -209,7 +209,13 @@ fn write_tenants(
     for (stats, partition) in stats.iter().zip(partitions) {
         for (tenant, counters) in &stats.counters {
             *by_tenant.entry(*tenant).or_default() += TenantFigures {
-                samples: [counters.stored, counters.late, counters.duplicates, counters.conflicts],
+                samples: [
+                    counters.stored,
+                    counters.late,
+                    counters.duplicates,
+                    counters.conflicts,
+                    counters.lost,
+                ],
                 active_series: partition.store.active_series(*tenant),
             };
         }
@@ -241,7 +247,9 @@ fn write_named_tenants(tenants: &[(String, TenantFigures)], page: &mut Expositio
     let name = "quorate_tenant_samples_total";
     page.family(name, "counter", "Samples of committed records by tenant and what became of them.");
     for (tenant, figures) in tenants {
-        for (verdict, count) in ["stored", "late", "duplicate", "conflict"].into_iter().zip(figures.samples) {
+        for (verdict, count) in
+            ["stored", "late", "duplicate", "conflict", "lost"].into_iter().zip(figures.samples)
+        {
             page.sample(name, &[("tenant", tenant), ("verdict", verdict)], count as f64);
         }
     }
@@ -338,11 +346,11 @@ mod tests {
 
     #[test]
     fn a_hundred_tenants_have_figures_of_their_own() {
-        let of = |series| TenantFigures { samples: [series, 0, 0, 1], active_series: series };
+        let of = |series| TenantFigures { samples: [series, 0, 0, 1, 0], active_series: series };
         let tenants = (1..=102).map(|at| (TenantId(at), of(u64::from(at)))).collect();
         let named = named_and_others(tenants, |tenant| format!("t{}", tenant.0));
         assert_eq!((named.len(), &named[0]), (101, &("t1".to_owned(), of(1))));
-        let rest = TenantFigures { samples: [101 + 102, 0, 0, 2], active_series: 101 + 102 };
+        let rest = TenantFigures { samples: [101 + 102, 0, 0, 2, 0], active_series: 101 + 102 };
         assert_eq!(named[100], (OTHER_TENANTS.to_owned(), rest));
         let mut page = Exposition::default();
         write_named_tenants(&named[..1], &mut page);

@@ -38,7 +38,7 @@ pub struct KafkaHere {
     strangers: Arc<Strangers>,
     /// What puts strange records aside; taken by whoever ends it.
     putting_aside: Mutex<Option<JoinHandle<()>>>,
-    seen: Mutex<BTreeMap<PartitionId, Ends>>,
+    seen: Mutex<BTreeMap<PartitionId, Seen>>,
     /// Positions behind which the operator gives up what was deleted.
     accepted: BTreeMap<PartitionId, Position>,
 }
@@ -52,7 +52,23 @@ pub struct Lag {
     pub age: Duration,
 }
 
-/// The ends of a partition that lay behind what was applied when they were first seen, oldest first.
+/// The ends that a replica has not applied, and those that its durable image lacks.
+#[derive(Debug, Default)]
+struct Seen {
+    applied: Ends,
+    durable: Ends,
+}
+
+impl Seen {
+    /// Returns how long ago the oldest record was seen that the durable image lacks.
+    fn note(&mut self, now: Instant, end: Position, applied: Position, durable: Position) -> Duration {
+        self.applied.note(now, end, applied);
+        self.durable.note(now, end, durable);
+        self.durable.lag(now, durable).age
+    }
+}
+
+/// The ends of a partition that lay beyond what was reached when they were first seen, oldest first.
 #[derive(Debug, Default)]
 struct Ends {
     newest: Position,
@@ -60,10 +76,10 @@ struct Ends {
 }
 
 impl Ends {
-    fn note(&mut self, now: Instant, end: Position, applied: Position) {
+    fn note(&mut self, now: Instant, end: Position, reached: Position) {
         self.newest = end;
-        self.ahead.retain(|(_, end)| *end > applied);
-        if end > applied && self.ahead.back().is_none_or(|(_, last)| end > *last) {
+        self.ahead.retain(|(_, end)| *end > reached);
+        if end > reached && self.ahead.back().is_none_or(|(_, last)| end > *last) {
             if self.ahead.len() == MAX_ENDS {
                 // The oldest tells the age; of the others every second one will do.
                 let mut nth = 0;
@@ -228,13 +244,13 @@ impl KafkaHere {
 
     /// The newest end of a partition that is known; 0 before the first look.
     pub fn known_end(&self, id: PartitionId) -> Position {
-        self.seen.lock().get(&id).map_or(Position(0), |ends| ends.newest)
+        self.seen.lock().get(&id).map_or(Position(0), |seen| seen.applied.newest)
     }
 
     /// How far a replica that has applied so much is behind.
     pub fn lag(&self, id: PartitionId, applied: Position) -> Lag {
         let seen = self.seen.lock();
-        seen.get(&id).map_or_else(Lag::default, |ends| ends.lag(SystemClock.instant(), applied))
+        seen.get(&id).map_or_else(Lag::default, |seen| seen.applied.lag(SystemClock.instant(), applied))
     }
 
     /// Starts what goes on while the node runs.
@@ -274,10 +290,12 @@ async fn follow_ends(here: Arc<KafkaHere>, replicas: Weak<Replicas>) {
         for (partition, end) in running.iter().zip(ends) {
             // Without an answer what was seen last stands, and grows older.
             if let Ok(end) = end {
-                seen.entry(partition.id).or_default().note(now, end, partition.store.applied());
-                if end <= partition.store.durable() {
-                    here.kafka.note_image(partition.id, Duration::ZERO);
+                let (id, durable) = (partition.id, partition.store.durable());
+                let lacks = seen.entry(id).or_default().note(now, end, partition.store.applied(), durable);
+                if end <= durable {
+                    here.kafka.note_image(id, Duration::ZERO);
                 }
+                here.kafka.note_lack(id, lacks);
             }
         }
     }
@@ -314,6 +332,25 @@ mod tests {
         assert_eq!(ends.lag(at(61), Position(10)), Lag { records: 20, age: Duration::from_secs(60) });
         assert_eq!(ends.lag(at(61), Position(25)), Lag { records: 5, age: Duration::from_secs(59) });
         assert_eq!(ends.lag(at(61), Position(30)), Lag::default());
+    }
+
+    #[test]
+    fn an_image_lacks_what_was_first_seen_beyond_it_also_once_that_is_applied() {
+        let begin = SystemClock.instant();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let mut seen = Seen::default();
+        let mut note = |second, end, applied, durable| {
+            seen.note(at(second), Position(end), Position(applied), Position(durable)).as_secs()
+        };
+        assert_eq!(note(0, 10, 10, 10), 0);
+        assert_eq!(note(1, 20, 20, 10), 0);
+        assert_eq!(note(9, 30, 30, 10), 8);
+        assert_eq!(note(10, 30, 30, 20), 1);
+        // Written again at the same place by a replica that gets no more.
+        assert_eq!(note(100, 90, 30, 30), 0);
+        assert_eq!(note(500, 99, 30, 30), 400);
+        assert_eq!(note(501, 99, 99, 99), 0);
+        assert_eq!(seen.applied.lag(at(600), Position(99)), Lag::default());
     }
 
     #[test]

@@ -10,9 +10,9 @@
 use super::replicas::{Rebuilding, Replicas};
 use bytes::Bytes;
 use quorate_model::{NodeId, PartitionId, Position};
-use quorate_raft::{Group, SnapshotOwner};
+use quorate_raft::{Group, Members, SnapshotOwner};
 use quorate_tsdb::snapshot::Description;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Weak;
 use std::time::Duration;
 
@@ -36,8 +36,12 @@ pub(super) async fn rebuild(replicas: Weak<Replicas>, id: PartitionId) {
     let mut last = String::new();
     for round in 0u32.. {
         let Some(strong) = replicas.upgrade() else { return };
-        let Some(Rebuilding { group, applied, snapshots }) = strong.to_rebuild(id) else { return };
-        let reason = match take(&group, applied, &*snapshots).await {
+        let Some(Rebuilding { group, applied, snapshots }) = strong.to_rebuild(id) else {
+            // It has moved elsewhere, or is being opened over another state, which tells its own troubles.
+            strong.troubles().clear(id);
+            return;
+        };
+        let reason = match take(&group, strong.node(), applied, &*snapshots).await {
             Ok(()) => return,
             Err(Lack::NotKnown(reason)) => format!("no other replica gives its state yet: {reason}"),
             Err(Lack::Nobody(holder, position)) => match give_up(&strong, id, holder, position).await {
@@ -87,10 +91,27 @@ pub(super) async fn give_up(
     Ok(None)
 }
 
-async fn take(group: &Group, applied: Position, snapshots: &dyn SnapshotOwner) -> Result<(), Lack> {
+/// Who may have what others lack: those that are moving in, too, and this node before it is one of them. Nobody while it is not
+/// known who the members are.
+fn holders(members: Members, me: NodeId) -> BTreeSet<NodeId> {
+    if members.voters.is_empty() {
+        return BTreeSet::new();
+    }
+    members.voters.into_iter().chain(members.learners).chain([me]).collect()
+}
+
+async fn take(
+    group: &Group,
+    me: NodeId,
+    applied: Position,
+    snapshots: &dyn SnapshotOwner,
+) -> Result<(), Lack> {
     let (mut behind, mut reasons) = (BTreeMap::new(), Vec::new());
-    let voters = group.members().voters;
-    for node in &voters {
+    let holders = holders(group.members(), me);
+    if holders.is_empty() {
+        return Err(Lack::NotKnown("the members of its group are not known yet".to_owned()));
+    }
+    for node in &holders {
         match take_of(group, *node, applied, snapshots).await {
             Ok(None) => return Ok(()),
             Ok(Some(position)) => drop(behind.insert(*node, position)),
@@ -100,7 +121,7 @@ async fn take(group: &Group, applied: Position, snapshots: &dyn SnapshotOwner) -
     // Of those that have as much the first one: one goes on, the others take its state.
     let most = behind.iter().rev().max_by_key(|(_, position)| **position);
     match most {
-        Some((node, position)) if behind.len() == voters.len() => Err(Lack::Nobody(*node, *position)),
+        Some((node, position)) if behind.len() == holders.len() => Err(Lack::Nobody(*node, *position)),
         _ => Err(Lack::NotKnown(reasons.join("; "))),
     }
 }
@@ -121,4 +142,18 @@ async fn take_of(
     }
     snapshots.fetch(giver, position, offer).await?.install().await?;
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_may_have_records_are_asked() {
+        let nodes = |ids: &[u64]| ids.iter().copied().map(NodeId).collect::<BTreeSet<_>>();
+        let members = |voters, learners| Members { voters: nodes(voters), learners: nodes(learners) };
+        assert_eq!(holders(members(&[1, 2, 3], &[4]), NodeId(2)), nodes(&[1, 2, 3, 4]), "who moves in too");
+        assert_eq!(holders(members(&[1, 2], &[]), NodeId(5)), nodes(&[1, 2, 5]), "this node too");
+        assert_eq!(holders(members(&[], &[4]), NodeId(5)), nodes(&[]), "the members are not known");
+    }
 }

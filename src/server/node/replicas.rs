@@ -290,10 +290,10 @@ impl Replicas {
     }
 
     /// Goes on behind `to` with a replica that lacks what comes before, and passes records up to `forgiven` that name series
-    /// which were defined there.
+    /// which were defined there. If that does not work the node ends, for the replica is neither the one before nor the other.
     ///
     /// # Errors
-    /// What cannot be written or opened again.
+    /// If there is no replica here, or what cannot be written or opened again.
     pub fn skip(
         &self,
         id: PartitionId,
@@ -307,9 +307,16 @@ impl Replicas {
                 store.skip(to, forgiven).map_err(|error| error.to_string())?;
                 store.cut_image().map(drop).map_err(|error| error.to_string())
             });
-            skipping.await.map_err(|error| error.to_string())??;
-            self.close(id).await?;
-            self.open_again(id).await
+            let going_on = async {
+                skipping.await.map_err(|error| error.to_string())??;
+                self.close(id).await?;
+                self.open_again(id).await
+            };
+            let goes_on = going_on.await;
+            if let Err(reason) = &goes_on {
+                self.fail(format!("partition {id} could not go on without records that are lost: {reason}"));
+            }
+            goes_on
         })
     }
 
@@ -403,7 +410,8 @@ impl Replicas {
         let closed = self.close(id).await;
         self.replacing.lock().remove(&id);
         closed?;
-        let Ground { raft, disk, data_dir, .. } = &self.ground;
+        let Ground { raft, disk, data_dir, troubles, .. } = &self.ground;
+        troubles.clear(id);
         raft.stop(group).await;
         if !is_let_go.await {
             return Ok(false);
@@ -527,3 +535,7 @@ async fn follow_leader(
         }
     }
 }
+
+#[cfg(test)]
+#[path = "replicas_tests.rs"]
+mod tests;

@@ -54,10 +54,8 @@ pub(crate) struct Writer {
     pub(crate) pending: PendingSeries,
     /// A record is being applied, or was applied in part and no further: the state is of no position then.
     pub(crate) in_record: bool,
-    /// Records up to here may name series whose definitions were lost: see [`Head::skip`].
+    /// Samples up to here may be of series whose definitions were lost: see [`Head::skip`].
     pub(crate) forgiven: Position,
-    /// Records that were void for that, since the start.
-    pub(crate) lost: u64,
     stopped: Option<ApplyError>,
     rows: Vec<u32>,
 }
@@ -115,7 +113,10 @@ impl Head {
     /// Goes on behind `position` without applying anything: what stands there is no record. A position that was applied
     /// before changes nothing.
     pub(crate) fn pass(&self, position: Position) -> Result<(), ApplyError> {
-        let writer = &mut *self.writer.lock();
+        self.pass_with(&mut self.writer.lock(), position)
+    }
+
+    fn pass_with(&self, writer: &mut Writer, position: Position) -> Result<(), ApplyError> {
         if position <= writer.position {
             return Ok(());
         }
@@ -137,11 +138,11 @@ impl Head {
         self.writer.lock().last_entry
     }
 
-    /// Goes on behind `to`, for good without what stands before it. Records behind it and up to `forgiven` may name series
-    /// that were defined there: those are void.
+    /// Goes on behind `to`, for good without what stands before it. Samples behind it and up to `forgiven` may be of series
+    /// that were defined there: those are lost. No image is cut between the position and what goes with it.
     pub(crate) fn skip(&self, to: Position, forgiven: Position) -> Result<(), ApplyError> {
-        self.pass(to)?;
-        let mut writer = self.writer.lock();
+        let writer = &mut *self.writer.lock();
+        self.pass_with(writer, to)?;
         writer.forgiven = forgiven;
         // It is gone from the log with what is skipped.
         writer.last_entry = None;
@@ -192,19 +193,7 @@ impl Head {
         rows.clear();
         let mut cleared = Cleared::new();
         for batch in batches {
-            let resolved = self.resolve_refs(writer, position, session, batch, &mut cleared, &mut rows);
-            match resolved {
-                Err(ApplyError::UnknownRef { .. }) if position <= writer.forgiven => {
-                    writer.rows = rows;
-                    writer.lost += 1;
-                    if writer.lost.is_power_of_two() {
-                        let lost = writer.lost;
-                        tracing::warn!(%position, %session, lost, "records name series whose definitions were given up: they are lost");
-                    }
-                    return Ok(ApplyOutcome { is_void: true, ..ApplyOutcome::default() });
-                }
-                resolved => resolved?,
-            }
+            self.resolve_refs(writer, position, session, batch, &mut cleared, &mut rows)?;
         }
         if !cleared.is_empty() {
             self.restore_cleared(writer, position, session, cleared, resolve, &mut rows)?;
@@ -215,6 +204,7 @@ impl Head {
             let (own, others) = rest.split_at(batch.sample_count());
             rest = others;
             let verdict = self.apply_batch(writer, batch, own).map_err(|e| corrupt(position, &e))?;
+            tell_lost(writer, position, session, &verdict);
             outcome.sub_batches.push(verdict);
         }
         writer.rows = rows;
@@ -272,7 +262,7 @@ impl Head {
         Ok(row)
     }
 
-    /// Adds the row of every sample, floats before histograms.
+    /// Adds the row of every sample, floats before histograms; [`LOST`] for one whose definition was given up.
     fn resolve_refs(
         &self,
         writer: &mut Writer,
@@ -300,6 +290,7 @@ impl Head {
                     cleared.push((rows.len(), batch.tenant, reference, freed));
                     rows.push(u32::MAX);
                 }
+                Meaning::Unknown if position <= writer.forgiven => rows.push(LOST),
                 Meaning::Unknown => return Err(ApplyError::UnknownRef { position, session, reference }),
             }
         }
@@ -361,6 +352,21 @@ impl Head {
     }
 }
 
+/// In the place of a row: the series is not known, and never will be. No row has this number.
+const LOST: u32 = u32::MAX;
+
+/// Tells the log of samples whose series are not known, each time that they have doubled.
+fn tell_lost(writer: &Writer, position: Position, session: SessionId, verdict: &SubBatchVerdict) {
+    let SubBatchVerdict { tenant, counters, .. } = verdict;
+    let lost = writer.counters.get(tenant).map_or(0, |all| all.lost);
+    if lost.checked_ilog2() > (lost - counters.lost).checked_ilog2() {
+        tracing::warn!(
+            %position, %session, %tenant, lost,
+            "samples are of series whose definitions were given up: they are lost"
+        );
+    }
+}
+
 /// The limit of [`Bug::LimitAfterAck`].
 const PLANTED_ROW_LIMIT: u32 = 20;
 
@@ -403,11 +409,15 @@ impl<'a> Pass<'a> {
         let mut starts = batch.starts.iter().peekable();
         for (i, row) in rows.iter().enumerate() {
             let (ts_ms, bits) = (batch.ts_ms[i], batch.values[i].to_bits());
+            let start_ms = starts.next_if(|s| s.0 as usize == i).map_or(0, |s| s.1);
+            if *row == LOST {
+                self.counters.lost += 1;
+                continue;
+            }
             if *row >= PLANTED_ROW_LIMIT && is_planted(Bug::LimitAfterAck) {
                 self.counters.count(Verdict::Stored);
                 continue;
             }
-            let start_ms = starts.next_if(|s| s.0 as usize == i).map_or(0, |s| s.1);
             self.enter_window(ts_ms);
             let window = self.window;
             let (number, within) = place(*row);
@@ -429,6 +439,10 @@ impl<'a> Pass<'a> {
 
     fn histograms(&mut self, samples: &[HistogramSample], rows: &[u32]) -> Result<(), ChunkError> {
         for (sample, row) in samples.iter().zip(rows) {
+            if *row == LOST {
+                self.counters.lost += 1;
+                continue;
+            }
             self.enter_window(sample.ts_ms);
             let (number, within) = place(*row);
             let hash = self.enter_stripe(number).row_mut(within).hash;

@@ -19,12 +19,14 @@ pub struct Counters {
     pub conflicts: u64,
     /// Kept for a further generation of a sealed window; resolved by generation when read.
     pub late: u64,
+    /// Of series whose definitions were lost with records that an operator gave up: they are nowhere.
+    pub lost: u64,
 }
 
 impl Counters {
     /// All samples.
     pub fn total(&self) -> u64 {
-        self.stored + self.duplicates + self.conflicts + self.late
+        self.stored + self.duplicates + self.conflicts + self.late + self.lost
     }
 
     pub(crate) fn count(&mut self, verdict: Verdict) {
@@ -41,6 +43,7 @@ impl Counters {
         self.duplicates += other.duplicates;
         self.conflicts += other.conflicts;
         self.late += other.late;
+        self.lost += other.lost;
     }
 }
 

@@ -1,7 +1,7 @@
 //! Records that the topic deleted before any replica had them: nodes say what happened and wait, and go on once the operator has
 //! said of these very places that the loss is accepted.
 
-use super::kafka_nodes::{LIMIT, PARTITIONS, TOPIC, lone_node, on_one_broker, three_nodes};
+use super::kafka_nodes::{LIMIT, PARTITIONS, TOPIC, imaged, lone_node, on_one_broker, three_nodes};
 use super::probe::{Probe, Seen};
 use super::three_nodes::PATIENCE;
 use quorate_cluster_tests::harness::cluster::Cluster;
@@ -9,9 +9,14 @@ use quorate_cluster_tests::harness::http::{Answer, Client};
 use quorate_cluster_tests::harness::kafka::{Kafka, is_missing};
 use quorate_cluster_tests::harness::server::Server;
 use quorate_cluster_tests::harness::wait_for;
+use quorate_model::{Clock, SystemClock};
+use std::time::Duration;
 
 const TOLD: &str = "were deleted from the topic before any replica had applied them, and are lost";
 const GOES_ON: &str = "going on without records";
+/// How long the topic of some keeps records.
+const RETENTION: &str = "60s";
+const HALF: Duration = Duration::from_secs(30);
 const FEW_IMAGES: [&str; 2] = ["--storage.image-interval", "1h"];
 
 #[test]
@@ -41,9 +46,9 @@ fn a_cluster_goes_on_without_lost_records_once_that_is_accepted() {
     assert!(told.contains(TOLD) && !told.contains(GOES_ON), "{told}");
 
     // Said of other places it changes nothing.
-    accept(&mut cluster, &losses.iter().map(|loss| format!("{loss}9")).collect::<Vec<_>>());
+    accept(&mut cluster, 0, &losses.iter().map(|loss| format!("{loss}9")).collect::<Vec<_>>());
     wait_for_word(&cluster.client(0, PATIENCE));
-    accept(&mut cluster, &losses);
+    accept(&mut cluster, 0, &losses);
     cluster.all().for_each(|node| cluster.wait_ready(node));
     assert_eq!(cluster.process(0).output().matches(GOES_ON).count(), losses.len());
     let goes_on = |cluster: &Cluster| {
@@ -53,6 +58,9 @@ fn a_cluster_goes_on_without_lost_records_once_that_is_accepted() {
         }
     };
     goes_on(&cluster);
+    cluster.assert_replicas_equal(LIMIT);
+    let lost: Vec<f64> = cluster.all().map(|node| lost_samples(&cluster.client(node, PATIENCE))).collect();
+    assert!(lost[0] > 0.0 && lost.iter().all(|other| *other == lost[0]), "{lost:?}");
     // It is kept, and nobody has to say it again.
     for node in cluster.all() {
         cluster.kill9(node);
@@ -60,6 +68,56 @@ fn a_cluster_goes_on_without_lost_records_once_that_is_accepted() {
     cluster.write_config("{}");
     cluster.launch_all();
     goes_on(&cluster);
+    cluster.assert_replicas_equal(LIMIT);
+    assert_eq!(lost_samples(&cluster.client(0, PATIENCE)), lost[0]);
+}
+
+/// The session of a gateway that ran all the time is not gone on with: what it defined is lost.
+#[test]
+fn a_gateway_that_saw_no_stop_goes_on_behind_lost_records() {
+    if is_missing("a_gateway_that_saw_no_stop_goes_on_behind_lost_records") {
+        return;
+    }
+    let (kafka, probe) = (Kafka::start(1, &[]), Probe::new());
+    let setup = three_nodes(on_one_broker(&kafka)).args(&["--storage.maintenance-interval", "1s"]);
+    let setup = setup.args(&["--kafka-topic-retention", RETENTION, "--replication-factor", "1"]);
+    let mut cluster = Cluster::start(setup);
+    let leader = cluster.metadata_leader();
+    let (away, gateway) = (cluster.others(leader)[0], cluster.others(leader)[1]);
+    write(&probe, &cluster.client(leader, PATIENCE));
+    let status = cluster.status(leader).expect("an answer");
+    let is_away =
+        |id: u32| status.partitions.iter().any(|one| one.id == id && one.replicas == [away as u64 + 1]);
+    cluster.kill9(away);
+    // The first of its session.
+    write(&probe, &cluster.client(gateway, PATIENCE));
+    let refused = |cluster: &Cluster| {
+        probe.write(&cluster.client(gateway, PATIENCE)).is_ok_and(|one| one.status == 503)
+    };
+    wait_for("a refusal", LIMIT, || refused(&cluster).then_some(()));
+    // Other writes may have been taken in part until now.
+    let last = SystemClock.instant();
+    let mut losses = Vec::new();
+    for (partition, end) in (0..).zip(kafka.end_offsets(TOPIC)).filter(|(id, _)| is_away(*id)) {
+        let has = imaged(&cluster.data_dir(away), partition);
+        if has < end {
+            kafka.delete_records(TOPIC, partition as i32, end);
+            losses.push(format!("{partition}@{has}"));
+        }
+    }
+    assert!(!losses.is_empty(), "{status:?}");
+    cluster.launch(away);
+    let told = wait_for_word(&cluster.client(away, PATIENCE));
+    assert!(told.contains(&format!("start node {} with", away + 1)), "{told}");
+    // What retention deletes is older than this.
+    wait_for("half of the retention to be over", LIMIT, || (last.elapsed() > HALF).then_some(()));
+    accept(&mut cluster, away, &losses);
+    cluster.wait_ready(away);
+    for node in [gateway, away, leader, gateway] {
+        write(&probe, &cluster.client(node, PATIENCE));
+        cluster.all().for_each(|node| read(&probe, &cluster.client(node, PATIENCE)));
+    }
+    assert_eq!(cluster.process(away).output().matches(GOES_ON).count(), losses.len());
 }
 
 #[test]
@@ -103,13 +161,23 @@ fn delete(kafka: &Kafka, ends: &[i64]) -> Vec<String> {
     had.map(delete).collect()
 }
 
-/// Starts the first node again, which accepts these losses.
+/// Starts a node again, which accepts these losses.
 #[track_caller]
-fn accept(cluster: &mut Cluster, losses: &[String]) {
-    cluster.kill9(0);
+fn accept(cluster: &mut Cluster, node: usize, losses: &[String]) {
+    cluster.kill9(node);
     let list: Vec<String> = losses.iter().map(|loss| format!("{loss:?}")).collect();
     cluster.write_config(&format!("kafka:\n  accept_loss: [{}]\n", list.join(", ")));
-    cluster.launch(0);
+    cluster.launch(node);
+}
+
+/// Samples that a node counts as lost.
+#[track_caller]
+fn lost_samples(client: &Client) -> f64 {
+    let page = client.get("/metrics", &[]).expect("the node tells of itself").text();
+    let of_tenants = page.lines().filter(|line| line.starts_with("quorate_tenant_samples_total{"));
+    let lost = of_tenants.filter(|line| line.contains("verdict=\"lost\""));
+    lost.map(|line| line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()).expect("a number"))
+        .sum()
 }
 
 #[track_caller]
