@@ -170,7 +170,7 @@ impl Node {
 pub struct Cluster {
     nodes: Vec<Node>,
     setup: Setup,
-    _kafka: Option<Kafka>,
+    kafka: Option<Kafka>,
     _inside: Option<Inside>,
     network: Option<Network>,
     scratch: TempDir,
@@ -226,11 +226,16 @@ impl Cluster {
             setup.args.extend(kafka_args(&kafka));
             kafka
         });
-        let cluster = Self { nodes, setup, _kafka: kafka, _inside: inside, network, scratch, _turn: turn };
+        let cluster = Self { nodes, setup, kafka, _inside: inside, network, scratch, _turn: turn };
         if let Some(config) = &cluster.setup.config {
             std::fs::write(cluster.config_path(), config).expect("a file can be written");
         }
         cluster
+    }
+
+    /// Whether a change of a settled sample is refused: not where a write is acknowledged before it is applied.
+    pub fn tells_conflicts(&self) -> bool {
+        self.kafka.is_none()
     }
 
     /// All nodes, by number.

@@ -208,7 +208,8 @@ pub(super) fn start_load(cluster: &Cluster) -> Team {
 /// One writer fills hours of days that are long over, two write at the present; each begins at another node. Together
 /// they send `pace` samples a second.
 pub(super) fn start_load_at(cluster: &Cluster, pace: u64) -> Team {
-    let team = Team::start_at(&cluster.clients(cluster.all(), PATIENCE), streams(), pace);
+    let clients = cluster.clients(cluster.all(), PATIENCE);
+    let team = Team::start_with(&clients, streams(), pace, cluster.tells_conflicts());
     team.gate().open();
     wait_for("a load", LIMIT, || (team.acknowledged() >= pace).then_some(()));
     team
