@@ -102,7 +102,7 @@ fn with_settings(command: Command) -> Command {
 
 /// Variables with our prefix that no key has: those that this binary reads beside its keys, and those of the build
 /// and its tests, which a node started by them inherits.
-const OTHER_VARIABLES: [&str; 14] = [
+const OTHER_VARIABLES: [&str; 15] = [
     CONFIG_VARIABLE,
     failpoint::VARIABLE,
     "QUORATE_BIN",
@@ -117,6 +117,7 @@ const OTHER_VARIABLES: [&str; 14] = [
     "QUORATE_PLANTED_BIN",
     "QUORATE_REVISION",
     "QUORATE_SKIP_LOG",
+    "QUORATE_TEST_LOG",
 ];
 const CONFIG_VARIABLE: &str = "QUORATE_CONFIG";
 
